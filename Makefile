@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+# All that a user or a developer does, each from a bare machine; `make` lists it. It needs make, a C++ compiler and
+# Python 3.11 to 3.13 with its headers and venv (Debian: make g++ python3-dev python3-venv); CONTRIBUTING.md says more.
+
+PYTHON ?= python3
+ARGS ?=
+
+# uv and the Python that it was made from are in .uv, the environment is in .venv. A stamp says that the environment
+# holds what is locked, so that nothing is done twice.
+UV := .uv/bin/uv
+VENV := .venv/bin/python
+RUN_STAMP := .venv/run.stamp
+DEV_STAMP := .venv/dev.stamp
+# What is built from source is built with locked tools too.
+SYNC = $(UV) pip $(1) --python $(VENV) --require-hashes --build-constraints requirements-build.lock \
+	--require-build-hashes --preview-features build-dependency-hashes
+
+# TFX and Beam start many processes that import thousands of modules: compiled once, each starts in half the time.
+export UV_COMPILE_BYTECODE ?= 1
+# As pip does, uv trusts the certificates that the system trusts and asks the package index that pip is configured for.
+export UV_SYSTEM_CERTS ?= 1
+USE_PIP_INDEX = index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$(.uv/bin/python -m pip config get global.index-url \
+	2>/dev/null)}}"; if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup run test test-quick lint lock clean
+
+help: ## List what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@echo 'Options: ARGS="…" goes to the runner or to pytest, PYTHON=python3.12 names the Python that .venv is made from.'
+
+setup: $(RUN_STAMP) ## Put what the pipeline needs into .venv, as locked
+	@echo ".venv is ready"
+
+run: $(RUN_STAMP) ## Run the whole pipeline on this machine (make run ARGS="--data-dir DIR")
+	@$(VENV) runner_local.py $(ARGS)
+
+test: $(DEV_STAMP) ## Run all tests (MNIST_DATA_DIR=DIR adds those on the real files)
+	@$(VENV) -m pytest $(ARGS)
+
+test-quick: $(DEV_STAMP) ## Run all tests but the slow ones
+	@$(VENV) -m pytest -m "not slow" $(ARGS)
+
+lint: $(DEV_STAMP) ## Check style and types
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+lock: $(UV) ## Resolve the dependencies anew and write the requirements*.lock files
+	@$(USE_PIP_INDEX); $(UV) lock --upgrade
+	@$(call EXPORT,requirements.lock,what the pipeline needs,--no-dev)
+	@$(call EXPORT,requirements-dev.lock,what tests and linting add to requirements.lock,--only-group dev)
+	@$(call EXPORT,requirements-build.lock,uv and what builds the packages that have no wheels,--only-group build)
+
+clean: ## Remove the environment, uv and all caches, but nothing that a run has written
+	rm -rf .uv .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An export names no registry, unlike uv.lock, so it serves behind any mirror.
+define EXPORT
+{ printf '# SPDX-License-Identifier: Apache-2.0\n# Written by `make lock`: $(2).\n' && \
+	$(UV) export --quiet --frozen --no-emit-project --no-header $(3); } >$(1).new && mv $(1).new $(1)
+endef
+
+$(UV): requirements-build.lock
+	@$(PYTHON) compat/lane.py >/dev/null
+	@echo "Setting up uv in .uv"
+	@rm -rf .uv && $(PYTHON) -m venv .uv
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock
+	@touch $@
+
+$(VENV): | $(UV)
+	@$(UV) venv --quiet --clear --no-python-downloads --python .uv/bin/python .venv
+
+# Removes what is not locked, tools and the stand-in included: the stamp of the tools is then older than this one.
+$(RUN_STAMP): requirements.lock compat/pyproject.toml $(shell find compat/src -name '*.py') $(VENV)
+	@echo "Setting up .venv: 3 GB, of which 1 GB is downloaded the first time"
+	@$(USE_PIP_INDEX); $(call SYNC,sync) requirements.lock
+	@lane=$$($(VENV) compat/lane.py) && { [ "$$lane" != compatible ] || \
+		$(UV) pip install --quiet --offline --no-deps --python $(VENV) ./compat; }
+	@touch $@
+
+$(DEV_STAMP): requirements-dev.lock $(RUN_STAMP)
+	@$(USE_PIP_INDEX); $(call SYNC,install) --no-deps -r requirements-dev.lock
+	@touch $@

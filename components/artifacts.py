@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Artifact types of this project, beside TFX's standard ones."""
+
+from __future__ import annotations
+
+from tfx.types.artifact import Artifact
+
+
+class Checks(Artifact):
+    """What a check found: a folder with `findings.json`, `gates.json`, or both (`components.findings`)."""
+
+    TYPE_NAME = "Checks"

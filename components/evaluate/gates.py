@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model gate: what was measured, held against the limits, each with one sentence that a person can act on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from components.evaluate.limits import ModelLimits
+from components.findings import GateResult
+
+_WAY_OUT = "train longer, look at the data, or push all the same with --force-push REASON"
+
+
+def judge(
+    candidate: Mapping[str, Any],
+    baseline: Mapping[str, Any] | None,
+    best: Mapping[str, Any] | None,
+    limits: ModelLimits,
+    model_type: str,
+) -> Iterator[GateResult]:
+    """Judges a candidate.
+
+    Args:
+        candidate: its figures, as `measure.load` gives them.
+        baseline: those of the model in production, None without one.
+        best: those of the best version ever pushed, None without one. Both have a key `version` besides.
+        limits: of the model gate.
+        model_type: key of `limits.accuracy`.
+
+    Yields:
+        One result for each limit. Where a figure is not a number, no comparison with it passes.
+    """
+    accuracy = candidate["accuracy"]
+    if baseline is not None:
+        what = f"the model in production (version {baseline['version']})"
+        yield _no_worse("change", accuracy, baseline["accuracy"], limits.change, what)
+    if best is not None:
+        what = f"the best version ever pushed (version {best['version']})"
+        yield _no_worse("best", accuracy, best["accuracy"], limits.best, what)
+    yield _at_least(
+        "test-examples",
+        "number of test examples",
+        candidate["examples"],
+        limits.test_examples,
+        "{:,.0f}",
+        "give more test images",
+    )
+    finite = math.isfinite(candidate["loss"]) and math.isfinite(accuracy)
+    reason = f"the candidate's loss is {candidate['loss']:.4f} and its accuracy {accuracy:.2%}"
+    if not finite:
+        reason += ": they must be finite, and a model that answers with NaN must not be served; train it again"
+    yield GateResult("finite", candidate["loss"] if finite else None, None, finite, reason)
+    yield _at_least("accuracy-floor", f"accuracy of the {model_type} model", accuracy, limits.accuracy[model_type])
+    worst = min(candidate["recall"], key=lambda name: _nan_first(candidate["recall"][name]), default=None)
+    if worst is not None:
+        yield _at_least(
+            "recall-floor", f"lowest recall, that of class {worst},", candidate["recall"][worst], limits.recall
+        )
+
+
+def _at_least(
+    name: str, what: str, measured: float, limit: float, form: str = "{:.2%}", way_out: str = _WAY_OUT
+) -> GateResult:
+    passed = measured >= limit
+    reason = f"the {what} is {form.format(measured)}, the limit is {form.format(limit)}"
+    if not passed:
+        reason += f", missed by {_points(limit - measured, form)}: {way_out}"
+    return GateResult(name, _or_none(measured), limit, passed, reason)
+
+
+def _no_worse(name: str, accuracy: float, reference: float, limit: float, what: str) -> GateResult:
+    # Accuracies are counts over counts, so a difference that equals the limit must not fail for a rounding error.
+    passed = accuracy - reference >= -limit - 1e-9
+    reason = (
+        f"the candidate's accuracy is {accuracy:.2%}, that of {what} {reference:.2%}: "
+        f"{100 * (accuracy - reference):+.2f} points, at most {100 * limit:g} lower are allowed"
+    )
+    if not passed:
+        reason += f", exceeded by {_points(reference - accuracy - limit, '{:.2%}')}: {_WAY_OUT}"
+    return GateResult(name, _or_none(accuracy - reference), -limit, passed, reason)
+
+
+def _points(difference: float, form: str) -> str:
+    return f"{100 * difference:.2f} points" if form.endswith("%}") else form.format(difference)
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _nan_first(value: float) -> float:
+    return value if math.isfinite(value) else -math.inf

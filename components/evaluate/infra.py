@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The infrastructure gate: does the exported model answer where only TensorFlow is, and does it say what was trained?
+
+A fresh process loads the model and answers golden requests through every signature. What it answers is compared with
+the way that training takes: the same test images through tf.Transform's graph and the Keras model.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from components import features
+from components.evaluate import golden
+from components.evaluate.limits import InfraLimits
+from components.findings import GateResult
+
+_IMAGES = 64
+_TIMEOUT = 300.0
+
+
+def check(model: pathlib.Path, transform_graph: str, split_folder: str, limits: InfraLimits) -> Iterator[GateResult]:
+    """Tries an exported model.
+
+    Args:
+        model: folder of a Model artifact: Format-Serving/ and keras/model.keras.
+        transform_graph: folder of the TransformGraph artifact that it was trained with.
+        split_folder: TFRecords to take the images from.
+        limits: of the infrastructure gate.
+
+    Yields:
+        One result for each limit; only the first, where the model does not answer at all.
+    """
+    serialized = np.array(list(itertools.islice(_records(split_folder), _IMAGES)), dtype=object)
+    answers, failure = _ask(model / "Format-Serving", serialized)
+    yield GateResult(
+        "infra-answers",
+        None,
+        None,
+        not failure,
+        failure
+        or f"a fresh process answered {len(serialized)} golden requests through each of {len(answers)} signatures",
+    )
+    if failure:
+        return
+    slowest = max(answers, key=lambda name: statistics.median(answers[name]["seconds"]))
+    latency = 1000 * statistics.median(answers[slowest]["seconds"])
+    reason = f"one image through {slowest} takes {latency:.1f} ms (median of {golden.SINGLE_REQUESTS}), the limit is"
+    reason += f" {limits.latency_ms:g} ms"
+    if latency > limits.latency_ms:
+        reason += f", exceeded by {latency - limits.latency_ms:.1f} ms: take a smaller network, or raise the limit"
+    yield GateResult("infra-latency", latency, limits.latency_ms, latency <= limits.latency_ms, reason)
+
+    trained = _as_trained(model / "keras" / "model.keras", transform_graph, serialized)
+    differences = {
+        name: float(np.max(np.abs(np.array(answer[features.PROBABILITIES_OUTPUT]) - trained)))
+        for name, answer in answers.items()
+    }
+    worst = max(differences, key=lambda name: differences[name])
+    passed = differences[worst] <= limits.difference
+    reason = (
+        f"the largest difference of a probability between training's way and the signature {worst} is "
+        f"{differences[worst]:.2g}, the limit is {limits.difference:g}"
+    )
+    if not passed:
+        times = differences[worst] / limits.difference
+        reason += f", {times:.3g} times as much: the exported model does not compute what was trained"
+    yield GateResult("training-serving-skew", differences[worst], limits.difference, passed, reason)
+
+
+def _ask(saved_model: pathlib.Path, serialized: np.ndarray) -> tuple[dict[str, Any], str]:
+    """Asks through every signature in a process of its own; returns the answers, and why there are none."""
+    requests = _requests(serialized)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, tensor in requests.items():
+            (pathlib.Path(folder) / f"{name}.tensor").write_bytes(tf.io.serialize_tensor(tensor).numpy())
+        answers = pathlib.Path(folder) / "answers.json"
+        command = [sys.executable, str(golden.__file__), str(saved_model), folder, str(answers)]
+        env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_TIMEOUT, env=env, cwd=folder, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return {}, f"the exported model must answer in a fresh process, but did not within {_TIMEOUT:g} s"
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            return {}, f"the exported model must load and answer in a fresh process, but: {last[:300]}"
+        told = json.loads(answers.read_text(encoding="utf-8"))
+    return told, next(_wrong(told, len(serialized)), "")
+
+
+def _wrong(told: Mapping[str, Any], count: int) -> Iterator[str]:
+    for name, answer in told.items():
+        probabilities = np.array(answer[features.PROBABILITIES_OUTPUT])
+        classes = np.array(answer[features.CLASS_OUTPUT])
+        expected = (count, len(features.CLASSES))
+        if probabilities.shape != expected or classes.shape != (count,):
+            yield f"{name} must answer probabilities of shape {expected} and {count} classes, not {probabilities.shape}"
+        elif not np.all(np.isfinite(probabilities)):
+            yield f"{name} must answer finite probabilities, but {int(np.sum(~np.isfinite(probabilities)))} are not"
+        elif (error := float(np.max(np.abs(probabilities.sum(axis=1) - 1)))) > 1e-4:
+            yield f"{name} must answer probabilities that sum to 1, but a sum is off by {error:.2g}"
+        elif not np.array_equal(classes, probabilities.argmax(axis=1)):
+            yield f"{name} must answer the class with the highest probability, and does not"
+
+
+def _requests(serialized: np.ndarray) -> dict[str, tf.Tensor]:
+    parsed = tf.io.parse_example(serialized.tolist(), {features.IMAGE: tf.io.FixedLenFeature([], tf.string)})
+    pixels = tf.reshape(tf.io.decode_raw(parsed[features.IMAGE], tf.uint8), [-1, *features.IMAGE_SHAPE])
+    return {
+        features.SIGNATURE_EXAMPLES: tf.constant(serialized.tolist()),
+        features.SIGNATURE_PIXELS: pixels,
+        features.SIGNATURE_BYTES: tf.stack([tf.io.encode_png(image[:, :, None]) for image in pixels]),
+    }
+
+
+def _as_trained(keras_file: pathlib.Path, transform_graph: str, serialized: np.ndarray) -> np.ndarray:
+    """Probabilities by tf.Transform's own loader and the Keras model, float32 [n, classes]."""
+    transform = tft.TFTransformOutput(transform_graph)
+    raw = tf.io.parse_example(serialized.tolist(), transform.raw_feature_spec())
+    images = transform.transform_raw_features(raw)[features.IMAGE]
+    return np.asarray(keras.saving.load_model(keras_file, compile=False)(images, training=False))
+
+
+def _records(split_folder: str) -> Iterator[bytes]:
+    files = sorted(tf.io.gfile.glob(f"{split_folder}/*"))
+    for record in tf.data.TFRecordDataset(files):
+        yield record.numpy()

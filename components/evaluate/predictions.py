@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks exported models about the test images, the way a server is asked: through a signature, in a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from components import features
+from components.evaluate import slices
+
+_BATCH = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """A block of examples with what each model says of them.
+
+    Attributes:
+        ids: bytes [n].
+        labels: int64 [n].
+        slices: name of a slicing feature -> values [n].
+        probabilities: name of a model -> float32 [n, classes].
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    slices: Mapping[str, np.ndarray]
+    probabilities: Mapping[str, np.ndarray]
+
+
+def save(path: pathlib.Path, blocks: Sequence[Predictions]) -> None:
+    """Writes all answers as one .npz file: `ids`, `labels`, and for each model its probabilities under its name."""
+    columns = {
+        name: np.concatenate([block.probabilities[name] for block in blocks]) for name in blocks[0].probabilities
+    }
+    np.savez(
+        path,
+        allow_pickle=False,
+        ids=np.array([name.decode() for block in blocks for name in block.ids.tolist()]),
+        labels=np.concatenate([block.labels for block in blocks]),
+        **columns,
+    )
+
+
+def predict(split_folder: str, models: Mapping[str, pathlib.Path]) -> Iterator[Predictions]:
+    """Runs every model over the TFRecords of a split.
+
+    Args:
+        split_folder: folder with the uncompressed TFRecords of tf.Examples.
+        models: name -> folder of a SavedModel with the signature `features.SIGNATURE_EXAMPLES`.
+
+    Yields:
+        Blocks of at most 1,000 examples, in the order of the files.
+    """
+    loaded = {name: tf.saved_model.load(str(folder)) for name, folder in models.items()}
+    signatures = {name: model.signatures[features.SIGNATURE_EXAMPLES] for name, model in loaded.items()}
+    files = sorted(tf.io.gfile.glob(f"{split_folder}/*"))
+    spec = {
+        features.ID: tf.io.FixedLenFeature([], tf.string),
+        features.LABEL: tf.io.FixedLenFeature([], tf.int64),
+        **{name: tf.io.FixedLenFeature([], tf.float32) for name in slices.GROUPS},
+    }
+    for serialized in tf.data.TFRecordDataset(files).batch(_BATCH).prefetch(2):
+        parsed = tf.io.parse_example(serialized, spec)
+        yield Predictions(
+            ids=parsed[features.ID].numpy(),
+            labels=parsed[features.LABEL].numpy(),
+            slices=slices.group({name: parsed[name].numpy() for name in slices.GROUPS}),
+            probabilities={
+                name: signature(**{features.EXAMPLES_INPUT: serialized})[features.PROBABILITIES_OUTPUT].numpy()
+                for name, signature in signatures.items()
+            },
+        )

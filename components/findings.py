@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a check found, in words and figures. It publishes them, as a folder; the gate node after it decides.
+
+A `Finding` is something wrong with the data. A `GateResult` is one figure held against one limit, passed or not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable
+
+FINDINGS_FILE, GATES_FILE = "findings.json", "gates.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with the data or a model.
+
+    Attributes:
+        name: kebab-case kind, the word that `--allow` takes, such as "label-out-of-range".
+        sentence: one sentence for a person: what was found, the limit, by how much it failed, what to do.
+        measured: the figure, or None where there is no single one.
+        limit: what it was held against, in the unit of `measured`.
+        count: number of examples concerned, 0 where the finding is not about single examples.
+        examples: ids of the examples concerned, the first few dozen at most.
+        allowed: whether the user has allowed this kind of finding for this run.
+    """
+
+    name: str
+    sentence: str
+    measured: float | None = None
+    limit: float | None = None
+    count: int = 0
+    examples: tuple[str, ...] = ()
+    allowed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class GateResult:
+    """One figure held against one limit.
+
+    Attributes:
+        name: kebab-case, such as "accuracy-floor".
+        measured: the figure; None where there was nothing to measure.
+        limit: what it was held against, in the unit of `measured`.
+        passed: whether it is within the limit.
+        reason: one sentence with the figures; where it did not pass, also by how much it failed and what to do.
+    """
+
+    name: str
+    measured: float | None
+    limit: float | None
+    passed: bool
+    reason: str
+
+
+def write(folder: str | pathlib.Path, findings: Iterable[Finding] = (), gates: Iterable[GateResult] = ()) -> None:
+    """Writes findings and gate results as `findings.json` and `gates.json` into a folder, made where it is missing."""
+    path = pathlib.Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    for file, rows in ((FINDINGS_FILE, findings), (GATES_FILE, gates)):
+        text = json.dumps([dataclasses.asdict(row) for row in rows], indent=1)
+        (path / file).write_text(text, encoding="utf-8")
+
+
+def read(folder: str | pathlib.Path) -> tuple[list[Finding], list[GateResult]]:
+    """Reads what `write` wrote."""
+    findings, gates = (
+        json.loads((pathlib.Path(folder) / file).read_text(encoding="utf-8")) for file in (FINDINGS_FILE, GATES_FILE)
+    )
+    return (
+        [Finding(**{**row, "examples": tuple(row["examples"])}) for row in findings],
+        [GateResult(**row) for row in gates],
+    )

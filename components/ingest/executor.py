@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes IDX files as tf.Examples, on Beam: the worker's side of `IdxExampleGen`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tfx import types
+from tfx.dsl.components.base import base_beam_executor
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils, standard_component_specs
+
+from components import features
+from components.ingest import encode, idx, ranks, source
+
+DATA_DIR_KEY, SPAN_KEY, DATASET_NAME_KEY = "data_dir", "span", "dataset_name"
+DATA_SHA256_KEY = "data_sha256"
+EXAMPLES_KEY = standard_component_specs.EXAMPLES_KEY
+
+# One file in this many of the training images is held out as val: 5,000 of MNIST's 60,000.
+VAL_ONE_IN = 12
+# Images in one output file, which is also the unit of work of a Beam worker; fewer where images are large.
+SHARD_IMAGES, SHARD_BYTES = 8192, 2**27
+
+_FILES_OF_SPLIT = {
+    features.TRAIN: (idx.TRAIN_IMAGES, idx.TRAIN_LABELS),
+    features.VAL: (idx.TRAIN_IMAGES, idx.TRAIN_LABELS),
+    features.TEST: (idx.TEST_IMAGES, idx.TEST_LABELS),
+}
+# Folder of an Examples artifact in which files grow until they are complete; gone in the end.
+_PARTIAL = "partial"
+
+_progress = logging.getLogger("progress")
+
+# The contents that this process read last, by the SHA-256 of the data set: where Beam runs in the executor's own
+# process, the files are read once.
+_contents: dict[str, dict[str, idx.Contents]] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One output file: a run of the images of a split."""
+
+    directory: str
+    sha256: str
+    split: str
+    start: int
+    stop: int
+    number: int
+    of: int
+    uri: str
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Reads the four IDX files of a data set and writes them as Examples in three splits.
+
+    Output artifacts:
+        examples: Examples with the splits train, val and test; uncompressed TFRecords of tf.Examples with the features
+            of `components/features.py`. Custom properties: dataset (name), dataset_sha256, images and span (0 where
+            the folder has no spans).
+
+    Execution properties:
+        data_dir: folder with the four IDX files or with spans, as this worker sees it.
+        span: number of the span to take; absent or negative: the newest.
+        dataset_name: `mnist` or `digits`, which the contents must then be; or how to call contents that are neither.
+        data_sha256: the SHA-256 that the contents must have; absent or empty: any.
+
+    Raises:
+        BadInput: the files are refused; nothing is left in the output folder.
+    """
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        self._log_startup(input_dict, output_dict, exec_properties)
+        artifact = artifact_utils.get_single_instance(output_dict[EXAMPLES_KEY])
+        found, contents = _load(exec_properties)
+        counts = {name: len(chosen) for name, chosen in split_indices(found.train_images, found.test_images).items()}
+        _progress.info("writing %s", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+        _describe(artifact, found)
+        try:
+            _contents[found.sha256] = contents
+            self._write(artifact, found, counts)
+        except BaseException:
+            for name in (*(f"Split-{split}" for split in features.SPLITS), _PARTIAL):
+                _remove(os.path.join(artifact.uri, name))
+            raise
+        finally:
+            _contents.clear()
+
+    def _write(self, artifact: types.Artifact, found: source.Source, counts: dict[str, int]) -> None:
+        shards = [shard for split, count in counts.items() for shard in _shards(artifact.uri, found, split, count)]
+        fileio.makedirs(os.path.join(artifact.uri, _PARTIAL))
+        for split in features.SPLITS:
+            fileio.makedirs(artifact_utils.get_split_uri([artifact], split))
+        with self._make_beam_pipeline() as pipeline:
+            _ = (
+                pipeline
+                | "Shards" >> beam.Create(shards)
+                | "Spread" >> beam.Reshuffle()
+                | "Write" >> beam.Map(write_shard)
+            )
+        _remove(os.path.join(artifact.uri, _PARTIAL))
+
+
+@functools.lru_cache(maxsize=2)
+def split_indices(train_images: int, test_images: int) -> dict[str, npt.NDArray[np.int64]]:
+    """Which images of the training or test files belong to each split: ascending indices into those files.
+
+    val is exactly floor(train_images / VAL_ONE_IN), chosen by a hash of the index, so the same in every run.
+    """
+    val = ranks.lowest(train_images, train_images // VAL_ONE_IN)
+    return {
+        features.TRAIN: np.setdiff1d(np.arange(train_images), val, assume_unique=True),
+        features.VAL: val,
+        features.TEST: np.arange(test_images),
+    }
+
+
+def write_shard(shard: Shard) -> int:
+    """Writes one output file, under its final name only when it is complete. Returns its number of images.
+
+    Raises:
+        BadInput: this worker finds other contents in the data folder than the executor did.
+    """
+    contents = _contents_of(shard)
+    images_name, labels_name = _FILES_OF_SPLIT[shard.split]
+    images, labels = contents[images_name].array, contents[labels_name].array
+    indices = split_indices(len(contents[idx.TRAIN_LABELS].array), len(contents[idx.TEST_LABELS].array))[shard.split]
+    chosen = indices[shard.start : shard.stop]
+    partial = os.path.join(shard.uri, _PARTIAL, uuid.uuid4().hex)
+    with tf.io.TFRecordWriter(partial) as writer:
+        for example in encode.examples(images[chosen], labels[chosen], images_name, chosen):
+            writer.write(example)
+    name = f"data_tfrecord-{shard.number:05d}-of-{shard.of:05d}"
+    fileio.rename(partial, os.path.join(shard.uri, f"Split-{shard.split}", name), overwrite=True)
+    return len(chosen)
+
+
+def _load(exec_properties: dict[str, Any]) -> tuple[source.Source, dict[str, idx.Contents]]:
+    data_dir, span = exec_properties[DATA_DIR_KEY], exec_properties.get(SPAN_KEY)
+    _progress.info("reading %s", data_dir)
+    found, contents = source.load(
+        data_dir,
+        None if span is None or span < 0 else int(span),
+        features.IMAGE_SHAPE,
+        exec_properties[DATASET_NAME_KEY],
+    )
+    expected = exec_properties.get(DATA_SHA256_KEY) or found.sha256
+    _check_unchanged(found, expected)
+    return found, contents
+
+
+def _contents_of(shard: Shard) -> dict[str, idx.Contents]:
+    if shard.sha256 not in _contents:
+        found, contents = source.load(shard.directory, None, features.IMAGE_SHAPE)
+        _check_unchanged(found, shard.sha256)
+        _contents.clear()
+        _contents[shard.sha256] = contents
+    return _contents[shard.sha256]
+
+
+def _check_unchanged(found: source.Source, expected: str) -> None:
+    if found.sha256 != expected:
+        way_out = "The files were changed after the run was started: run again."
+        idx.refuse(found.directory, "SHA-256 of the data set", expected, found.sha256, way_out)
+
+
+def _shards(uri: str, found: source.Source, split: str, count: int) -> Iterator[Shard]:
+    height, width = features.IMAGE_SHAPE
+    size = max(1, min(SHARD_IMAGES, SHARD_BYTES // (height * width)))
+    # At least one file, also of an empty split: readers refuse a split without any.
+    of = max(1, -(-count // size))
+    for number in range(of):
+        start, stop = number * size, min((number + 1) * size, count)
+        yield Shard(str(found.directory), found.sha256, split, start, stop, number, of, uri)
+
+
+def _describe(artifact: types.Artifact, found: source.Source) -> None:
+    artifact.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
+    artifact.span = found.span or 0
+    # Set by name: tfx.components.util, which has a function for it, imports every component of TFX.
+    artifact.set_string_custom_property("payload_format", "FORMAT_TF_EXAMPLE")
+    artifact.set_string_custom_property("dataset", found.name)
+    artifact.set_string_custom_property("dataset_sha256", found.sha256)
+    artifact.set_int_custom_property("images", found.images)
+    artifact.set_int_custom_property("span", found.span or 0)
+
+
+def _remove(uri: str) -> None:
+    if fileio.exists(uri):
+        fileio.rmtree(uri)

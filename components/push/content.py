@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether two exported models are the same model. Their files never are: each export has a random id in it."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import re
+
+import tensorflow as tf
+from google.protobuf import text_format
+from google.protobuf.message import Message
+from tensorflow.core.protobuf import saved_model_pb2
+
+# TensorFlow numbers the functions that it traces by a counter of the process: __inference_from_pixels_1234.
+_COUNTER = re.compile(r"(__(?:inference|forward|backward)_\w+?)_\d+(?!\w)")
+
+
+def model_digest(saved_model: pathlib.Path) -> str:
+    """SHA-256 over the weights, the signatures and every function of the program.
+
+    Args:
+        saved_model: folder of a SavedModel.
+    """
+    digest = hashlib.sha256()
+    reader = tf.train.load_checkpoint(str(saved_model / "variables" / "variables"))
+    for name in sorted(reader.get_variable_to_shape_map()):
+        if not name.startswith(("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter")):
+            digest.update(name.encode() + b"\0" + reader.get_tensor(name).tobytes())
+    model = saved_model_pb2.SavedModel()
+    model.ParseFromString((saved_model / "saved_model.pb").read_bytes())
+    for graph in model.meta_graphs:
+        signatures = [graph.signature_def[key] for key in sorted(graph.signature_def)]
+        # What saves and restores the weights is no part of what the model computes.
+        program = [f for f in graph.graph_def.library.function if "_traced_" not in f.signature.name]
+        for function in program:
+            function.ClearField("arg_attr")  # names of arguments, numbers of the same counter among them
+        functions = [*program, *signatures]
+        digest.update(b"".join(sorted(_without_counters(function) for function in functions)))
+    return digest.hexdigest()
+
+
+def _without_counters(message: Message) -> bytes:
+    # As text: in the binary form the length of a name is in the lengths of all that holds it.
+    content = _COUNTER.sub(r"\1", text_format.MessageToString(message))
+    return hashlib.sha256(content.encode()).digest()

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gathers what the report of one run shows, from its record and its artifacts; what a run did not reach is absent."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from components import features
+from components.report import charts, data, examples, figures, gates, lineage, png
+
+_CANDIDATE, _BASELINE = "candidate", "baseline"
+_WRONG, _LOST = 60, 30  # images in the galleries
+
+_log = logging.getLogger(__name__)
+
+
+def gather(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of the template `report.html`.
+
+    Args:
+        record: of the run.
+
+    Returns:
+        Each section's content, None for a section without any; `missing` names what should be there and could not be
+        read, with the reason.
+    """
+    at = {name: pathlib.Path(path) for name, path in record["artifacts"].items()}
+    missing: list[str] = []
+
+    def part(what: str, artifact: str, make: Callable[[pathlib.Path], Any]) -> Any:
+        """One part; an artifact that was deleted or cannot be read must not cost the rest of the report."""
+        if artifact not in at:
+            return None
+        try:
+            return make(at[artifact])
+        except Exception as error:
+            _log.warning("the report lacks %s", what, exc_info=True)
+            missing.append(f"{what}: {type(error).__name__}: {error}")
+            return None
+
+    images = at.get("ingest.examples")
+    answers = part("the answers", "evaluate.checks", lambda path: figures.load(path / "predictions.npz"))
+    models = answers[1] if answers else {}
+    candidate, baseline = models.get(_CANDIDATE), models.get(_BASELINE)
+    interval = figures.difference(candidate, baseline) if candidate and baseline else None
+    counts = part("the counts", "statistics.statistics", data.counts)
+    return {
+        "record": record,
+        "sentence": record.get("sentence") or record["reason"],
+        "gates": gates.rows(record, interval),
+        "counts": counts,
+        "classes_chart": counts and charts.classes(counts),
+        "scalars": part("the statistics", "statistics.statistics", data.scalars),
+        "samples": part("the sample images", "ingest.examples", data.samples),
+        "findings": part("the findings", "data-check.checks", lambda _: data.findings(record, images)),
+        "suspects": part("the suspect labels", "data-check.checks", lambda path: data.suspects(path, images)),
+        "training": part("the training", "train.model_run", _training),
+        "evaluation": candidate and _evaluation(record, candidate, baseline),
+        "galleries": answers and part("the galleries", "ingest.examples", lambda path: _galleries(path, *answers)),
+        "changed": lineage.since_baseline(record),
+        "facts": lineage.facts(record),
+        "settings": lineage.settings(record["config"]),
+        "artifacts": record["artifacts"],
+        "longest": max((stage["seconds"] for stage in record["stages"]), default=0.0),
+        "missing": missing,
+    }
+
+
+def _training(model_run: pathlib.Path) -> dict[str, Any]:
+    training = json.loads((model_run / "training.json").read_text(encoding="utf-8"))
+    epochs = training["epochs"]
+    return training | {
+        "last": epochs[-1] if epochs else None,
+        "charts": {
+            "accuracy": charts.training(epochs, "accuracy"),
+            "loss": charts.training(epochs, "loss"),
+            "learning rate": charts.learning_rate(epochs),
+        },
+    }
+
+
+def _evaluation(
+    record: Mapping[str, Any], candidate: figures.Answers, baseline: figures.Answers | None
+) -> dict[str, Any]:
+    models = {_CANDIDATE: candidate} | ({_BASELINE: baseline} if baseline else {})
+    matrices = {name: figures.confusion(answers) for name, answers in models.items()}
+    calibrations = {name: figures.calibration(answers) for name, answers in models.items()}
+    recalls = [
+        {"group": name, "model": model, "count": int(matrix[index].sum()), **interval._asdict()}
+        for model, matrix in matrices.items()
+        for index, name in enumerate(features.CLASSES)
+        if (interval := figures.share(int(matrix[index, index]), int(matrix[index].sum())))
+    ]
+    summary = []
+    for name, answers in models.items():
+        right = figures.share(int(answers.right.sum()), len(answers.labels))
+        summary.append({"model": name, "accuracy": right, "top2": figures.top2(answers), "ece": calibrations[name][0]})
+    return {
+        "examples": len(candidate.labels),
+        "summary": summary,
+        "matrix": _matrix(matrices[_CANDIDATE]),
+        "classes": _classes(matrices),
+        "recall_chart": charts.bars(recalls, "class", "recall"),
+        "calibration_chart": charts.calibration({name: curve for name, (_, curve) in calibrations.items()}),
+        "slice_charts": _slice_charts(record),
+        "changes": baseline and [int(rows.sum()) for rows in figures.changes(candidate, baseline)],
+    }
+
+
+def _slice_charts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Feature -> chart of the accuracy in each of its groups; empty for a record without slices."""
+    models = {_CANDIDATE: record["metrics"] or {}, _BASELINE: (record["baseline"] or {}).get("metrics") or {}}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for model, metrics in models.items():
+        for feature, groups in metrics.get("slices", {}).items():
+            for name, group in groups.items():
+                count = group["examples"]
+                if interval := figures.share(round(group["accuracy"] * count), count):
+                    row = {"group": name, "model": model, "count": count, **interval._asdict()}
+                    rows.setdefault(feature.replace("_", " "), []).append(row)
+    return {feature: charts.bars(found, feature, "accuracy") for feature, found in rows.items()}
+
+
+def _matrix(matrix: Any) -> list[dict[str, Any]]:
+    """Rows of cells: the count, and how strongly it is shown, 0 .. 1, errors on a scale of their own."""
+    errors = matrix - np.diag(np.diag(matrix))
+    most_right, most_wrong = max(int(np.diag(matrix).max()), 1), max(int(errors.max()), 1)
+    return [
+        {
+            "name": features.CLASSES[row],
+            "cells": [
+                {
+                    "count": int(count),
+                    "right": row == column,
+                    "strength": round(float(count) / (most_right if row == column else most_wrong), 3),
+                }
+                for column, count in enumerate(counts)
+            ],
+        }
+        for row, counts in enumerate(matrix)
+    ]
+
+
+def _classes(matrices: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Precision, recall and F1 of each class and model."""
+    rows = []
+    for index, name in enumerate(features.CLASSES):
+        row: dict[str, Any] = {"name": name, "count": int(matrices[_CANDIDATE][index].sum())}
+        for model, matrix in matrices.items():
+            right = int(matrix[index, index])
+            recall = figures.share(right, int(matrix[index].sum()))
+            precision = figures.share(right, int(matrix[:, index].sum()))
+            both = int(matrix[index].sum() + matrix[:, index].sum())
+            row[model] = {"recall": recall, "precision": precision, "f1": 2 * right / both if both else None}
+        rows.append(row)
+    return rows
+
+
+def _galleries(artifact: pathlib.Path, ids: list[str], models: Mapping[str, figures.Answers]) -> list[dict[str, Any]]:
+    candidate, baseline = models[_CANDIDATE], models.get(_BASELINE)
+    chosen = [("wrong", ~candidate.right, _WRONG)]
+    if baseline:
+        chosen.append(("lost", figures.changes(candidate, baseline)[1], _LOST))
+    shown = {name: figures.worst(candidate, rows, most) for name, rows, most in chosen}
+    wanted = {ids[row] for rows in shown.values() for row in rows}
+    pictures = examples.by_id(artifact, [features.TEST], wanted)
+    return [
+        {
+            "name": name,
+            "count": int(rows.sum()),
+            "images": [
+                {
+                    "id": ids[row],
+                    "uri": png.data_uri(pictures[ids[row]].pixels),
+                    "truth": data.class_name(int(candidate.labels[row])),
+                    "answer": data.class_name(int(candidate.classes[row])),
+                    "probability": float(candidate.probabilities[row].max()),
+                }
+                for row in shown[name]
+                if ids[row] in pictures
+            ],
+        }
+        for name, rows, _ in chosen
+    ]

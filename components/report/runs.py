@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runs of an output folder, by their records."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+from components.errors import BadInput
+
+RECORD_FILE, REPORT_FILE = "record.json", "report.html"
+
+
+def all_runs(output: pathlib.Path) -> list[dict[str, Any]]:
+    """The record of every run that has one, oldest first; one that cannot be read is left out."""
+    found = []
+    for path in sorted((output / "runs").glob(f"*/{RECORD_FILE}")):
+        try:
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def find(output: pathlib.Path, name: str) -> dict[str, Any]:
+    """The record of one run.
+
+    Args:
+        output: the output folder.
+        name: the run's id, or a part of it that no other run's has.
+
+    Raises:
+        BadInput: there is no such run, or more than one.
+    """
+    known = all_runs(output)
+    exact = [record for record in known if record["run_id"] == name]
+    matching = exact or [record for record in known if name and name in record["run_id"]]
+    if len(matching) != 1:
+        what = f"{len(matching)} of them match" if matching else "none of them matches"
+        names = ", ".join(record["run_id"] for record in known[-5:]) or "none"
+        raise BadInput(f"a run is named by its id or a part of it, but {what} {name!r}; the last in {output}: {names}")
+    return matching[0]
+
+
+def folder(output: pathlib.Path, record: dict[str, Any]) -> pathlib.Path:
+    """Where the record and the report of a run lie."""
+    return output / "runs" / str(record["run_id"])

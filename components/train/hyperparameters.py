@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training can be told, and the defaults of each model. No TensorFlow: the command line needs it at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from components import features
+from components.errors import BadInput
+
+# What a float32 holds, with room for what an optimizer does with it.
+_LARGEST_RATE = 1e37
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyperparameters:
+    """One training. A field that the model has no use for is None.
+
+    Attributes:
+        model: key of `MODELS`.
+        learning_rate: the peak of the schedule, reached after the warm-up; it falls to 0 along a cosine.
+        batch_size: images per step.
+        train_steps: steps in all; how many passes over the training images that is follows from their number.
+        seed: of the initial weights, the order of the images and dropout, 0 .. 2^31 - 1.
+        ksize1: height and width of the first convolution's kernels, pixels.
+        ksize2: the same of the second.
+        nfil1: filters of the first convolution.
+        nfil2: filters of the second.
+        dropout: share of values dropped in training, 0 <= dropout < 1; which values, `networks.py` says.
+    """
+
+    model: str
+    learning_rate: float
+    batch_size: int
+    train_steps: int
+    seed: int = 1
+    ksize1: int | None = None
+    ksize2: int | None = None
+    nfil1: int | None = None
+    nfil2: int | None = None
+    dropout: float | None = None
+
+    @classmethod
+    def of(cls, model: str, **overrides: Any) -> Hyperparameters:
+        """The defaults of a model with some of them replaced; an override of None leaves the default.
+
+        Raises:
+            BadInput: for an unknown model, a field that the model does not have, or a value out of range.
+        """
+        if model not in MODELS:
+            raise BadInput(f"the model must be one of {', '.join(MODELS)}, not {model!r}")
+        given = {name: value for name, value in overrides.items() if value is not None}
+        for name in given:
+            if getattr(MODELS[model], name, None) is None:
+                has = [key for key, value in MODELS[model].to_config().items() if value is not None]
+                raise BadInput(f"the model {model!r} has no {name!r}; it has {', '.join(has[1:])}")
+        hyperparameters = dataclasses.replace(MODELS[model], **given)
+        _check(hyperparameters)
+        return hyperparameters
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Hyperparameters:
+        """Reads what `to_config` wrote; keys that are no fields are left alone."""
+        names = {field.name for field in dataclasses.fields(cls)} - {"model"}
+        return cls.of(config["model"], **{name: value for name, value in config.items() if name in names})
+
+    def to_config(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def _check(hyperparameters: Hyperparameters) -> None:
+    smallest_side = min(features.IMAGE_SHAPE)
+    whole = {
+        "batch_size": (1, 2**20),
+        "train_steps": (1, 2**40),
+        "seed": (0, 2**31 - 1),
+        "ksize1": (1, smallest_side),
+        "ksize2": (1, smallest_side),
+        "nfil1": (1, 2**16),
+        "nfil2": (1, 2**16),
+    }
+    for name, (low, high) in whole.items():
+        value = getattr(hyperparameters, name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high):
+            raise BadInput(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+    rate = hyperparameters.learning_rate
+    if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate <= _LARGEST_RATE:
+        raise BadInput(f"learning_rate must be a number above 0 and at most {_LARGEST_RATE:g}, not {rate!r}")
+    dropout = hyperparameters.dropout
+    if dropout is not None and (not isinstance(dropout, int | float) or not 0 <= dropout < 1):
+        raise BadInput(f"dropout must be a number from 0 to below 1, not {dropout!r}")
+
+
+MODELS = {
+    defaults.model: defaults
+    for defaults in (
+        Hyperparameters("linear", learning_rate=0.01, batch_size=128, train_steps=2150),
+        Hyperparameters("dnn", learning_rate=0.002, batch_size=128, train_steps=2150),
+        Hyperparameters("dnn_dropout", learning_rate=0.002, batch_size=128, train_steps=2150, dropout=0.1),
+        Hyperparameters(
+            "cnn",
+            learning_rate=0.005,
+            batch_size=128,
+            train_steps=4300,
+            ksize1=5,
+            ksize2=5,
+            nfil1=10,
+            nfil2=20,
+            dropout=0.25,
+        ),
+        Hyperparameters(
+            "keras_cnn",
+            learning_rate=0.003,
+            batch_size=128,
+            train_steps=3870,
+            ksize1=3,
+            ksize2=3,
+            nfil1=32,
+            nfil2=32,
+            dropout=0.25,
+        ),
+        Hyperparameters("mlp", learning_rate=0.002, batch_size=128, train_steps=2150),
+    )
+}

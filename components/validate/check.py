@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What TFDV finds, in words: anomalies, drift and skew; and whether this is the data set of the model in production."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+
+import tensorflow_data_validation as tfdv
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
+
+from components import features
+from components.findings import Finding
+from components.validate.classes import LABEL_OUT_OF_RANGE
+from components.validate.kinds import ANOMALY, DATASET_CHANGED, DRIFT, SKEW
+
+
+def anomalies(split: str, found: anomalies_pb2.Anomalies) -> Iterator[Finding]:
+    """Puts TFDV's anomalies of one split into words.
+
+    Args:
+        split: which split they are of.
+        found: TFDV's result.
+    """
+    if found.HasField("dataset_anomaly_info"):
+        yield _anomaly(ANOMALY, f"{split}: the data set as a whole: {found.dataset_anomaly_info.description}")
+    for feature, info in sorted(found.anomaly_info.items()):
+        for reason in info.reason:
+            text = " ".join(reason.description.split())
+            # A label out of its domain has one name, whoever finds it.
+            name = LABEL_OUT_OF_RANGE if feature == features.LABEL else ANOMALY
+            yield _anomaly(name, f"{split}: feature {feature!r}: {reason.short_description.lower()}. {text}")
+
+
+def _anomaly(name: str, what: str) -> Finding:
+    return Finding(name, f"{what.rstrip('.')}: correct the data or the schema, or run with --allow {name}.")
+
+
+def drift_and_skew(
+    schema: schema_pb2.Schema,
+    train: statistics_pb2.DatasetFeatureStatisticsList,
+    test: statistics_pb2.DatasetFeatureStatisticsList,
+    production: statistics_pb2.DatasetFeatureStatisticsList | None,
+) -> Iterator[Finding]:
+    """Compares distributions by the schema's comparators.
+
+    Args:
+        schema: with `skew_comparator` and `drift_comparator` on the features to compare.
+        train: statistics of the training split.
+        test: statistics of the test split, compared with `train` as serving data (skew).
+        production: statistics of the data that the model in production was trained on, None without one (drift).
+    """
+    bare = schema_pb2.Schema()
+    bare.CopyFrom(schema)
+    for feature in bare.feature:
+        feature.ClearField("drift_comparator")
+    yield from _comparisons("train against test", SKEW, tfdv.validate_statistics(train, bare, serving_statistics=test))
+    if production is not None:
+        for feature, original in zip(bare.feature, schema.feature, strict=True):
+            feature.ClearField("skew_comparator")
+            feature.drift_comparator.CopyFrom(original.drift_comparator)
+        found = tfdv.validate_statistics(train, bare, previous_statistics=production)
+        yield from _comparisons("against the training data of the model in production", DRIFT, found)
+
+
+def _comparisons(what: str, name: str, found: anomalies_pb2.Anomalies) -> Iterator[Finding]:
+    for comparison in found.drift_skew_info:
+        for measurement in [*comparison.drift_measurements, *comparison.skew_measurements]:
+            if measurement.value > measurement.threshold:
+                feature = ".".join(comparison.path.step)
+                kind = statistics_name(measurement.type)
+                yield Finding(
+                    name,
+                    f"{what}: the distribution of {feature!r} has moved: {kind} {measurement.value:.3f}, the limit is "
+                    f"{measurement.threshold:g}, exceeded by {measurement.value - measurement.threshold:.3f}. "
+                    f"Look at the statistics, or run with --allow {name}.",
+                    measured=measurement.value,
+                    limit=measurement.threshold,
+                )
+
+
+def statistics_name(kind: int) -> str:
+    """The measure's name in words, such as "jensen shannon divergence"."""
+    return anomalies_pb2.DriftSkewInfo.Measurement.Type.Name(kind).replace("_", " ").lower()
+
+
+def dataset_changed(name: str, production: str | None) -> Iterator[Finding]:
+    """Compares the data set with that of the model in production, None without one."""
+    if production is not None and production != name:
+        yield Finding(
+            DATASET_CHANGED,
+            f"The model in production was trained on the data set {production!r}, this one is {name!r}: a candidate "
+            "from another data set cannot replace it unnoticed. Name that data set, or run with "
+            f"--allow {DATASET_CHANGED}.",
+        )
+
+
+def load_statistics_file(path: pathlib.Path) -> statistics_pb2.DatasetFeatureStatisticsList:
+    """Reads statistics in TFDV's binary form."""
+    return tfdv.load_stats_binary(str(path))
+
+
+def statistics_of(folder: str) -> Mapping[str, statistics_pb2.DatasetFeatureStatisticsList]:
+    """Reads the statistics of every split of `features.SPLITS` from a StatisticsGen artifact."""
+    return {
+        split: load_statistics_file(pathlib.Path(folder) / f"Split-{split}" / "FeatureStats.pb")
+        for split in features.SPLITS
+    }
+
+
+def load_anomalies(folder: str, split: str) -> anomalies_pb2.Anomalies:
+    """Reads the anomalies of one split from an ExampleValidator artifact."""
+    found = anomalies_pb2.Anomalies()
+    found.ParseFromString((pathlib.Path(folder) / f"Split-{split}" / "SchemaDiff.pb").read_bytes())
+    return found
+
+
+def allow(found: Iterable[Finding], names: Iterable[str]) -> list[Finding]:
+    """Marks the findings whose name is among `names` as allowed."""
+    allowed = frozenset(names)
+    return [dataclasses.replace(finding, allowed=finding.name in allowed) for finding in found]

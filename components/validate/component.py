@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graph's side of validate: statistics, the curated schema, TFDV's anomalies, and the check of the data."""
+
+import dataclasses
+import json
+import logging
+import pathlib
+from typing import NamedTuple
+
+from tfx.components.example_validator.component import ExampleValidator
+from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
+from tfx.components.statistics_gen.component import StatisticsGen
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.dsl.components.base.base_component import BaseComponent
+from tfx.types.channel import BaseChannel
+from tfx.types.standard_artifacts import ExampleAnomalies, Examples, ExampleStatistics, Model, Schema
+from tfx.utils import io_utils
+
+from components import features, findings
+from components.artifacts import Checks
+from components.validate.label_noise import LabelLimits
+from components.validate.pixels import PixelLimits
+
+SUSPECTS_FILE = "label_suspects.json"
+
+
+@component
+def DataCheck(
+    examples: InputArtifact[Examples],
+    statistics: InputArtifact[ExampleStatistics],
+    schema: InputArtifact[Schema],
+    anomalies: InputArtifact[ExampleAnomalies],
+    baseline: InputArtifact[Model],
+    checks: OutputArtifact[Checks],
+    pixel_limits: Parameter[str],
+    label_limits: Parameter[str],
+    allow: Parameter[str],
+) -> None:
+    """Publishes what is wrong with the data; the data gate decides what follows.
+
+    Inputs: `examples`, `statistics`, `schema`, `anomalies`, and `baseline`, the model in production with the statistics
+    and the name of its training data. Output: `checks`, with every suspect label in `label_suspects.json` besides.
+    Parameters: `pixel_limits` and `label_limits`, the fields of `PixelLimits` and `LabelLimits` as JSON; `allow`, a
+    JSON list of findings' names.
+    """
+    from components.validate import check, label_noise, pixels
+    from components.validate import examples as images
+
+    progress = logging.getLogger("progress")
+    found = list(check.dataset_changed(examples.get_string_custom_property("dataset"), _dataset(baseline)))
+
+    progress.info("looking at every image")
+    splits = {split: images.load(examples.uri, split) for split in features.SPLITS}
+    found += pixels.check(splits, PixelLimits(**json.loads(pixel_limits)))
+
+    progress.info("looking for wrong labels")
+    training = images.in_file_order(splits[features.TRAIN], splits[features.VAL])
+    classes = len(features.CLASSES)
+    noise = label_noise.find(training, classes)
+    found += label_noise.check(training, classes, LabelLimits(**json.loads(label_limits)), noise)
+
+    for split in features.SPLITS:
+        found += check.anomalies(split, check.load_anomalies(anomalies.uri, split))
+    by_split = check.statistics_of(statistics.uri)
+    production = pathlib.Path(baseline.uri) / "Format-Serving" / "assets.extra" / "train_stats.pb"
+    found += check.drift_and_skew(
+        io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(schema.uri)),
+        by_split[features.TRAIN],
+        by_split[features.TEST],
+        check.load_statistics_file(production) if production.is_file() else None,
+    )
+    findings.write(checks.uri, findings=check.allow(found, json.loads(allow)))
+    (pathlib.Path(checks.uri) / SUSPECTS_FILE).write_text(json.dumps(noise.to_rows(), indent=1), encoding="utf-8")
+
+
+def _dataset(baseline: Model) -> str | None:
+    return baseline.get_string_custom_property("dataset") or None
+
+
+class Validation(NamedTuple):
+    """The nodes of the stage, in order, and what later stages take from it."""
+
+    statistics_gen: BaseComponent
+    schema_gen: BaseComponent
+    example_validator: BaseComponent
+    data_check: BaseComponent
+
+    @property
+    def schema(self) -> BaseChannel:
+        return self.schema_gen.outputs["schema"]
+
+    @property
+    def statistics(self) -> BaseChannel:
+        return self.statistics_gen.outputs["statistics"]
+
+    @property
+    def checks(self) -> BaseChannel:
+        return self.data_check.outputs["checks"]
+
+
+def validate(
+    *,
+    examples: BaseChannel,
+    baseline: BaseChannel,
+    schema_file: str,
+    pixel_limits: PixelLimits,
+    label_limits: LabelLimits,
+    allow: tuple[str, ...],
+) -> Validation:
+    """Builds the stage.
+
+    Args:
+        examples: Examples of the data.
+        baseline: the model in production.
+        schema_file: the curated schema, as the worker sees it.
+        pixel_limits: what images and labels are held against.
+        label_limits: what the suspect labels are held against.
+        allow: names of findings that shall not stop the run.
+    """
+    schema_gen = ImportSchemaGen(schema_file=schema_file).with_id("schema")
+    schema = schema_gen.outputs["schema"]
+    statistics_gen = StatisticsGen(examples=examples, schema=schema).with_id("statistics")
+    statistics = statistics_gen.outputs["statistics"]
+    example_validator = ExampleValidator(statistics=statistics, schema=schema).with_id("anomalies")
+    data_check = DataCheck(
+        examples=examples,
+        statistics=statistics,
+        schema=schema,
+        anomalies=example_validator.outputs["anomalies"],
+        baseline=baseline,
+        pixel_limits=json.dumps(dataclasses.asdict(pixel_limits), sort_keys=True),
+        label_limits=json.dumps(dataclasses.asdict(label_limits), sort_keys=True),
+        allow=json.dumps(sorted(allow)),
+    ).with_id("data-check")
+    return Validation(statistics_gen, schema_gen, example_validator, data_check)

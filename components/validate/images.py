@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The images of one split as the checks see them, and how a check puts into words what is wrong with them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from components.findings import Finding
+
+MAX_EXAMPLES = 20  # ids that a finding names
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The images of one split, in one order.
+
+    Attributes:
+        ids: what a finding calls each image, n of them (features.ID).
+        pixels: uint8 [n, height, width], 0 is the background.
+        labels: int64 [n], as they came: any value is possible.
+    """
+
+    ids: Sequence[str]
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def finding(
+    name: str,
+    what: str,
+    advice: str,
+    measured: float,
+    limit: float,
+    count: int = 0,
+    examples: Sequence[str] = (),
+) -> Finding:
+    """A finding in one sentence: what was found, against which limit, by how much it failed, and what to do."""
+    sentence = f"{what}: {advice}, or run with --allow {name}."
+    return Finding(name, sentence, float(measured), float(limit), count, tuple(examples[:MAX_EXAMPLES]))
+
+
+def named(images: Images, concerned: npt.NDArray[np.int64]) -> list[str]:
+    """The ids of the first few of the images concerned, as many as a finding names."""
+    return [images.ids[index] for index in concerned[:MAX_EXAMPLES]]
+
+
+def part_of(count: int, split: str, images: Images) -> str:
+    """Such as "550 of 55,000 train images (1%)"."""
+    return f"{count:,} of {len(images):,} {split} images ({percent(count / len(images))})"
+
+
+def over(share: float, limit: float) -> str:
+    """By how much a share exceeds its limit, such as "0.9 points over the limit of 0.1%"."""
+    return f"{points(share - limit)} over the limit of {percent(limit)}"
+
+
+def percent(share: float) -> str:
+    """A share to three digits, such as "10.2%" or "0.00182%"."""
+    return f"{100 * share:.3g}%"
+
+
+def points(share: float) -> str:
+    """A difference of shares, such as "0.9 points"."""
+    return f"{100 * share:.3g} points"

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which images of one set are near copies of images of another.
+
+The measure is the L2 distance of two images with values in [0, 1], after two steps that noise does not survive and
+strokes do: 16/255 is taken from every pixel, not below 0, and each 2x2 block becomes its sum / 2 (which keeps the L2
+norm of what is smooth). On a background of 0 noise can only go up, so that its mean adds up over the image; the first
+step removes it. Measured, with noise of a standard deviation of 8/255:
+
+| | MNIST | digits |
+| --- | --- | --- |
+| farthest noisy copy | 0.30 | 0.32 |
+| closest test image to another file's image | 0.49 | 0.83 |
+
+The plain L2 distance has 0.77 and 0.83 on MNIST. Perceptual hashes don't tell digits apart at all: most clean test
+images are within 4 bits of some training image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+_NOISE = 16  # taken from every pixel: two standard deviations of the noise that a copy may have
+_DIRECTIONS = 16  # of the first pass: they rule out all but 258 of the 10,000 test images of MNIST
+_ROWS, _COLUMNS = 1024, 4096  # a block of distances takes 16 MiB
+_SAMPLE = 512  # images that the spacing of a set is measured with
+# A near copy is also closer than this part of the usual distance between neighbours, so that a set passes whose images
+# are all alike, such as drawn symbols. The usual distance is 2.9 on MNIST and 1.9 on digits: there it changes nothing.
+_RELATIVE = 0.5
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Near copies, nearest first; k of them.
+
+    Attributes:
+        images: int64 [k], index into the images that were looked up.
+        others: int64 [k], index of the nearest image among the others.
+        distances: float32 [k], in the measure of this module.
+    """
+
+    images: npt.NDArray[np.int64]
+    others: npt.NDArray[np.int64]
+    distances: Floats
+
+
+def find(images: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8], distance: float) -> Pairs:
+    """Finds the images that have a near copy among the others.
+
+    All pairs are compared, by blocks of matrix products: seconds for 10,000 by 60,000 images of 28x28, a few hundred
+    bytes of memory per image. A first pass in a few principal directions, where every distance is at most the true one,
+    rules out nearly all images of a clean set.
+
+    Args:
+        images: uint8 [n, height, width], the images to look up.
+        others: uint8 [m, height, width], what they are compared with.
+        distance: at most this far apart is a near copy, in the measure of this module.
+    """
+    none = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    if not len(images) or not len(others):
+        return none
+    looked_up, compared = _reduce(images), _reduce(others)
+    middle = compared.mean(axis=0)
+    looked_up -= middle
+    compared -= middle
+    directions = np.linalg.eigh(looked_up.T @ looked_up)[1][:, -_DIRECTIONS:].astype(np.float32)
+    bounds, _ = _nearest(looked_up @ directions, compared @ directions)
+    candidates = np.flatnonzero(bounds <= distance * 1.01)  # the margin is for the rounding of float32
+    if not len(candidates):
+        return none
+    distances, nearest = _nearest(looked_up[candidates], compared)
+    if distances.min() > distance:
+        return none
+    near = np.flatnonzero(distances <= min(distance, _RELATIVE * _spacing(compared)))
+    near = near[np.argsort(distances[near], kind="stable")]
+    return Pairs(candidates[near], nearest[near], distances[near])
+
+
+def _reduce(pixels: npt.NDArray[np.uint8]) -> Floats:
+    """uint8 [n, height, width] -> float32 [n, blocks]: the vectors whose L2 distance is the measure."""
+    count, height, width = pixels.shape
+    ink = np.where(pixels > _NOISE, pixels - np.uint8(_NOISE), np.uint8(0))
+    ink = np.pad(ink, ((0, 0), (0, height % 2), (0, width % 2)))
+    total = np.zeros((count, (height + 1) // 2, (width + 1) // 2), np.float32)
+    for row in (0, 1):
+        for column in (0, 1):
+            total += ink[:, row::2, column::2]
+    total /= 2 * 255
+    return total.reshape(count, total[0].size)
+
+
+def _nearest(
+    vectors: Floats, others: Floats, not_self: npt.NDArray[np.int64] | None = None
+) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Distance to, and index of, the nearest of the others: float32 [n], int64 [n]. `not_self` [n] are left out."""
+    # |a - b|^2 in one matrix product: (-2 a, |a|^2, 1) . (b, 1, |b|^2)
+    left = _extend(vectors, -2, squares_first=True)
+    right = _extend(others, 1, squares_first=False)
+    best = np.full(len(left), np.inf, np.float32)
+    index = np.zeros(len(left), np.int64)
+    for column in range(0, len(right), _COLUMNS):
+        part = np.ascontiguousarray(right[column : column + _COLUMNS].T)
+        for row in range(0, len(left), _ROWS):
+            squares = left[row : row + _ROWS] @ part
+            if not_self is not None:
+                own = not_self[row : row + _ROWS] - column
+                inside = np.flatnonzero((own >= 0) & (own < squares.shape[1]))
+                squares[inside, own[inside]] = np.inf
+            smallest = squares.min(axis=1)
+            better = np.flatnonzero(smallest < best[row : row + _ROWS])
+            best[row + better] = smallest[better]
+            index[row + better] = column + squares[better].argmin(axis=1)
+    return np.sqrt(np.maximum(best, 0)), index
+
+
+def _extend(vectors: Floats, factor: int, squares_first: bool) -> Floats:
+    squares = np.einsum("nd,nd->n", vectors, vectors)[:, None]
+    ones = np.ones_like(squares)
+    extra = (squares, ones) if squares_first else (ones, squares)
+    return np.hstack([np.float32(factor) * vectors, *extra], dtype=np.float32)
+
+
+def _spacing(vectors: Floats) -> float:
+    """The median distance of an image to its nearest neighbour in the same set, from an even sample."""
+    sample = np.unique(np.linspace(0, len(vectors) - 1, min(_SAMPLE, len(vectors))).astype(np.int64))
+    distances, _ = _nearest(vectors[sample], vectors, not_self=sample)
+    return float(np.median(distances))

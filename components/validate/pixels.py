@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The check of every image and label, by limits that a data-set profile can set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from components.findings import Finding
+from components.validate import classes, copies
+from components.validate.images import Images, finding, named, over, part_of
+
+INVERTED_PIXELS = "inverted-pixels"
+BLANK_IMAGE = "blank-image"
+# Every kind of finding of `check`.
+NAMES = (
+    classes.LABEL_OUT_OF_RANGE,
+    classes.CLASS_MISSING,
+    classes.CLASS_BALANCE,
+    INVERTED_PIXELS,
+    BLANK_IMAGE,
+    copies.DUPLICATE_IMAGES,
+    copies.TEST_LEAK,
+    copies.NEAR_TEST_LEAK,
+)
+
+_CHUNK = 4096  # images that are turned into floats at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelLimits:
+    """What the images are held against. With the defaults clean MNIST and clean digits pass.
+
+    Attributes:
+        class_count: the fewest images of each class in each split. 1, no class is missing: a small validation split has
+            only a few of each.
+        class_ratio: images of the largest class over images of the smallest, in train, beyond chance. MNIST has 1.24,
+            digits have 1.1; with half of any class taken away it is 1.8 or more.
+        class_distance: difference of a class's share between train and another split, 0 .. 1, beyond chance. Those of
+            MNIST's files differ by 0.005; half of a class missing from train moves its share by over 0.04.
+        bright: an image is inverted if its border and the whole of it are both brighter than this on average, 0 .. 1
+            (the background is 0). No clean image has a border over 0.04 or a mean over 0.4: their negatives have 0.96
+            and 0.6 at least.
+        inverted: share of a split's images that may be inverted, 0 .. 1. A tenth of the 1 % that must be noticed.
+        spread: an image is blank if the standard deviation of its pixels is below this, 0 .. 0.5. The faintest clean
+            image has 0.12; a single white pixel on black has 0.04.
+        blank: share of a split's images that may be blank, 0 .. 1. Clean data has none.
+        duplicates: share of a split's images, 0 .. 1, that may repeat an image of that split, or of train where it is
+            val. MNIST and digits have none; this few can't move a figure that anyone reads.
+        leaked: how many test images may also be in train or val, pixel by pixel. None: each is an answer given away.
+        near_leaked: how many more test images may have a near copy in train or val.
+        near_distance: at most this far apart is a near copy, in the measure of `near_duplicates`, which grows with the
+            size of the images. Copies with noise of 8/255 are within 0.32, different digits at least 0.49 apart.
+    """
+
+    class_count: int = 1
+    class_ratio: float = 1.5
+    class_distance: float = 0.02
+    bright: float = 0.5
+    inverted: float = 0.001
+    spread: float = 0.05
+    blank: float = 0.0
+    duplicates: float = 0.0002
+    leaked: int = 0
+    near_leaked: int = 0
+    near_distance: float = 0.4
+
+
+def check(splits: Mapping[str, Images], limits: PixelLimits = PixelLimits()) -> list[Finding]:
+    """Looks at every image and label. Some 3 s and 1 KB of memory an image for MNIST.
+
+    Args:
+        splits: images by the split's name, all of one height and width.
+        limits: what is still fine.
+
+    Returns:
+        At most one finding of each kind for a split (class balance: two); none when nothing is wrong.
+    """
+    found: list[Finding] = []
+    for split, images in splits.items():
+        found += classes.out_of_range(split, images)
+        found += classes.missing(split, images, limits.class_count)
+        found += _inverted(split, images, limits)
+        found += _blank(split, images, limits)
+    found += classes.uneven(splits, limits.class_ratio)
+    found += classes.shifted(splits, limits.class_distance)
+    found += copies.duplicates(splits, limits.duplicates)
+    found += copies.leaks(splits, limits.leaked, limits.near_leaked, limits.near_distance)
+    return found
+
+
+def _inverted(split: str, images: Images, limits: PixelLimits) -> Iterator[Finding]:
+    """Images with a bright background."""
+    pixels = images.pixels
+    border = np.concatenate([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]], axis=1)
+    wrong = np.flatnonzero((_mean(border) > limits.bright) & (_mean(pixels) > limits.bright))
+    if len(wrong) > limits.inverted * len(images):
+        measured = len(wrong) / len(images)
+        yield finding(
+            INVERTED_PIXELS,
+            f"{part_of(len(wrong), split, images)} have a bright background (border and whole image over "
+            f"{limits.bright:g} on average), {over(measured, limits.inverted)}",
+            "the background must be 0, so store 255 minus each pixel of these images",
+            measured,
+            limits.inverted,
+            len(wrong),
+            named(images, wrong),
+        )
+
+
+def _blank(split: str, images: Images, limits: PixelLimits) -> Iterator[Finding]:
+    """Images of one colour, or nearly so."""
+    flat = images.pixels.reshape(len(images), int(np.prod(images.pixels.shape[1:])))
+    spread = np.zeros(len(images), np.float32)
+    for start in range(0, len(images), _CHUNK):
+        spread[start : start + _CHUNK] = flat[start : start + _CHUNK].std(axis=1, dtype=np.float32) / 255
+    wrong = np.flatnonzero(spread < limits.spread)
+    if len(wrong) > limits.blank * len(images):
+        measured = len(wrong) / len(images)
+        yield finding(
+            BLANK_IMAGE,
+            f"{part_of(len(wrong), split, images)} are blank (standard deviation of the pixels below "
+            f"{limits.spread:g}), {over(measured, limits.blank)}",
+            "take these images out, or read them again from their source",
+            measured,
+            limits.blank,
+            len(wrong),
+            named(images, wrong),
+        )
+
+
+def _mean(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Mean of each image in 0 .. 1: float64 [n]."""
+    flat = pixels.reshape(len(pixels), int(np.prod(pixels.shape[1:])))
+    return flat.sum(axis=1, dtype=np.int64) / (255.0 * flat.shape[1])

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one configuration of a run: typed, frozen, and put together from four layers.
+
+Flags go over the `--config` file, that over the data set's profile, that over the defaults. A profile and a config file
+are TOML and know the same tables; unknown keys are refused. TensorFlow is not imported here, so that a wrong flag is
+answered at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import tomllib
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from components.errors import BadInput
+from components.evaluate.limits import InfraLimits, ModelLimits
+from components.train.hyperparameters import MODELS, Hyperparameters
+from components.validate import kinds
+from components.validate.label_noise import LabelLimits
+from components.validate.pixels import PixelLimits
+
+PROFILES = pathlib.Path(__file__).parent / "profiles"
+DEFAULT_MODEL = "cnn"
+TABLES = ("training", "pixels", "labels", "model-gate", "infra-gate")
+# Where a profile and a config file differ: the first describes data, the second a run.
+PROFILE_KEYS = ("name", "schema")
+CONFIG_KEYS = (
+    "dataset", "data-dir", "span", "profile", "output", "serving-name", "fresh", "allow", "force-push", "beam-arg",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a run is told. Every path is absolute.
+
+    Attributes:
+        dataset: `auto`, `mnist` or `digits`; of no account where `data_dir` is given.
+        data_dir: folder with one's own four IDX files, or with `span-N` folders of them; None: `dataset` decides.
+        span: number of the span to take; None: the newest.
+        profile: name of the data-set profile in force, None while the data set is not known yet.
+        schema: file of the curated schema (text format of tensorflow_metadata's Schema).
+        hyperparameters: the model and how it is trained.
+        pixel_limits: what the data gate holds images and labels against.
+        label_limits: what it holds suspect labels against.
+        model_limits: the limits of the model gate.
+        infra_limits: those of the infrastructure gate.
+        output: folder that holds all that runs write.
+        serving_name: name of the model in the serving folder.
+        fresh: whether to run every stage, whatever the cache holds.
+        allow: findings of the data gate that do not stop this run.
+        force_push: why to push whatever the model gate says; None: not.
+        beam_args: options for Beam's pipelines, such as `--runner=FlinkRunner`.
+    """
+
+    dataset: str
+    data_dir: pathlib.Path | None
+    span: int | None
+    profile: str
+    schema: pathlib.Path
+    hyperparameters: Hyperparameters
+    pixel_limits: PixelLimits
+    label_limits: LabelLimits
+    model_limits: ModelLimits
+    infra_limits: InfraLimits
+    output: pathlib.Path
+    serving_name: str
+    fresh: bool
+    allow: tuple[str, ...]
+    force_push: str | None
+    beam_args: tuple[str, ...]
+
+    @property
+    def serving_dir(self) -> pathlib.Path:
+        """The model's folder, which holds its numbered versions; TF Serving's `model_base_path`."""
+        return self.output / "serving" / self.serving_name
+
+    def to_record(self) -> dict[str, Any]:
+        """The effective configuration as JSON values, for the record of the run."""
+        tables = {
+            "hyperparameters": "training",
+            "pixel_limits": "pixels",
+            "label_limits": "labels",
+            "model_limits": "model_gate",
+            "infra_limits": "infra_gate",
+        }
+        return {
+            tables.get(name, name): str(value) if isinstance(value, pathlib.Path) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+
+def read_toml(path: pathlib.Path, keys: tuple[str, ...], what: str) -> dict[str, Any]:
+    """Reads a profile or a config file.
+
+    Raises:
+        BadInput: where it cannot be read, is not TOML, or has a key at its top that is neither in `keys` nor a table.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"{what} {path} must be a readable TOML file: {error}") from None
+    _refuse_unknown(content, (*keys, *TABLES), f"{what} {path}")
+    return content
+
+
+def find_profile(name: str) -> pathlib.Path:
+    """The file of a profile: the built-in one of that name, or the file itself.
+
+    Raises:
+        BadInput: where there is neither.
+    """
+    built_in = PROFILES / f"{name}.toml"
+    path = built_in if built_in.is_file() else pathlib.Path(name).expanduser().absolute()
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.toml")))
+        raise BadInput(f"a profile is one of {known} or a TOML file; {name!r} is neither")
+    return path
+
+
+def build(flags: Mapping[str, Any], file: Mapping[str, Any], profile_path: pathlib.Path) -> Config:
+    """Puts the layers together.
+
+    Args:
+        flags: what the command line gave, keyed as in a config file; None where it gave nothing. The fields of
+            `Hyperparameters` are keys of the table `training`.
+        file: contents of the config file, empty where there is none.
+        profile_path: file of the profile in force.
+
+    Raises:
+        BadInput: for an unknown key or a value that is out of range or of another type.
+    """
+    profile = read_toml(profile_path, PROFILE_KEYS, "profile")
+    schema = (profile_path.parent / str(profile.get("schema", ""))).absolute()
+    if not schema.is_file():
+        raise BadInput(f'profile {profile_path} must name its schema file (schema = "FILE.pbtxt"); {schema} is none')
+    top = dict(file) | {key: value for key, value in flags.items() if value is not None and key != "training"}
+    given = {key: value for key, value in flags.get("training", {}).items() if value is not None}
+    training = _merge(profile.get("training", {}), file.get("training", {}), given)
+    data_dir = _path(top.get("data-dir"))
+    return Config(
+        dataset=_one_of("dataset", top.get("dataset", "auto"), ("auto", "mnist", "digits")),
+        data_dir=data_dir,
+        span=_typed("span", top.get("span"), int | None),
+        profile=_typed("name", profile.get("name", profile_path.stem), str),
+        schema=schema,
+        hyperparameters=_hyperparameters(training, given),
+        pixel_limits=_limits(PixelLimits, "pixels", profile, file),
+        label_limits=_limits(LabelLimits, "labels", profile, file),
+        model_limits=_limits(ModelLimits, "model-gate", profile, file),
+        infra_limits=_limits(InfraLimits, "infra-gate", profile, file),
+        output=_path(top.get("output", "output")) or pathlib.Path(),
+        serving_name=_name("serving-name", top.get("serving-name", "mnist")),
+        fresh=_typed("fresh", top.get("fresh", False), bool),
+        allow=_allowed(top.get("allow", ())),
+        force_push=_typed("force-push", top.get("force-push"), str | None),
+        beam_args=_strings("beam-arg", top.get("beam-arg", ())),
+    )
+
+
+def _hyperparameters(training: Mapping[str, Any], given: Mapping[str, Any]) -> Hyperparameters:
+    """A file may set fields for all models; those that the chosen model lacks matter only where a person typed them."""
+    names = {field.name.replace("_", "-") for field in dataclasses.fields(Hyperparameters)}
+    _refuse_unknown(training, tuple(names), "table [training]")
+    model = training.get("model", DEFAULT_MODEL)
+    known = MODELS.get(model)
+    fields = {
+        key.replace("-", "_"): value
+        for key, value in training.items()
+        if key != "model" and (key in given or known is None or getattr(known, key.replace("-", "_")) is not None)
+    }
+    return Hyperparameters.of(model, **fields)
+
+
+def _limits(kind: type, name: str, *layers: Mapping[str, Any]) -> Any:
+    """Builds a dataclass of limits from the TOML table of that name, its fields in kebab-case; later layers win."""
+    table = _merge(*(layer.get(name, {}) for layer in layers))
+    hints = get_type_hints(kind)
+    fields = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(kind)}
+    _refuse_unknown(table, tuple(fields), f"table [{name}]")
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            values[fields[key]] = {item: _number(f"{name}.{key}.{item}", limit) for item, limit in value.items()}
+        else:
+            number = _number(f"{name}.{key}", value)
+            values[fields[key]] = int(number) if hints[fields[key]] is int else number
+    missing = [
+        field.name.replace("_", "-")
+        for field in dataclasses.fields(kind)
+        if field.name not in values and field.default is dataclasses.MISSING
+    ]
+    if missing:
+        raise BadInput(f"the profile must give {', '.join(f'[{name}] {key}' for key in missing)}; it does not")
+    return kind(**values)
+
+
+def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Later layers win, table by table."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        if not isinstance(layer, Mapping):
+            raise BadInput(f"a table was expected in the TOML file, not {layer!r}")
+        for key, value in layer.items():
+            both_tables = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+            merged[key] = _merge(merged[key], value) if both_tables else value
+    return merged
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    unknown = sorted(set(table) - set(known))
+    if unknown:
+        raise BadInput(f"{where} has unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+
+
+def _typed(key: str, value: Any, kind: Any) -> Any:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise BadInput(f"{key} must be {getattr(kind, '__name__', kind)}, not {value!r}")
+    return value
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadInput(f"{key} must be a number, not {value!r}")
+    return value
+
+
+def _one_of(key: str, value: Any, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise BadInput(f"{key} must be one of {', '.join(choices)}, not {value!r}")
+    return value
+
+
+def _name(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.replace("-", "").replace("_", "").isalnum():
+        raise BadInput(f"{key} must be of letters, digits, '-' and '_', not {value!r}")
+    return value
+
+
+def _strings(key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise BadInput(f"{key} must be a list of strings, not {value!r}")
+    return tuple(value)
+
+
+def _allowed(value: Any) -> tuple[str, ...]:
+    names = tuple(sorted(set(_strings("allow", value))))
+    for name in names:
+        _one_of("allow", name, kinds.ALL)
+    return names
+
+
+def _path(value: Any) -> pathlib.Path | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | pathlib.Path) or not str(value):
+        raise BadInput(f"a path was expected, not {value!r}")
+    return pathlib.Path(value).expanduser().absolute()

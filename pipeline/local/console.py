@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The console of a local run: a live table of the stages and one verdict line; all other output goes to a log file.
+
+TensorFlow and Beam write thousands of lines, also from C++, so the file descriptors themselves are redirected, and the
+terminal is kept as a duplicate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import TextIO
+
+from rich.console import Console as Terminal
+from rich.live import Live
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+_MARKS = {"done": ("✓", "green"), "cached": ("=", "cyan"), "failed": ("✗", "red"), "running": ("…", "yellow")}
+
+
+class Console(logging.Handler):
+    """Shows stages as they come; on a terminal in place, elsewhere a line for each that ends."""
+
+    def __init__(self, stream: TextIO):
+        super().__init__(logging.INFO)
+        # A duplicate, so that it stays the terminal when the stream's own descriptor is redirected.
+        self._terminal = Terminal(file=os.fdopen(os.dup(stream.fileno()), "w", encoding="utf-8"), highlight=False)
+        self._rows: dict[str, tuple[str, float, str]] = {}
+        self._started: dict[str, float] = {}
+        self._results: dict[str, str] = {}
+        self._bar: Progress | None = None
+
+    def close(self) -> None:
+        """Closes the duplicate."""
+        self._terminal.file.close()
+        super().close()
+
+    def say(self, text: str, style: str = "") -> None:
+        """Prints one line."""
+        self._terminal.print(Text(text, style=style), soft_wrap=True)
+
+    def download(self, done: int, total: int) -> None:
+        """Shows how far a download is."""
+        if self._bar is None:
+            self._bar = Progress(
+                TextColumn("Downloading MNIST"), BarColumn(), DownloadColumn(), console=self._terminal, transient=True
+            )
+            self._bar.add_task("", total=total)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+        if done >= total:
+            self._bar.stop()
+            self._bar = None
+
+    @contextlib.contextmanager
+    def stages(self) -> Iterator[None]:
+        """While it lasts, stages are shown, and what the logger `progress` says is the running stage's note."""
+        logger = logging.getLogger("progress")
+        logger.setLevel(logging.INFO)
+        logger.addHandler(self)
+        try:
+            if self._terminal.is_terminal:
+                with Live(self, console=self._terminal, refresh_per_second=4):
+                    yield
+            else:
+                yield
+        finally:
+            logger.removeHandler(self)
+
+    def stage(self, name: str, state: str, seconds: float) -> None:
+        """Shows a stage's state."""
+        if state == "running":
+            self._started[name] = time.monotonic()
+        note = self._rows.get(name, ("", 0.0, ""))[2]
+        self._rows[name] = (state, seconds, note)
+        if not self._terminal.is_terminal and state != "running":
+            self._terminal.print(self._row(name), soft_wrap=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Takes what the logger `progress` says as the note of the stage that runs."""
+        running = [name for name, (state, _, _) in self._rows.items() if state == "running"]
+        if running:
+            note = record.getMessage()
+            self._rows[running[-1]] = ("running", 0.0, note)
+            if note.startswith("epoch "):  # the last one stays as the stage's result
+                self._results[running[-1]] = note
+
+    def __rich__(self) -> Table:
+        table = Table.grid(padding=(0, 1))
+        for name in self._rows:
+            table.add_row(self._row(name))
+        return table
+
+    def _row(self, name: str) -> Text:
+        state, seconds, note = self._rows[name]
+        if state == "running":
+            seconds = time.monotonic() - self._started.get(name, time.monotonic())
+        mark, style = _MARKS.get(state, ("-", "dim"))
+        shown = note if state == "running" else self._results.get(name, "")
+        return Text.assemble((f"{mark} {name:<12}", style), f" {state:<8}{seconds:7.1f} s  ", (shown, "dim"))
+
+
+@contextlib.contextmanager
+def redirected(log: pathlib.Path) -> Iterator[None]:
+    """Sends file descriptors 1 and 2, and with them all output of this process, to a log file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, original in zip((1, 2), kept, strict=True):
+            os.dup2(original, descriptor)
+            os.close(original)
+        os.close(target)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the graph's nodes on this machine, one after the other, and reports each one's state.
+
+TFX's LocalDagRunner says nothing between the first node and the last, and returns as if all were well when a node's
+inputs cannot be resolved. This does what its `run_with_ir` does, node by node, and looks after each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ml_metadata.proto import metadata_store_pb2
+from tfx.dsl.compiler import compiler, constants
+from tfx.dsl.components.base.base_node import BaseNode
+from tfx.orchestration import metadata
+from tfx.orchestration import pipeline as tfx_pipeline
+from tfx.orchestration.local import runner_utils
+from tfx.orchestration.portable import launcher, runtime_parameter_utils
+from tfx.proto.orchestration import pipeline_pb2
+
+from components.errors import ProjectError
+
+RUNNING, DONE, CACHED, FAILED, SKIPPED = "running", "done", "cached", "failed", "skipped"
+# These look at what the cache key cannot cover: the serving folder as it is now.
+NEVER_CACHED = frozenset({"push", "data-gate", "infra-gate", "model-gate"})
+
+
+@dataclasses.dataclass
+class Stage:
+    """One node in one run; `outputs` maps each output key to its artifact, empty unless it is done or cached."""
+
+    name: str
+    state: str = SKIPPED
+    seconds: float = 0.0
+    outputs: dict[str, metadata_store_pb2.Artifact] = dataclasses.field(default_factory=dict)
+
+    def uri(self, key: str) -> pathlib.Path:
+        """The folder of an output."""
+        return pathlib.Path(self.outputs[key].uri)
+
+    def property(self, key: str, name: str) -> Any:
+        """A custom property of an output, None where it has none of that name."""
+        if name not in self.outputs[key].custom_properties:
+            return None
+        value = self.outputs[key].custom_properties[name]
+        return getattr(value, value.WhichOneof("value"))
+
+
+def compile_graph(nodes: Sequence[BaseNode], output: pathlib.Path, beam_args: Sequence[str]) -> pipeline_pb2.Pipeline:
+    """Compiles nodes for this machine: artifacts in `output/pipeline_root`, metadata in `output/metadata.db`."""
+    return compiler.Compiler().compile(
+        tfx_pipeline.Pipeline(
+            pipeline_name="mnist-tfx",
+            pipeline_root=str(output / "pipeline_root"),
+            metadata_connection_config=metadata.sqlite_metadata_connection_config(str(output / "metadata.db")),
+            components=list(nodes),
+            enable_cache=True,
+            beam_pipeline_args=_beam_args(beam_args),
+        )
+    )
+
+
+def run(
+    ir: pipeline_pb2.Pipeline,
+    run_id: str,
+    code_digests: Mapping[str, str],
+    fresh: bool,
+    changed: Callable[[Stage], None],
+) -> list[Stage]:
+    """Runs every node until one fails.
+
+    Args:
+        ir: the compiled graph.
+        run_id: becomes the run's name in ML Metadata.
+        code_digests: node id -> digest of its code, which becomes part of its cache key.
+        fresh: whether to leave the cache aside.
+        changed: called when a stage's state changes.
+
+    Returns:
+        Every stage with its final state.
+
+    Raises:
+        StageFailed: a node failed; `stages` are those of the whole graph.
+    """
+    runtime_parameter_utils.substitute_runtime_parameter(ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id})
+    deployment = runner_utils.extract_local_deployment_config(ir)
+    choice = deployment.metadata_connection_config
+    connection = getattr(choice, choice.WhichOneof("connection_config"))
+    nodes = [node.pipeline_node for node in ir.nodes]
+    stages = [Stage(node.node_info.id) for node in nodes]
+    for node, stage in zip(nodes, stages, strict=True):
+        digest = node.parameters.parameters["code_digest"].field_value
+        digest.string_value = code_digests[stage.name]
+        caching = node.execution_options.caching_options
+        caching.enable_cache = not fresh and stage.name not in NEVER_CACHED
+        stage.state = RUNNING
+        changed(stage)
+        started = time.monotonic()
+        try:
+            info = launcher.Launcher(
+                pipeline_node=node,
+                mlmd_connection=metadata.Metadata(connection),
+                pipeline_info=ir.pipeline_info,
+                pipeline_runtime_spec=ir.runtime_spec,
+                executor_spec=runner_utils.extract_executor_spec(deployment, stage.name),
+                custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, stage.name),
+            ).launch()
+            if info is None or info.execution_id is None:
+                raise ProjectError(f"the inputs of the stage {stage.name} are missing; run with --fresh")
+            stage.state, stage.outputs = _outcome(connection, info.execution_id)
+            if stage.state == FAILED:
+                raise ProjectError(f"the stage {stage.name} could not be started: the log has the cause")
+        except Exception as error:
+            stage.state = FAILED
+            raise StageFailed(stage, stages, error) from error
+        finally:
+            stage.seconds = time.monotonic() - started
+            changed(stage)
+    return stages
+
+
+class StageFailed(Exception):
+    """A node failed; `__cause__` says why."""
+
+    def __init__(self, stage: Stage, stages: list[Stage], error: Exception):
+        super().__init__(f"{stage.name}: {error}")
+        self.stage = stage
+        self.stages = stages
+
+
+def _outcome(connection: Any, execution_id: int) -> tuple[str, dict[str, metadata_store_pb2.Artifact]]:
+    with metadata.Metadata(connection) as handle:
+        [execution] = handle.store.get_executions_by_id([execution_id])
+        events = handle.store.get_events_by_execution_ids([execution_id])
+        made = {
+            event.artifact_id: event.path.steps[0].key
+            for event in events
+            if event.type == metadata_store_pb2.Event.OUTPUT
+        }
+        artifacts = handle.store.get_artifacts_by_id(list(made))
+    states = {metadata_store_pb2.Execution.COMPLETE: DONE, metadata_store_pb2.Execution.CACHED: CACHED}
+    return states.get(execution.last_known_state, FAILED), {made[artifact.id]: artifact for artifact in artifacts}
+
+
+def _beam_args(given: Sequence[str]) -> list[str]:
+    """Names the runner unless a person did: Beam's own choice tries to download one, so it depends on the network."""
+    if any(arg.partition("=")[0] == "--runner" for arg in given):
+        return list(given)
+    # With any Beam option set, TFX builds a source package of itself for remote workers, 2 to 3 seconds in each stage,
+    # unless it sees that they have a container image. This runner has no remote workers.
+    return ["--runner=FnApiRunner", "--sdk_container_image=none", *given]

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The record of a run: the one place that everything a person reads comes from."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+SCHEMA_VERSION = 1
+RECORD_FILE = "record.json"
+PUSHED, UNCHANGED, NOT_BLESSED, STOPPED, FAILED = "pushed", "unchanged", "not_blessed", "stopped", "failed"
+EXIT_CODES = {PUSHED: 0, UNCHANGED: 0, NOT_BLESSED: 3, STOPPED: 3, FAILED: 1}
+
+
+def new(run_id: str, **known: Any) -> dict[str, Any]:
+    """A record in which what is not known is null.
+
+    Args:
+        run_id: the run's name.
+        **known: fields that are.
+    """
+    fields: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "verdict": FAILED,
+        "exit_code": EXIT_CODES[FAILED],
+        "reason": "the run did not end",
+        "sentence": None,
+        "forced": None,
+        "dataset": None,
+        "config": None,
+        "model": None,
+        "candidate": None,
+        "metrics": None,
+        "baseline": None,
+        "findings": [],
+        "gates": [],
+        "devices": None,
+        "stages": [],
+        "artifacts": {},
+        "report": None,
+        "log": None,
+        "fingerprint": None,
+    }
+    unknown = set(known) - set(fields)
+    if unknown:
+        raise KeyError(f"a record has no field {sorted(unknown)[0]!r}")
+    return fields | known
+
+
+def write(record: Mapping[str, Any], path: pathlib.Path) -> None:
+    """Writes a record so that a reader never sees half of it."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def newest(runs: pathlib.Path) -> dict[str, Any] | None:
+    """The record of the last run that has one, None without any."""
+    paths = sorted(runs.glob(f"*/{RECORD_FILE}"), key=lambda path: path.parent.name)
+    return json.loads(paths[-1].read_text(encoding="utf-8")) if paths else None
+
+
+def sentence(record: Mapping[str, Any]) -> str:
+    """The verdict in one line."""
+    metrics, model, baseline = record["metrics"], record["model"], record["baseline"]
+    words = {
+        PUSHED: "PUSHED", UNCHANGED: "UNCHANGED", NOT_BLESSED: "NOT BLESSED", STOPPED: "STOPPED", FAILED: "FAILED"
+    }  # fmt: skip
+    parts = []
+    if record["verdict"] not in (PUSHED, UNCHANGED):
+        parts.append(record["reason"])
+    elif metrics:
+        parts.append(f"accuracy {metrics['accuracy']:.2%}")
+        if baseline:
+            parts.append(f"baseline {baseline['metrics']['accuracy']:.2%} (version {baseline['version']})")
+        else:
+            parts.append("no baseline yet")
+        if model and model.get("path"):
+            parts.append(f"version {model['version']} in {model['path']}")
+        if record["forced"]:
+            parts.append(f"FORCED past the model gate: {record['forced']}")
+    return f"{words[record['verdict']]}: {', '.join(parts)}"

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each fault in the data stops a run before training, with one sentence, and leaves the serving folder as it was."""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import runner_local
+from components import features
+from components.ingest import idx, source
+
+pytestmark = pytest.mark.slow
+Files = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """The digits' arrays by file name."""
+    found = source.resolve(
+        "digits", image_shape=features.IMAGE_SHAPE, cache_dir=tmp_path_factory.mktemp("cache")
+    ).source
+    _, contents = source.load(found.directory, None, features.IMAGE_SHAPE, "digits")
+    return {name: contents[name].array for name in idx.FILES}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def serving(folder: pathlib.Path) -> pathlib.Path:
+    return folder / "output" / "serving"
+
+
+@pytest.fixture(scope="module")
+def start(clean: Files, folder: pathlib.Path) -> Callable[..., dict[str, Any]]:
+    """Runs the pipeline in this process on files with a fault; a model trained on clean ones is in production."""
+
+    def run(files: Files, *arguments: str) -> dict[str, Any]:
+        shutil.rmtree(folder / "data", ignore_errors=True)
+        (folder / "data").mkdir()
+        for name, array in files.items():
+            idx.write(folder / "data" / name, array)
+        told = folder / "record.json"
+        told.unlink(missing_ok=True)
+        code = runner_local.main(
+            ["--data-dir", str(folder / "data"), "--profile", "digits", "--output", str(folder / "output"),
+             "--model", "linear", "--allow", "dataset-changed", "--json", str(told), *arguments]
+        )  # fmt: skip
+        record: dict[str, Any] = json.loads(told.read_text())
+        return record | {"code": code}
+
+    first = run(clean, "--train-steps", "300")
+    assert first["verdict"] == "pushed", first["reason"]
+    assert first["findings"] == []
+    return run
+
+
+def inverted(files: Files) -> None:
+    files[idx.TRAIN_IMAGES] = 255 - files[idx.TRAIN_IMAGES]
+
+
+def label_out_of_range(files: Files) -> None:
+    files[idx.TRAIN_LABELS][17] = 11
+
+
+def class_missing(files: Files) -> None:
+    keep = files[idx.TRAIN_LABELS] != 3
+    files[idx.TRAIN_IMAGES], files[idx.TRAIN_LABELS] = files[idx.TRAIN_IMAGES][keep], files[idx.TRAIN_LABELS][keep]
+
+
+def shifted_balance(files: Files) -> None:
+    of_one = np.flatnonzero(files[idx.TRAIN_LABELS] == 1)
+    keep = np.setdiff1d(np.arange(len(files[idx.TRAIN_LABELS])), of_one[: len(of_one) * 2 // 3])
+    files[idx.TRAIN_IMAGES], files[idx.TRAIN_LABELS] = files[idx.TRAIN_IMAGES][keep], files[idx.TRAIN_LABELS][keep]
+
+
+def blank(files: Files) -> None:
+    files[idx.TEST_IMAGES][:3] = 0
+
+
+def repeated(files: Files) -> None:
+    files[idx.TRAIN_IMAGES][100:120] = files[idx.TRAIN_IMAGES][0]
+    files[idx.TRAIN_LABELS][100:120] = files[idx.TRAIN_LABELS][0]
+
+
+def leaked(files: Files) -> None:
+    files[idx.TEST_IMAGES][:5] = files[idx.TRAIN_IMAGES][:5]
+    files[idx.TEST_LABELS][:5] = files[idx.TRAIN_LABELS][:5]
+
+
+def nearly_leaked(files: Files) -> None:
+    noise = np.random.default_rng(3).normal(0, 8, files[idx.TRAIN_IMAGES][:5].shape)
+    files[idx.TEST_IMAGES][:5] = np.clip(files[idx.TRAIN_IMAGES][:5] + noise, 0, 255).astype(np.uint8)
+    files[idx.TEST_LABELS][:5] = files[idx.TRAIN_LABELS][:5]
+
+
+def drifted(files: Files) -> None:
+    for name in (idx.TRAIN_IMAGES, idx.TEST_IMAGES):
+        files[name] = (files[name] * 0.6).astype(np.uint8)
+
+
+def flipped(share: float) -> Callable[[Files], None]:
+    def flip(files: Files) -> None:
+        rng = np.random.default_rng(5)
+        labels = files[idx.TRAIN_LABELS]
+        chosen = rng.choice(len(labels), int(share * len(labels)), replace=False)
+        labels[chosen] = (labels[chosen] + rng.integers(1, 10, len(chosen))) % 10
+
+    return flip
+
+
+def half_of_the_fours_nine(files: Files) -> None:
+    labels = files[idx.TRAIN_LABELS]
+    fours = np.flatnonzero(labels == 4)
+    labels[np.random.default_rng(5).permutation(fours)[: len(fours) // 2]] = 9
+
+
+@pytest.mark.parametrize(
+    ("fault", "finding"),
+    [
+        (label_out_of_range, "label-out-of-range"),
+        (class_missing, "class-missing"),
+        (shifted_balance, "class-balance"),
+        (inverted, "inverted-pixels"),
+        (blank, "blank-image"),
+        (repeated, "duplicate-images"),
+        (leaked, "test-leak"),
+        (nearly_leaked, "near-test-leak"),
+        (drifted, "drift"),
+        pytest.param(flipped(0.05), "label-noise", id="5-percent-flipped"),
+        pytest.param(flipped(0.2), "label-noise", id="20-percent-flipped"),
+        pytest.param(flipped(0.4), "label-noise", id="40-percent-flipped"),
+        (half_of_the_fours_nine, "label-noise"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", ""),
+)
+def test_a_fault_stops_the_run_before_training(
+    start: Callable[..., dict[str, Any]],
+    clean: Files,
+    serving: pathlib.Path,
+    serving_digest: Any,
+    fault: Callable[[Files], None],
+    finding: str,
+) -> None:
+    files = {name: array.copy() for name, array in clean.items()}
+    fault(files)
+    before = serving_digest(serving)
+    record = start(files)
+    assert record["code"] == 3
+    assert record["verdict"] == "stopped"
+    found = [row for row in record["findings"] if not row["allowed"]]
+    assert finding in {row["name"] for row in found}, found
+    assert record["reason"].startswith(found[0]["sentence"])
+    assert "\n" not in record["reason"]
+    states = {stage["name"]: stage["state"] for stage in record["stages"]}
+    assert states["data-gate"] == "failed"
+    assert states["train"] == "skipped"
+    assert serving_digest(serving) == before
+
+
+def test_an_allowed_finding_is_recorded_and_does_not_stop(start: Callable[..., dict[str, Any]], clean: Files) -> None:
+    files = {name: array.copy() for name, array in clean.items()}
+    repeated(files)
+    record = start(files, "--allow", "duplicate-images", "--allow", "skew", "--allow", "drift", "--train-steps", "300")
+    assert record["verdict"] in ("pushed", "unchanged", "not_blessed"), record["reason"]
+    assert all(row["allowed"] for row in record["findings"])
+    found = [row for row in record["findings"] if row["name"] == "duplicate-images"]
+    assert sum(row["count"] for row in found) >= 19  # val may have got some of the twenty
+    assert all(row["examples"] for row in found)
+    assert record["config"]["allow"] == ["dataset-changed", "drift", "duplicate-images", "skew"]
+
+
+def test_a_lost_metadata_database_does_not_lose_the_baseline(
+    start: Callable[..., dict[str, Any]], clean: Files, serving: pathlib.Path, serving_digest: Any
+) -> None:
+    before = serving_digest(serving)
+    (serving.parent / "metadata.db").unlink()
+    record = start(clean, "--train-steps", "1", "--learning-rate", "1e-9")  # random weights
+    assert record["code"] == 3
+    assert record["verdict"] == "not_blessed"
+    assert record["baseline"] is not None
+    assert record["baseline"]["metrics"]["accuracy"] > 0.85
+    assert serving_digest(serving) == before

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole pipeline on the embedded digits: first push, nothing changed, a worse model, an equally good one."""
+
+import json
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from components.ingest import idx
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("digits") / "output"
+
+
+@pytest.fixture(scope="module")
+def first(run: Any, output: pathlib.Path) -> Any:
+    """The first run, which has nothing to compare with."""
+    return run("--dataset", "digits", "--train-steps", "200", "--output", output)
+
+
+def test_first_run_pushes_version_1(first: Any, output: pathlib.Path) -> None:
+    assert first.code == 0, first.stdout + first.stderr
+    record = first.record
+    assert record["verdict"] == "pushed"
+    assert record["dataset"]["name"] == "digits"
+    assert record["dataset"]["images"] == 1797
+    assert record["model"]["version"] == 1
+    assert record["model"]["path"] == str(output / "serving" / "mnist" / "1")
+    assert record["metrics"]["accuracy"] > 0.93
+    assert set(record["metrics"]["recall"]) == set("0123456789")
+    assert record["baseline"] is None
+    assert all(gate["passed"] for gate in record["gates"])
+    assert {stage["state"] for stage in record["stages"]} == {"done"}
+    assert pathlib.Path(record["log"]).stat().st_size > 0
+    assert json.loads((pathlib.Path(record["log"]).parent / "record.json").read_text()) == record
+
+
+def test_console_is_a_screenful_with_one_verdict_line(first: Any) -> None:
+    lines = first.stdout.splitlines()
+    assert len(lines) <= 24
+    assert [line for line in lines if line.startswith("PUSHED: accuracy ")]
+    assert "digits" in lines[0]
+    assert first.stderr == ""
+
+
+def test_provenance_lies_beside_the_model(first: Any, output: pathlib.Path) -> None:
+    extra = output / "serving" / "mnist" / "1" / "assets.extra"
+    assert {path.name for path in extra.iterdir()} >= {
+        "provenance.json",
+        "train_stats.pb",
+        "schema.pbtxt",
+        "model.keras",
+    }
+    provenance = json.loads((extra / "provenance.json").read_text())
+    assert provenance["dataset"]["name"] == "digits"
+    assert "digits" in provenance["dataset_choice"]
+    assert provenance["run_id"] == first.record["run_id"]
+    assert provenance["metrics"] == first.record["metrics"]
+    assert provenance["config"]["training"]["train_steps"] == 200
+
+
+def test_the_pushed_model_answers_with_tensorflow_alone(
+    first: Any, output: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    program = (
+        "import sys, numpy as np, tensorflow as tf\n"
+        "model = tf.saved_model.load(sys.argv[1])\n"
+        "pixels = tf.constant(np.load(sys.argv[2]))\n"
+        "answer = model.signatures['serving_pixels'](pixels=pixels)\n"
+        "others = {'tfx', 'tensorflow_transform', 'components'} & {name.split('.')[0] for name in sys.modules}\n"
+        "assert not others, others\n"
+        "np.save(sys.argv[3], answer['classes'].numpy())\n"
+    )
+    import numpy as np
+
+    data = pathlib.Path(
+        json.loads((output / "serving/mnist/1/assets.extra/provenance.json").read_text())["config"]["output"]
+    )
+    assert data == output
+    images, labels = _digits(tmp_path)
+    np.save(tmp_path / "images.npy", images)
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            program,
+            output / "serving" / "mnist" / "1",
+            tmp_path / "images.npy",
+            tmp_path / "out.npy",
+        ],
+        check=True,
+        cwd=tmp_path,
+        capture_output=True,
+    )
+    assert np.mean(np.load(tmp_path / "out.npy") == labels) == pytest.approx(first.record["metrics"]["accuracy"])
+
+
+def test_nothing_changed(run: Any, first: Any, output: pathlib.Path, serving_digest: Any) -> None:
+    before = serving_digest(output / "serving")
+    again = run("--dataset", "digits", "--train-steps", "200", "--output", output)
+    assert again.code == 0
+    assert again.record["verdict"] == "unchanged"
+    assert again.record["run_id"] == first.record["run_id"]
+    assert serving_digest(output / "serving") == before
+
+
+def test_the_same_model_trained_afresh_is_not_pushed_again(
+    run: Any, first: Any, output: pathlib.Path, serving_digest: Any
+) -> None:
+    before = serving_digest(output / "serving")
+    fresh = run("--dataset", "digits", "--train-steps", "200", "--output", output, "--fresh")
+    assert fresh.record["verdict"] == "unchanged", fresh.record["reason"]
+    assert fresh.record["run_id"] != first.record["run_id"]
+    assert {stage["state"] for stage in fresh.record["stages"]} == {"done"}
+    assert serving_digest(output / "serving") == before
+
+
+def test_a_worse_model_is_refused_with_both_figures(
+    run: Any, first: Any, output: pathlib.Path, serving_digest: Any
+) -> None:
+    before = serving_digest(output / "serving")
+    worse = run("--dataset", "digits", "--train-steps", "5", "--output", output)
+    assert worse.code == 3
+    assert worse.record["verdict"] == "not_blessed"
+    states = {stage["name"]: stage["state"] for stage in worse.record["stages"]}
+    assert states["ingest"] == states["statistics"] == states["transform"] == "cached"
+    assert states["train"] == states["evaluate"] == "done"
+    assert states["model-gate"] == "failed"
+    assert states["push"] == "skipped"
+    [verdict] = [line for line in worse.stdout.splitlines() if line.startswith("NOT BLESSED: ")]
+    assert f"{worse.record['metrics']['accuracy']:.2%}" in verdict
+    assert f"{first.record['metrics']['accuracy']:.2%}" in verdict
+    assert serving_digest(output / "serving") == before
+    again = run("--dataset", "digits", "--train-steps", "5", "--output", output)
+    assert (again.code, again.record["verdict"]) == (3, "not_blessed")
+
+
+def test_an_equally_good_model_is_judged_against_the_first(run: Any, first: Any, output: pathlib.Path) -> None:
+    second = run("--dataset", "digits", "--train-steps", "200", "--seed", "2", "--output", output)
+    assert second.record["verdict"] == "pushed", second.record["reason"]
+    assert second.record["baseline"]["version"] == 1
+    assert second.record["baseline"]["metrics"]["accuracy"] == pytest.approx(first.record["metrics"]["accuracy"])
+    assert second.record["model"]["version"] == 2
+
+
+def test_force_push_is_recorded(run: Any, first: Any, output: pathlib.Path) -> None:
+    reason = "to see whether anyone looks"
+    forced = run("--dataset", "digits", "--train-steps", "5", "--output", output, "--force-push", reason)
+    assert forced.code == 0, forced.record["reason"]
+    assert forced.record["forced"] == reason
+    assert any(not gate["passed"] for gate in forced.record["gates"])
+    assert reason in forced.stdout
+    provenance = pathlib.Path(forced.record["model"]["path"]) / "assets.extra" / "provenance.json"
+    assert json.loads(provenance.read_text())["forced"] == reason
+
+
+def test_other_data_than_that_of_production_stops_before_training(
+    run: Any, first: Any, output: pathlib.Path, tmp_path: pathlib.Path, serving_digest: Any
+) -> None:
+    images, labels = _digits(tmp_path)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for part in ("train", "t10k"):
+        idx.write(folder / f"{part}-images-idx3-ubyte", images)
+        idx.write(folder / f"{part}-labels-idx1-ubyte", labels)
+    before = serving_digest(output / "serving")
+    stopped = run("--data-dir", folder, "--profile", "digits", "--output", output)
+    assert stopped.code == 3
+    assert stopped.record["verdict"] == "stopped"
+    assert "dataset-changed" in {finding["name"] for finding in stopped.record["findings"]}
+    assert {s["name"]: s["state"] for s in stopped.record["stages"]}["train"] == "skipped"
+    assert serving_digest(output / "serving") == before
+
+
+def _digits(cache: pathlib.Path) -> Any:
+    """The test split's images and labels."""
+    from components import features
+    from components.ingest import source
+
+    found = source.resolve("digits", image_shape=features.IMAGE_SHAPE, cache_dir=cache).source
+    _, contents = source.load(found.directory, None, features.IMAGE_SHAPE, "digits")
+    return contents[idx.TEST_IMAGES].array, contents[idx.TEST_LABELS].array

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from pipeline import code_digest
+
+
+@pytest.fixture
+def edit(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Works on a copy of the code; returns a function that adds a line to a file of it."""
+    for name in ("components", "pipeline"):
+        shutil.copytree(code_digest.ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(code_digest.LOCK, tmp_path / "requirements.lock")
+    monkeypatch.setattr(code_digest, "ROOT", tmp_path)
+    monkeypatch.setattr(code_digest, "LOCK", tmp_path / "requirements.lock")
+    code_digest._mentions.cache_clear()
+
+    def add_line(name: str) -> None:
+        with (tmp_path / name).open("a") as file:
+            file.write("\n# edited\n")
+
+    return add_line
+
+
+def digests() -> dict[str, str]:
+    return {
+        room: code_digest.of_module(f"components.{room}.component") for room in ("ingest", "transform", "train", "push")
+    }
+
+
+@pytest.mark.parametrize(
+    ("edited", "rooms"),
+    [
+        ("components/train/networks.py", {"train"}),  # by way of the dotted path of run_fn, then imports
+        ("components/transform/preprocessing.py", {"transform"}),  # by its dotted path alone
+        ("components/ingest/idx.py", {"ingest"}),
+        ("components/push/publish.py", {"push"}),  # imported inside a function
+        ("components/features.py", {"ingest", "transform", "train", "push"}),
+        ("pipeline/graph.py", set()),
+        ("requirements.lock", {"ingest", "transform", "train", "push"}),
+    ],
+)
+def test_an_edit_changes_the_digests_of_the_rooms_that_use_the_file(
+    edit: Callable[[str], None], edited: str, rooms: set[str]
+) -> None:
+    before = digests()
+    edit(edited)
+    after = digests()
+    assert {room for room in before if before[room] != after[room]} == rooms

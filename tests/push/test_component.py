@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Baseline and Push as the graph runs them, on tiny SavedModels."""
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+import tensorflow as tf
+from tfx.types import artifact, standard_artifacts
+from tfx.types.channel import Channel
+
+from components import findings
+from components.artifacts import Checks
+from components.errors import GateStopped
+from components.push import component, content, versions
+from tests.transform import stages
+
+
+class Adder(tf.Module):
+    def __init__(self, value: float):
+        super().__init__()
+        self.value = tf.Variable(value)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        return x + self.value
+
+
+def at(kind: Any, folder: pathlib.Path) -> artifact.Artifact:
+    folder.mkdir(parents=True, exist_ok=True)
+    made = kind()
+    made.uri = str(folder)
+    return made
+
+
+def candidate(folder: pathlib.Path, value: float, accuracy: float = 0.9) -> dict[str, artifact.Artifact]:
+    """All that Push reads, around a model that adds `value`."""
+    tf.saved_model.save(Adder(value), str(folder / "model" / "Format-Serving"))
+    (folder / "model" / "keras").mkdir()
+    (folder / "model" / "keras" / "model.keras").write_bytes(b"keras")
+    given = {
+        "model": at(standard_artifacts.Model, folder / "model"),
+        "model_run": at(standard_artifacts.ModelRun, folder / "run"),
+        "examples": at(standard_artifacts.Examples, folder / "examples"),
+        "statistics": at(standard_artifacts.ExampleStatistics, folder / "statistics"),
+        "schema": at(standard_artifacts.Schema, folder / "schema"),
+        **{f"{name}_checks": at(Checks, folder / name) for name in ("data", "infra", "model")},
+    }
+    (folder / "run" / "training.json").write_text('{"parameters": 1, "steps": 2}')
+    (folder / "statistics" / "Split-train").mkdir()
+    (folder / "statistics" / "Split-train" / "FeatureStats.pb").write_bytes(b"statistics")
+    (folder / "schema" / "schema.pbtxt").write_text("")
+    for name in ("data", "infra", "model"):
+        findings.write(folder / name)
+    (folder / "model" / "metrics.json").write_text(json.dumps({"candidate": {"accuracy": accuracy}}))
+    examples = given["examples"]
+    examples.set_string_custom_property("dataset", "mnist")
+    examples.set_string_custom_property("dataset_sha256", "ab")
+    examples.set_int_custom_property("images", 10)
+    return given
+
+
+def baseline(serving: pathlib.Path, folder: pathlib.Path) -> dict[str, artifact.Artifact]:
+    return stages.run(component.baseline(serving_dir=str(serving), state=""), {}, folder)
+
+
+def push(serving: pathlib.Path, given: dict[str, artifact.Artifact], against: Any, folder: pathlib.Path) -> Any:
+    channels = {key: Channel(type=type(value)) for key, value in {**given, "baseline": against}.items()}
+    node = component.push(serving_dir=str(serving), run=json.dumps({"run_id": "r1", "forced": None}), **channels)
+    return stages.run(node, {**given, "baseline": against}, folder)["pushed_model"]
+
+
+def test_without_a_model_the_baseline_is_an_artifact_that_is_not_resolved(tmp_path: pathlib.Path) -> None:
+    outputs = baseline(tmp_path / "serving", tmp_path / "out")
+    for key in ("baseline", "best"):
+        assert outputs[key].get_int_custom_property("resolved") == 0
+        assert list(pathlib.Path(outputs[key].uri).iterdir()) == []
+
+
+def test_a_pushed_model_is_the_next_baseline_and_best_is_the_most_accurate(tmp_path: pathlib.Path) -> None:
+    serving = tmp_path / "serving"
+    for number, accuracy in enumerate((0.97, 0.95), start=1):
+        against = baseline(serving, tmp_path / f"before{number}")["baseline"]
+        given = candidate(tmp_path / f"candidate{number}", float(number), accuracy)
+        pushed = push(serving, given, against, tmp_path / f"pushed{number}")
+        assert pushed.get_int_custom_property("pushed") == 1
+        assert pushed.get_int_custom_property("version") == number
+    outputs = baseline(serving, tmp_path / "after")
+    assert outputs["baseline"].get_int_custom_property("version") == 2
+    assert outputs["best"].get_int_custom_property("version") == 1
+    assert outputs["baseline"].get_string_custom_property("dataset") == "mnist"
+    loaded = tf.saved_model.load(f"{outputs['baseline'].uri}/Format-Serving")
+    assert loaded(tf.constant([1.0])).numpy() == [3.0]
+    provenance = json.loads((serving / "2" / "assets.extra" / "provenance.json").read_text())
+    assert provenance["run_id"] == "r1"
+    assert provenance["dataset"] == {"name": "mnist", "sha256": "ab", "images": 10, "span": None}
+
+
+def test_a_candidate_judged_against_what_is_no_longer_in_production_is_refused(tmp_path: pathlib.Path) -> None:
+    serving = tmp_path / "serving"
+    against = baseline(serving, tmp_path / "before")["baseline"]
+    push(serving, candidate(tmp_path / "one", 1.0), against, tmp_path / "pushed1")
+    before = versions.tree_digest(serving)
+    with pytest.raises(GateStopped, match="that was version none, now it is 1"):
+        push(serving, candidate(tmp_path / "two", 2.0), against, tmp_path / "pushed2")
+    assert versions.tree_digest(serving) == before
+
+
+def test_the_same_model_is_not_pushed_again_though_its_files_differ(tmp_path: pathlib.Path) -> None:
+    serving = tmp_path / "serving"
+    push(serving, candidate(tmp_path / "one", 1.0), baseline(serving, tmp_path / "b1")["baseline"], tmp_path / "p1")
+    again = candidate(tmp_path / "two", 1.0)
+    exported = pathlib.Path(again["model"].uri) / "Format-Serving"
+    assert (exported / "fingerprint.pb").read_bytes() != (serving / "1" / "fingerprint.pb").read_bytes()
+    pushed = push(serving, again, baseline(serving, tmp_path / "b2")["baseline"], tmp_path / "p2")
+    assert pushed.get_int_custom_property("pushed") == 0
+    assert pushed.get_int_custom_property("version") == 1
+    assert [path.name for path in serving.iterdir()] == ["1"]
+
+
+def test_other_weights_or_another_program_are_another_model(tmp_path: pathlib.Path) -> None:
+    class Doubler(Adder):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
+        def __call__(self, x: tf.Tensor) -> tf.Tensor:
+            return 2 * x + self.value
+
+    digests = []
+    for name, model in (("a", Adder(1.0)), ("b", Adder(1.0)), ("c", Adder(1.5)), ("d", Doubler(1.0))):
+        tf.saved_model.save(model, str(tmp_path / name))
+        digests.append(content.model_digest(tmp_path / name))
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages in a real browser, headless Chromium, with the network cut off."""
+
+from __future__ import annotations
+
+import html
+import pathlib
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from components.report import page
+
+pytestmark = pytest.mark.slow
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+HOSTILE = "<script>document.title='taken over';console.error('taken over')</script><img src=x onerror=alert(1)>\"'&"
+
+
+class Shown(NamedTuple):
+    """The page after its scripts ran, and what the browser's console said."""
+
+    dom: str
+    console: list[str]
+
+    def section(self, name: str) -> str:
+        found = re.search(rf'<section id="{name}"[^>]*>(.*?)</section>', self.dom, re.DOTALL)
+        return found[1] if found else ""
+
+
+Show = Callable[[pathlib.Path], Shown]
+
+
+@pytest.fixture
+def show(tmp_path: pathlib.Path) -> Show:
+    """Opens a page without a network: no name is resolved, and a refused request is a line on the console."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+
+    def opened(path: pathlib.Path) -> Shown:
+        done = subprocess.run(
+            [
+                str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1100,900",
+                "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--v=0",
+                "--virtual-time-budget=10000", "--dump-dom", path.as_uri(),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )  # fmt: skip
+        return Shown(done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line])
+
+    return opened
+
+
+def words(text: str) -> str:
+    """The text that a reader sees."""
+    shown = re.sub(r"<script.*?</script>|<style.*?</style>", " ", text, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", shown)).split())
+
+
+def test_a_report_is_whole_silent_and_says_what_the_record_says(make_run, tmp_path: pathlib.Path, show: Show) -> None:
+    record = make_run(forced="the deadline")
+    path = page.write(record, tmp_path)
+    assert path.stat().st_size < 3_000_000
+    shown = show(path)
+    assert shown.console == []
+    charts = {"data": 1, "training": 3, "classes": 1, "calibration": 1}
+    for name, count in charts.items():
+        assert shown.section(name).count("<svg") == count, name
+    assert shown.section("training").count('aria-roledescription="point"') == 2 * 4 + 2
+    assert "could not be drawn" not in words(shown.dom)
+    verdict = words(shown.section("verdict"))
+    assert record["sentence"] in verdict
+    assert "Forced past the model gate. The reason given: the deadline" in verdict
+    assert f"accuracy {record['metrics']['accuracy']:.2%} {record['baseline']['metrics']['accuracy']:.2%}" in verdict
+    evaluation = words(shown.section("evaluation"))
+    assert f"{record['metrics']['loss']:.4f}" in evaluation
+    assert f"{record['baseline']['metrics']['loss']:.4f}" in evaluation
+    rows = re.findall(r'<tr data-class="(\d)">(.*?)</tr>', shown.section("classes"), re.DOTALL)
+    assert {name: words(row).split()[2] for name, row in rows} == {
+        name: f"{recall:.2%}" for name, recall in record["metrics"]["recall"].items()
+    }
+    assert shown.section("gallery").count("<img") == 2
+    assert record["dataset"]["sha256"] in shown.section("lineage")
+    assert "1 min 15 s" in shown.section("stages")
+
+
+def test_text_stays_text(make_run, tmp_path: pathlib.Path, show: Show) -> None:
+    record = make_run(run_id="20260101-000000-aaaa", forced=HOSTILE, reason=HOSTILE, sentence=HOSTILE, log=HOSTILE)
+    record["run_id"] = HOSTILE
+    record["dataset"]["name"] = HOSTILE
+    record["gates"][0] |= {"name": HOSTILE, "reason": HOSTILE, "passed": False}
+    record["findings"] = [
+        {"name": HOSTILE, "sentence": HOSTILE, "count": 1, "examples": [HOSTILE], "allowed": True, "measured": 1}
+    ]
+    shown = show(page.write(record, tmp_path))
+    assert shown.console == []
+    assert "<title>taken over" not in shown.dom
+    assert not re.search(r"<img[^>]*onerror", shown.dom)
+    for name in ("verdict", "data", "lineage"):
+        assert " ".join(HOSTILE.split()) in words(shown.section(name)), name
+
+
+def test_a_comparison_is_whole_and_silent(make_run, tmp_path: pathlib.Path, show: Show) -> None:
+    one, other = make_run("20260101-000000-aaaa"), make_run("20260102-000000-bbbb", forced=HOSTILE)
+    shown = show(page.write_comparison(one, other, tmp_path / "compare.html"))
+    assert shown.console == []
+    assert shown.section("metrics").count("<svg") == 1
+    assert "95.00% 95.00% +0.00 points" in words(shown.section("metrics"))
+    for name in ("verdicts", "settings", "gates", "galleries", "stages"):
+        assert words(shown.section(name)), name
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "console.error('here')",
+        "fetch('http://example.com/').catch(() => {})",
+        "new Image().src = 'http://example.com/x.png'",
+        "throw new Error('here')",
+    ],
+)
+def test_a_page_that_talks_is_seen(make_run, tmp_path: pathlib.Path, show: Show, script: str) -> None:
+    """What the tests above rely on."""
+    path = page.write(make_run(), tmp_path)
+    before, end, after = path.read_text(encoding="utf-8").rpartition("</body>")
+    path.write_text(f"{before}<script>{script}</script>{end}{after}", encoding="utf-8")
+    assert show(path).console
+
+
+def test_nothing_on_a_page_points_to_another_place(make_run, tmp_path: pathlib.Path) -> None:
+    text = page.write(make_run(), tmp_path).read_text(encoding="utf-8")
+    own = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert {value[:5] for value in re.findall(r'(?:src|href|action)="([^"]*)"', own) if value[0] != "#"} == {"data:"}
+    assert "url(" not in own
+    assert "@import" not in own

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command: lists runs, writes one's report again, compares two."""
+
+import json
+import pathlib
+
+import pytest
+
+from components.report import __main__ as command
+from components.report import bundle
+
+
+@pytest.fixture(autouse=True)
+def output(make_run, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """Two runs, of which the second has no figures."""
+    monkeypatch.setattr(bundle, "javascript", lambda: "")
+    make_run("20260101-000000-aaaa", forced="a\nreason")
+    make_run("20260102-000000-bbbb", verdict="stopped", metrics=None, baseline=None, model=None)
+    return tmp_path / "output"
+
+
+def test_lists_the_runs(output: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--output", str(output)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "20260101-000000-aaaa  pushed        95.00%  digits    cnn  version 2  forced: a reason",
+        "20260102-000000-bbbb  stopped            –  digits",
+    ]
+
+
+def test_lists_as_json(output: pathlib.Path, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
+    assert command.main(["--output", str(output), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["run_id"], row["accuracy"], row["baseline_accuracy"]) for row in rows] == [
+        ("20260101-000000-aaaa", 0.95, 0.9), ("20260102-000000-bbbb", None, None)
+    ]  # fmt: skip
+    assert command.main(["--output", str(output), "--json", str(tmp_path / "list.json")]) == 0
+    assert json.loads((tmp_path / "list.json").read_text()) == rows
+
+
+def test_an_unreadable_record_is_left_out(output: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (output / "runs" / "20260102-000000-bbbb" / "record.json").write_text("{")
+    assert command.main(["--output", str(output)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_no_runs(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--output", str(tmp_path / "none")]) == 0
+    assert capsys.readouterr().out == f"No runs in {tmp_path / 'none'}.\n"
+
+
+def test_writes_a_report_again(output: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["aaaa", "--output", str(output)]) == 0
+    path = output / "runs" / "20260101-000000-aaaa" / "report.html"
+    assert capsys.readouterr().out == f"{path}\n"
+    assert "accuracy 95.00%" in path.read_text(encoding="utf-8")
+
+
+def test_compares_two_runs(output: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--compare", "aaaa", "bbbb", "--output", str(output), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["run_id"] for row in told["compared"]] == ["20260101-000000-aaaa", "20260102-000000-bbbb"]
+    assert "Two runs side by side" in pathlib.Path(told["report"]).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["zzzz"], "none of them matches 'zzzz'"),
+        (["2026"], "2 of them match '2026'"),
+        (["--compare", "aaaa", "zzzz"], "none of them matches 'zzzz'"),
+        (["aaaa", "--compare", "aaaa", "bbbb"], "not both"),
+        (["--compare", "aaaa"], "expected 2 arguments"),
+        (["--json", "/proc/none/file"], "--json names a file"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    output: pathlib.Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    assert command.main([*arguments, "--output", str(output)]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert told in errors

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands on the page, for runs that ended in every way."""
+
+import html
+import json
+import pathlib
+import re
+from typing import Any
+
+import pytest
+
+from components.report import bundle, content, page
+
+HOSTILE = "<script>alert('x')</script>\"'&"
+
+
+@pytest.fixture(autouse=True)
+def no_vega(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Putting the JavaScript together takes seconds and is another test's."""
+    monkeypatch.setattr(bundle, "javascript", lambda: "")
+
+
+def text_of(record: dict[str, Any], tmp_path: pathlib.Path) -> str:
+    return page.write(record, tmp_path / "page").read_text(encoding="utf-8")
+
+
+def section(text: str, name: str) -> str:
+    """What is in a section; empty where the page has none of that name."""
+    found = re.search(rf'<section id="{name}">(.*?)</section>', text, re.DOTALL)
+    return found[1] if found else ""
+
+
+def words(text: str) -> str:
+    """The text that a reader sees."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
+
+
+SECTIONS = [
+    "verdict", "data", "training", "evaluation", "classes", "confusion", "calibration", "gallery", "changes", "lineage",
+    "stages",
+]  # fmt: skip
+
+
+def test_a_whole_run_has_every_section(make_run, tmp_path: pathlib.Path) -> None:
+    text = text_of(make_run(), tmp_path)
+    assert [name for name in SECTIONS if not section(text, name)] == []
+    assert "could not be made" not in text
+    assert "PUSHED: accuracy 95.00%, baseline 90.00% (version 1)" in words(section(text, "verdict"))
+
+
+def test_gate_table(make_run, tmp_path: pathlib.Path) -> None:
+    text = text_of(make_run(), tmp_path)
+    rows = {name: words(row) for name, row in re.findall(r'<tr data-gate="([^"]*)">(.*?)</tr>', text, re.DOTALL)}
+    # Two images gained, one lost among 20: sqrt((3 - 1/20)) / 20 = 8.6 points, times 1.96.
+    assert rows["change"] == (
+        "accuracy against the model in production 95.00% 90.00% +5.00 points (-11.83 to +21.83) -3.50 points ✓ pass"
+    )
+    assert rows["accuracy-floor"] == "accuracy 95.00% 90.00% – 93.00% ✓ pass"
+    assert rows["recall-floor"] == "lowest recall of a class missed by 10 points 50.00% 0.00% – 60.00% ✗ fail"
+    assert list(rows) == ["data", "change", "accuracy-floor", "recall-floor"]
+
+
+def test_figures_of_the_evaluation(make_run, tmp_path: pathlib.Path) -> None:
+    found = content.gather(make_run())["evaluation"]
+    assert found["examples"] == 20
+    assert [row["accuracy"].value for row in found["summary"]] == [0.95, 0.9]
+    assert found["changes"] == [2, 1]
+    four, nine = found["classes"][4], found["classes"][9]
+    assert four["candidate"]["recall"].value == 0.5
+    assert four["candidate"]["precision"].value == 1.0
+    assert four["candidate"]["f1"] == pytest.approx(2 / 3)
+    assert nine["candidate"]["precision"].value == pytest.approx(2 / 3)
+    assert [cell["count"] for cell in found["matrix"][4]["cells"]] == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+
+
+def test_galleries_show_what_went_wrong(make_run, tmp_path: pathlib.Path) -> None:
+    text = text_of(make_run(), tmp_path)
+    wrong, lost = re.findall(r'<div class="gallery" data-gallery="(?:wrong|lost)">(.*?)</div>', text, re.DOTALL)
+    assert words(wrong) == "4 → 9 (91%) #14"
+    assert wrong.count("data:image/png") == 1
+    assert 't10k-images-idx3-ubyte#14"' in wrong
+    assert words(lost) == words(wrong)
+
+
+def test_data_section(make_run, tmp_path: pathlib.Path) -> None:
+    data = section(text_of(make_run(), tmp_path), "data")
+    assert "30 train images 10 val images 20 test images" in words(data)
+    assert "5, looks like 6 (75%) #5" in words(data)
+    assert data.count('class="digit"') == 31  # three of each class, and the suspect
+
+
+def test_what_changed_since_the_baseline(make_run, tmp_path: pathlib.Path) -> None:
+    changes = words(section(text_of(make_run(), tmp_path), "changes"))
+    assert changes == "What changed since the baseline (version 1) what baseline this run training.seed 7 1"
+
+
+def test_forced_and_allowed_are_visible(make_run, tmp_path: pathlib.Path) -> None:
+    finding = {
+        "name": "label-noise", "sentence": "Some labels look wrong.", "measured": 0.1, "limit": 0.05, "count": 2,
+        "examples": ["train-images-idx3-ubyte#5", "train-images-idx3-ubyte#999"], "allowed": True,
+    }  # fmt: skip
+    text = text_of(make_run(forced="the deadline", findings=[finding]), tmp_path)
+    verdict = words(section(text, "verdict"))
+    assert "Forced past the model gate. The reason given: the deadline" in verdict
+    assert "A finding was allowed: label-noise. Some labels look wrong." in verdict
+    assert "label-noise (allowed) : Some labels look wrong. 2 examples. 5 #5" in words(section(text, "data"))
+
+
+def test_neither_notice_without_reason(make_run, tmp_path: pathlib.Path) -> None:
+    text = text_of(make_run(), tmp_path)
+    assert "Forced" not in text
+    assert "was allowed" not in text
+
+
+def test_a_run_that_the_data_gate_stopped(make_run, tmp_path: pathlib.Path) -> None:
+    record = make_run()
+    kept = {name: path for name, path in record["artifacts"].items() if name.split(".")[0] not in ("train", "evaluate")}
+    finding = {
+        "name": "blank", "sentence": "One image is blank.", "measured": 1, "limit": 0, "count": 1,
+        "examples": ["val-images-idx3-ubyte#3"], "allowed": False,
+    }  # fmt: skip
+    record |= {
+        "verdict": "stopped", "reason": "One image is blank.", "sentence": "STOPPED: One image is blank.",
+        "metrics": None, "baseline": None, "model": None, "candidate": None, "artifacts": kept, "findings": [finding],
+        "gates": [{"name": "data", "measured": 1, "limit": 0, "passed": False, "reason": "One image is blank."}],
+    }  # fmt: skip
+    text = text_of(record, tmp_path)
+    assert "STOPPED: One image is blank." in words(section(text, "verdict"))
+    assert "blank : One image is blank. 1 example" in words(section(text, "data")).replace("examples", "example")
+    assert [name for name in SECTIONS if section(text, name)] == ["verdict", "data", "lineage", "stages"]
+
+
+def test_a_run_that_failed_at_once(make_run, tmp_path: pathlib.Path) -> None:
+    nothing = dict.fromkeys(("dataset", "config", "model", "candidate", "metrics", "baseline", "fingerprint", "log"))
+    record = make_run(verdict="failed", reason="no disk", gates=[], stages=[], artifacts={}, **nothing)
+    del record["sentence"]
+    text = text_of(record, tmp_path)
+    assert "no disk" in words(section(text, "verdict"))
+    assert [name for name in SECTIONS if section(text, name)] == ["verdict", "lineage", "stages"]
+
+
+def test_an_artifact_that_is_gone_costs_its_part_only(make_run, tmp_path: pathlib.Path) -> None:
+    record = make_run()
+    (pathlib.Path(record["artifacts"]["train.model_run"]) / "training.json").unlink()
+    text = text_of(record, tmp_path)
+    assert "the training: FileNotFoundError" in words(section(text, "verdict"))
+    assert not section(text, "training")
+    assert section(text, "confusion")
+
+
+def test_all_text_is_escaped(make_run, tmp_path: pathlib.Path) -> None:
+    record = make_run(forced=HOSTILE, reason=HOSTILE, sentence=HOSTILE, log=f"/tmp/{HOSTILE}")
+    record["dataset"] |= {"name": HOSTILE, "choice": HOSTILE}
+    record["gates"][0] |= {"name": HOSTILE, "reason": HOSTILE, "passed": False}
+    record["stages"][0] |= {"name": HOSTILE, "state": HOSTILE}
+    record["config"]["training"] |= {"model": HOSTILE}
+    record["model"] |= {"type": HOSTILE}
+    text = text_of(record, tmp_path)
+    assert "alert(" in text
+    assert "<script>alert" not in text
+    assert HOSTILE in html.unescape(text)
+
+
+def test_charts_are_in_the_page_as_json(make_run, tmp_path: pathlib.Path) -> None:
+    text = text_of(make_run(), tmp_path)
+    charts = [json.loads(one) for one in re.findall(r'<script type="application/json">(.*?)</script>', text)]
+    assert len(charts) == 6
+    losses = charts[2]["data"]["values"]
+    assert {(row["step"], row["on"], row["value"]) for row in losses} == {
+        (10, "train", 1.5), (10, "val", 1.25), (20, "train", 0.5), (20, "val", 0.25)
+    }  # fmt: skip
+
+
+def test_slices_of_both_models(make_run) -> None:
+    record = make_run()
+    record["metrics"]["slices"] = {"ink_share": {"little": {"accuracy": 0.75, "examples": 8}}}
+    record["baseline"]["metrics"]["slices"] = {"ink_share": {"little": {"accuracy": 0.5, "examples": 8}}}
+    [(feature, chart)] = content.gather(record)["evaluation"]["slice_charts"].items()
+    assert feature == "ink share"
+    assert [(row["model"], row["value"], row["count"]) for row in chart["data"]["values"]] == [
+        ("candidate", 0.75, 8), ("baseline", 0.5, 8)
+    ]  # fmt: skip
+
+
+def test_comparison(make_run, tmp_path: pathlib.Path) -> None:
+    one = make_run("20260101-000000-aaaa")
+    other = make_run("20260102-000000-bbbb", forced="why not")
+    other["metrics"]["accuracy"] = 0.875
+    other["config"]["training"]["seed"] = 3
+    text = page.write_comparison(one, other, tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert "accuracy 95.00% 87.50% -7.50 points" in words(section(text, "metrics"))
+    assert "recall of 4 50.00% 50.00% +0.00 points" in words(section(text, "metrics"))
+    assert "training.seed 1 3" in words(section(text, "settings"))
+    assert "Forced past the model gate. why not" in words(text)
+    assert "The data differ" not in text
+
+
+def test_comparison_of_runs_on_other_data_without_answers(make_run, tmp_path: pathlib.Path) -> None:
+    one, other = make_run("20260101-000000-aaaa"), make_run("20260102-000000-bbbb", metrics=None, artifacts={})
+    other["dataset"]["sha256"] = "00"
+    text = page.write_comparison(one, other, tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert "The data differ" in text
+    assert not section(text, "galleries")
+    assert "accuracy 95.00% – –" in words(section(text, "metrics"))

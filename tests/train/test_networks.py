@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import ast
+import itertools
+import pathlib
+
+import numpy as np
+import pytest
+
+from components import features
+from components.train import networks
+from components.train.hyperparameters import MODELS, Hyperparameters
+
+
+def dense(*units):
+    return sum(before * after + after for before, after in itertools.pairwise(units))
+
+
+PARAMETERS = {
+    "linear": dense(784, 10),
+    "dnn": dense(784, 300, 100, 30, 10),
+    "dnn_dropout": dense(784, 300, 100, 30, 10),
+    "cnn": (5 * 5 * 1 + 1) * 10 + (5 * 5 * 10 + 1) * 20 + dense(7 * 7 * 20, 300, 10),
+    "keras_cnn": (3 * 3 * 1 + 1) * 32 + (3 * 3 * 32 + 1) * 32 + dense(12 * 12 * 32, 128, 10),
+    "mlp": dense(784, 256, 128, 10),
+}
+
+
+def layer_types(network):
+    return [type(layer).__name__ for layer in network.layers]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_probabilities_and_parameters(model):
+    network = networks.build(Hyperparameters.of(model))
+    answer = np.asarray(network(np.random.default_rng(1).random((3, 28, 28, 1), np.float32)))
+    assert answer.shape == (3, 10)
+    assert answer.dtype == np.float32
+    np.testing.assert_allclose(answer.sum(axis=1), 1, rtol=1e-6)
+    assert network.count_params() == PARAMETERS[model]
+
+
+def test_parameters_of_softmax_regression():
+    assert PARAMETERS["linear"] == 7850
+
+
+def test_cnn_flattens_7x7x20():
+    network = networks.build(Hyperparameters.of("cnn"))
+    assert layer_types(network) == [
+        "Conv2D",
+        "MaxPooling2D",
+        "Conv2D",
+        "MaxPooling2D",
+        "Flatten",
+        "Dense",
+        "Dropout",
+        "Dense",
+    ]
+    assert network.layers[3].output.shape == (None, 7, 7, 20)
+    assert network.layers[4].output.shape == (None, 980)
+    assert network.layers[5].units == 300
+    assert network.layers[6].rate == 0.25
+
+
+def test_flags_reach_the_layers():
+    changed = Hyperparameters.of("cnn", ksize1=3, ksize2=7, nfil1=4, nfil2=6, dropout=0.4)
+    first, _, second, _, _, _, dropout, _ = networks.build(changed).layers
+    assert (first.kernel_size, first.filters) == ((3, 3), 4)
+    assert (second.kernel_size, second.filters) == ((7, 7), 6)
+    assert dropout.rate == 0.4
+
+
+def test_keras_cnn_drops_twice():
+    network = networks.build(Hyperparameters.of("keras_cnn"))
+    assert layer_types(network) == [
+        "Conv2D",
+        "Conv2D",
+        "MaxPooling2D",
+        "Dropout",
+        "Flatten",
+        "Dense",
+        "Dropout",
+        "Dense",
+    ]
+    assert [layer.rate for layer in network.layers if hasattr(layer, "rate")] == [0.25, 0.5]
+
+
+def test_dnn_dropout_drops_after_the_last_hidden_layer():
+    assert layer_types(networks.build(Hyperparameters.of("dnn_dropout"))) == [
+        "Flatten",
+        *["Dense"] * 3,
+        "Dropout",
+        "Dense",
+    ]
+    assert networks.build(Hyperparameters.of("dnn_dropout")).layers[4].rate == 0.1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_other_images_need_features_alone(model, monkeypatch):
+    monkeypatch.setattr(features, "IMAGE_SHAPE", (32, 32))
+    monkeypatch.setattr(features, "CLASSES", ("a", "b", "c", "d"))
+    assert networks.build(Hyperparameters.of(model))(np.zeros((2, 32, 32, 1), np.float32)).shape == (2, 4)
+
+
+def test_no_backend_is_named():
+    tree = ast.parse(pathlib.Path(networks.__file__).read_text(encoding="utf-8"))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not {name for name in imported if name.startswith(("tensorflow", "jax", "torch"))}

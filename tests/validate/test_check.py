@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TFDV's findings in words, on statistics of small tables and the real schema of MNIST."""
+
+import numpy as np
+import pandas as pd
+import tensorflow_data_validation as tfdv
+from tensorflow_metadata.proto.v0 import statistics_pb2
+
+from components import features
+from components.validate import check
+from pipeline import config
+
+SCHEMA = tfdv.load_schema_text(str(config.PROFILES / "mnist.pbtxt"))
+
+
+def statistics(
+    labels: list[int], ink: float = 0.13, contrast: float = 1.0
+) -> statistics_pb2.DatasetFeatureStatisticsList:
+    count = len(labels)
+    spread = np.linspace(0.5, 1.5, count)
+    table = {
+        features.IMAGE: [b"%d" % row for row in range(count)],
+        features.ID: [b"f#%d" % row for row in range(count)],
+        features.LABEL: labels,
+        features.HEIGHT: [28] * count,
+        features.WIDTH: [28] * count,
+        features.MEAN_INTENSITY: (ink * spread).astype(np.float32),
+        features.INK_SHARE: (ink * spread).astype(np.float32),
+        features.CONTRAST: np.full(count, contrast, np.float32),
+        features.SLANT: spread.astype(np.float32) - 1,
+    }
+    return tfdv.generate_statistics_from_dataframe(pd.DataFrame(table), tfdv.StatsOptions(schema=SCHEMA))
+
+
+GOOD = statistics(list(range(10)) * 20)
+
+
+def test_clean_data_has_no_findings() -> None:
+    assert list(check.anomalies("train", tfdv.validate_statistics(GOOD, SCHEMA))) == []
+    assert list(check.drift_and_skew(SCHEMA, GOOD, GOOD, GOOD)) == []
+
+
+def test_a_label_out_of_range_is_told_with_split_and_feature() -> None:
+    bad = statistics([*range(10), 11] * 20)
+    [finding] = check.anomalies("train", tfdv.validate_statistics(bad, SCHEMA))
+    assert finding.name == "label-out-of-range"
+    assert finding.sentence.startswith("train: feature 'label': ")
+    assert "11" in finding.sentence
+
+
+def test_a_blank_image_is_out_of_the_domain_of_contrast() -> None:
+    bad = statistics(list(range(10)) * 20, contrast=0.0)
+    [finding] = check.anomalies("test", tfdv.validate_statistics(bad, SCHEMA))
+    assert "'contrast'" in finding.sentence
+
+
+def test_skew_between_train_and_test_has_measure_and_limit() -> None:
+    shifted = statistics([0] * 60 + list(range(10)) * 14)
+    [finding] = check.drift_and_skew(SCHEMA, GOOD, shifted, None)
+    assert finding.name == "skew"
+    assert finding.limit == 0.03
+    assert finding.measured is not None
+    assert finding.measured > 0.2
+    assert "'label'" in finding.sentence
+    assert "--allow skew" in finding.sentence
+
+
+def test_drift_is_against_the_data_of_the_model_in_production() -> None:
+    found = list(check.drift_and_skew(SCHEMA, GOOD, GOOD, statistics(list(range(10)) * 20, ink=0.3)))
+    assert {finding.name for finding in found} == {"drift"}
+    assert any("'ink_share'" in finding.sentence for finding in found)
+
+
+def test_another_data_set_than_that_of_production_is_a_finding_unless_allowed() -> None:
+    assert list(check.dataset_changed("mnist", None)) == []
+    assert list(check.dataset_changed("mnist", "mnist")) == []
+    [finding] = check.allow(check.dataset_changed("mnist", "digits"), ["skew"])
+    assert finding.name == "dataset-changed"
+    assert not finding.allowed
+    [finding] = check.allow(check.dataset_changed("mnist", "digits"), ["dataset-changed"])
+    assert finding.allowed
