@@ -8,28 +8,19 @@ import argparse
 import contextlib
 import json
 import pathlib
+import resource
+import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from components.errors import BadInput, ProjectError
-from components.train.hyperparameters import MODELS
+from components.errors import ProjectError
+from pipeline.arguments import HYPERPARAMETERS, Parser, add_training
+from pipeline.local import supervise
 
 if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.local.console import Console
-
-HYPERPARAMETERS = {
-    "ksize1": int, "ksize2": int, "nfil1": int, "nfil2": int, "dropout": float, "learning-rate": float,
-    "batch-size": int, "train-steps": int, "seed": int,
-}  # fmt: skip
-
-
-class Parser(argparse.ArgumentParser):
-    """One line on stderr and exit code 2 for wrong usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{message}; see --help")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -46,11 +37,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     data.add_argument(
         "--allow", action="append", metavar="FINDING", help="a finding of the data gate that must not stop the run"
     )
-    training = parser.add_argument_group("training")
-    training.add_argument("--model", choices=tuple(MODELS), help="default: cnn")
-    for name, kind in HYPERPARAMETERS.items():
-        defaults = {getattr(model, name.replace("-", "_")) for model in MODELS.values()} - {None}
-        training.add_argument(f"--{name}", type=kind, metavar=kind.__name__.upper(), help=_default_of(name, defaults))
+    add_training(parser)
     run = parser.add_argument_group("run")
     run.add_argument("--config", metavar="FILE", help="TOML file; flags go over it")
     run.add_argument("--output", metavar="DIR", help="all that a run writes; default: output/")
@@ -64,12 +51,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--beam-arg", action="append", metavar="ARG", help="option for Beam, such as --beam-arg=--runner=FlinkRunner"
     )
     return parser.parse_args(arguments)
-
-
-def _default_of(name: str, defaults: set[Any]) -> str:
-    return (
-        f"default: {defaults.pop()}" if len(defaults) == 1 else f"default: by model, {min(defaults)} to {max(defaults)}"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -131,10 +112,39 @@ def main(arguments: Sequence[str]) -> int:
     except ProjectError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"FAILED: {error}; the same command goes on from what was finished", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped: what was finished is kept, and the same command goes on from there", file=sys.stderr)
         return 1
 
 
+def died(arguments: Sequence[str], number: int, folder: pathlib.Path | None) -> int:
+    """Says, and puts into the record, that a signal ended the process that did the work; returns the exit code."""
+    from pipeline import record
+
+    row = record.read(folder) if folder else record.new("")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    stage = next((f" in the stage {one['name']}" for one in row["stages"] if one["state"] == "running"), "")
+    row["reason"] = (
+        f"{signal.Signals(number).name} ended the process{stage}, which had used {peak / 2**30:.1f} GiB "
+        "(the kernel and libraries do that when memory runs out); what was finished is kept, and the same command goes "
+        "on from there"
+    )
+    row["sentence"] = record.sentence(row)
+    told = parse(arguments).json if folder else None
+    console = sys.stderr if told == "-" else sys.stdout
+    print(row["sentence"], file=console)
+    if folder:
+        print(f"Record and log: {folder}", file=console)
+        record.write(row, folder / record.RECORD_FILE)
+    if told == "-":
+        print(json.dumps(row, indent=1))
+    elif told:
+        record.write(row, pathlib.Path(told).absolute())
+    return int(row["exit_code"])
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(supervise.call(lambda: main(sys.argv[1:]), lambda number, folder: died(sys.argv[1:], number, folder)))

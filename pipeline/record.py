@@ -11,6 +11,7 @@ from typing import Any
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
 PUSHED, UNCHANGED, NOT_BLESSED, STOPPED, FAILED = "pushed", "unchanged", "not_blessed", "stopped", "failed"
+DID_NOT_END = "the run did not end"
 EXIT_CODES = {PUSHED: 0, UNCHANGED: 0, NOT_BLESSED: 3, STOPPED: 3, FAILED: 1}
 
 
@@ -26,7 +27,7 @@ def new(run_id: str, **known: Any) -> dict[str, Any]:
         "run_id": run_id,
         "verdict": FAILED,
         "exit_code": EXIT_CODES[FAILED],
-        "reason": "the run did not end",
+        "reason": DID_NOT_END,
         "sentence": None,
         "forced": None,
         "dataset": None,
@@ -55,6 +56,12 @@ def write(record: Mapping[str, Any], path: pathlib.Path) -> None:
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def read(folder: pathlib.Path) -> dict[str, Any]:
+    """The record of the run that a folder belongs to."""
+    row: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    return row
 
 
 def newest(runs: pathlib.Path) -> dict[str, Any] | None:

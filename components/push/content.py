@@ -6,14 +6,16 @@ from __future__ import annotations
 import hashlib
 import pathlib
 import re
+from collections.abc import Iterable, Iterator
 
 import tensorflow as tf
 from google.protobuf import text_format
 from google.protobuf.message import Message
 from tensorflow.core.protobuf import saved_model_pb2
 
-# TensorFlow numbers the functions that it traces by a counter of the process: __inference_from_pixels_1234.
-_COUNTER = re.compile(r"(__(?:inference|forward|backward)_\w+?)_\d+(?!\w)")
+# TensorFlow numbers the functions that it traces, and the bodies of their loops and conditions, by a counter of the
+# process: __inference_from_pixels_1234, map_while_body_4659.
+_NUMBERED = re.compile(r"(.+)_\d+")
 
 
 def model_digest(saved_model: pathlib.Path) -> str:
@@ -35,12 +37,15 @@ def model_digest(saved_model: pathlib.Path) -> str:
         program = [f for f in graph.graph_def.library.function if "_traced_" not in f.signature.name]
         for function in program:
             function.ClearField("arg_attr")  # names of arguments, numbers of the same counter among them
-        functions = [*program, *signatures]
-        digest.update(b"".join(sorted(_without_counters(function) for function in functions)))
+        names = [function.signature.name for function in graph.graph_def.library.function]
+        digest.update(b"".join(sorted(_digests_without_counters([*program, *signatures], names))))
     return digest.hexdigest()
 
 
-def _without_counters(message: Message) -> bytes:
-    # As text: in the binary form the length of a name is in the lengths of all that holds it.
-    content = _COUNTER.sub(r"\1", text_format.MessageToString(message))
-    return hashlib.sha256(content.encode()).digest()
+def _digests_without_counters(messages: Iterable[Message], functions: Iterable[str]) -> Iterator[bytes]:
+    numbered = {match.group(): match.group(1) for name in functions if (match := _NUMBERED.fullmatch(name))}
+    mention = re.compile("(?:" + "|".join(map(re.escape, numbered)) + r")(?!\d)" if numbered else "$^")
+    for message in messages:
+        # As text: in the binary form the length of a name is in the lengths of all that holds it.
+        content = mention.sub(lambda match: numbered[match.group()], text_format.MessageToString(message))
+        yield hashlib.sha256(content.encode()).digest()

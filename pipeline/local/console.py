@@ -119,8 +119,9 @@ def redirected(log: pathlib.Path) -> Iterator[None]:
         os.dup2(target, 2)
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # the disk with the log may be full
+            sys.stdout.flush()
+            sys.stderr.flush()
         for descriptor, original in zip((1, 2), kept, strict=True):
             os.dup2(original, descriptor)
             os.close(original)

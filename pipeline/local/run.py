@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import hashlib
 import json
@@ -13,6 +14,7 @@ import pathlib
 import secrets
 import shutil
 import subprocess
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -22,14 +24,17 @@ from typing import TYPE_CHECKING, Any
 from components.errors import BadInput
 from components.ingest.source import Choice
 from components.push import versions
-from pipeline import code_digest, record
+from pipeline import code_digest, outcome, record
 from pipeline.config import Config
-from pipeline.local import outcome
+from pipeline.local import supervise
 from pipeline.local.console import Console, redirected
 
 if TYPE_CHECKING:
     from pipeline.local.stages import Stage
 
+# What a run writes below its output folder.
+_WRITTEN = ("runs", "pipeline_root", "pipeline_root/*", "checkpoints", "metadata.db", "serving", "serving/*")
+_CHECKPOINT_SECONDS = 7 * 24 * 3600
 # Which module each node's code starts from.
 _CODE = {
     "ingest": "components.ingest.component",
@@ -73,6 +78,7 @@ def run(config: Config, choice: Choice, console: Console) -> dict[str, Any]:
             )
             return former
         _drop_orphans(config.output, console)
+        _drop_old_checkpoints(config.output)
         run_id = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         folder = config.output / "runs" / run_id
         folder.mkdir(parents=True)
@@ -85,19 +91,33 @@ def run(config: Config, choice: Choice, console: Console) -> dict[str, Any]:
             },
             config=config.to_record(),
             log=str(folder / "log.txt"),
+            fingerprint={},
         )  # fmt: skip
+        # Until it ends, a run's record says that it did not.
+        _save(row)
+        supervise.tell(folder)
         try:
-            _run_stages(config, choice, console, row)
+            with _temporary_folder(config.output):
+                _run_stages(config, choice, console, row)
+        except KeyboardInterrupt:
+            row["reason"] = "it was interrupted"
+            raise
         finally:
-            row["fingerprint"] = {
-                "inputs": fingerprint,
-                "serving": versions.state(config.serving_dir),
-                "candidate": row["candidate"] and versions.tree_digest(pathlib.Path(row["candidate"])),
-            }
+            row["fingerprint"] |= {"inputs": fingerprint, "serving": versions.state(config.serving_dir)}
             row["sentence"] = record.sentence(row)
             _report(row, folder, console)
-            record.write(row, folder / record.RECORD_FILE)
+            if fault := _save(row):
+                console.say(f"The record could not be written: {fault}")
         return row
+
+
+def _save(row: dict[str, Any]) -> str:
+    """Writes the record into the run's folder; says what is wrong where that fails, as on a disk that is full."""
+    try:
+        record.write(row, pathlib.Path(row["log"]).with_name(record.RECORD_FILE))
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def _report(row: dict[str, Any], folder: pathlib.Path, console: Console) -> None:
@@ -109,7 +129,7 @@ def _report(row: dict[str, Any], folder: pathlib.Path, console: Console) -> None
         page.write(row, folder)
     except Exception as error:
         row["report"] = None
-        with pathlib.Path(row["log"]).open("a", encoding="utf-8") as log:
+        with contextlib.suppress(OSError), pathlib.Path(row["log"]).open("a", encoding="utf-8") as log:
             traceback.print_exc(file=log)
         console.say(f"The report could not be written, the log has the cause: {type(error).__name__}: {error}")
 
@@ -122,6 +142,34 @@ def _drop_orphans(output: pathlib.Path, console: Console) -> None:
             f"The metadata {output / 'metadata.db'} are gone, so every stage runs again; the artifacts are removed."
         )
         shutil.rmtree(root)
+
+
+def _drop_old_checkpoints(output: pathlib.Path) -> None:
+    """Removes the checkpoints of trainings that no run has gone on with for a week."""
+    for folder in (output / "checkpoints").glob("*"):
+        if time.time() - folder.stat().st_mtime > _CHECKPOINT_SECONDS:
+            shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _temporary_folder(output: pathlib.Path) -> Iterator[None]:
+    """Keeps temporary files, this process's and those of the processes that it starts, where they can be cleared away.
+
+    Beam and TensorFlow Transform write theirs to the system's folder, and a run that is killed leaves them there.
+    """
+    folder = output / "tmp"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = None
+        os.environ.pop("TMPDIR")
+        if before is not None:
+            os.environ["TMPDIR"] = before
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run_stages(config: Config, choice: Choice, console: Console, row: dict[str, Any]) -> None:
@@ -144,13 +192,22 @@ def _run_stages(config: Config, choice: Choice, console: Console, row: dict[str,
 
             def changed(stage: Stage) -> None:
                 console.stage(stage.name, stage.state, stage.seconds)
+                # What a run has come to is known even if it is killed.
+                row["stages"] = [outcome.stage_row(one) for one in (*ended, stage)]
+                _save(row)
+                if stage.state != local_stages.RUNNING:
+                    ended.append(stage)
 
+            ended: list[Stage] = []
             stages = local_stages.run(ir, row["run_id"], digests, config.fresh, changed)
         except Exception as failure:
             traceback.print_exc()
             stages, error = getattr(failure, "stages", []), outcome.cause(failure)
         outcome.fill(row, stages)
-        outcome.judge(row, stages, error)
+        row["fingerprint"] = {
+            "artifacts": {str(stage.uri(key)): stage.content_digest(key) for stage in stages for key in stage.outputs}
+        }
+        outcome.judge(row, stages, outcome.Failure.of(error) if error else None)
 
 
 def _place(graph: ModuleType, config: Config, choice: Choice, row: Mapping[str, Any]) -> Any:
@@ -191,10 +248,10 @@ def _former(config: Config, fingerprint: str) -> dict[str, Any] | None:
     print_ = former["fingerprint"] or {}
     if print_.get("inputs") != fingerprint or print_.get("serving") != versions.state(config.serving_dir):
         return None
-    candidate = former["candidate"]
-    if candidate is not None:
-        folder = pathlib.Path(candidate)
-        if not folder.is_dir() or versions.tree_digest(folder) != print_.get("candidate"):
+    if not all(pathlib.Path(former[key] or "").is_file() for key in ("report", "log")):
+        return None
+    for folder, digest in print_["artifacts"].items():
+        if not pathlib.Path(folder).is_dir() or versions.tree_digest(pathlib.Path(folder)) != digest:
             return None
     if former["verdict"] == record.PUSHED:
         former |= {"verdict": record.UNCHANGED, "reason": f"nothing has changed since run {former['run_id']} pushed it"}
@@ -204,13 +261,17 @@ def _former(config: Config, fingerprint: str) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def _locked(output: pathlib.Path) -> Iterator[None]:
     """Makes the output folder and keeps it for this run alone."""
+    place = output
     try:
         output.mkdir(parents=True, exist_ok=True)
         lock = os.open(output / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        for place in (path for name in _WRITTEN for path in output.glob(name)):
+            if not os.access(place, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise BadInput(
-            f"the output folder must be writable, but {output}: {reason}; name another with --output"
+            f"the output folder must be writable, but {place}: {reason}; name another with --output"
         ) from None
     try:
         try:

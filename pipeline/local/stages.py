@@ -23,6 +23,7 @@ from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 
 from components.errors import ProjectError
+from pipeline.local import cache
 
 RUNNING, DONE, CACHED, FAILED, SKIPPED = "running", "done", "cached", "failed", "skipped"
 # These look at what the cache key cannot cover: the serving folder as it is now.
@@ -41,6 +42,14 @@ class Stage:
     def uri(self, key: str) -> pathlib.Path:
         """The folder of an output."""
         return pathlib.Path(self.outputs[key].uri)
+
+    def location(self, key: str) -> str:
+        """The same, as the record names it."""
+        return str(self.outputs[key].uri)
+
+    def content_digest(self, key: str) -> str:
+        """SHA-256 of all that an output's folder held when it was published."""
+        return self.outputs[key].custom_properties[cache.CONTENT_DIGEST].string_value
 
     def property(self, key: str, name: str) -> Any:
         """A custom property of an output, None where it has none of that name."""
@@ -90,6 +99,7 @@ def run(
     deployment = runner_utils.extract_local_deployment_config(ir)
     choice = deployment.metadata_connection_config
     connection = getattr(choice, choice.WhichOneof("connection_config"))
+    cache.clear_away(connection, pathlib.Path(ir.runtime_spec.pipeline_root.field_value.string_value))
     nodes = [node.pipeline_node for node in ir.nodes]
     stages = [Stage(node.node_info.id) for node in nodes]
     for node, stage in zip(nodes, stages, strict=True):
@@ -101,17 +111,20 @@ def run(
         changed(stage)
         started = time.monotonic()
         try:
-            info = launcher.Launcher(
-                pipeline_node=node,
-                mlmd_connection=metadata.Metadata(connection),
-                pipeline_info=ir.pipeline_info,
-                pipeline_runtime_spec=ir.runtime_spec,
-                executor_spec=runner_utils.extract_executor_spec(deployment, stage.name),
-                custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, stage.name),
-            ).launch()
+            with cache.intact_only():
+                info = launcher.Launcher(
+                    pipeline_node=node,
+                    mlmd_connection=metadata.Metadata(connection),
+                    pipeline_info=ir.pipeline_info,
+                    pipeline_runtime_spec=ir.runtime_spec,
+                    executor_spec=runner_utils.extract_executor_spec(deployment, stage.name),
+                    custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, stage.name),
+                ).launch()
             if info is None or info.execution_id is None:
                 raise ProjectError(f"the inputs of the stage {stage.name} are missing; run with --fresh")
             stage.state, stage.outputs = _outcome(connection, info.execution_id)
+            if stage.state == DONE:
+                cache.seal(connection, stage.outputs.values())
             if stage.state == FAILED:
                 raise ProjectError(f"the stage {stage.name} could not be started: the log has the cause")
         except Exception as error:

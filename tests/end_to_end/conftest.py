@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import pytest
@@ -28,38 +29,70 @@ class Ended:
     record: dict[str, Any] | None
 
 
+class Start(Protocol):
+    def __call__(
+        self, *arguments: str | pathlib.Path, root: pathlib.Path = ROOT, through: Sequence[str] = ()
+    ) -> subprocess.Popen[str]: ...
+
+
 class Run(Protocol):
-    def __call__(self, *arguments: str | pathlib.Path, root: pathlib.Path = ROOT) -> Ended: ...
+    def __call__(
+        self, *arguments: str | pathlib.Path, root: pathlib.Path = ROOT, through: Sequence[str] = ()
+    ) -> Ended: ...
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs runner_local.py and fails if it tried to connect to another machine."""
+def guard(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a run: an empty home, and a library that notes each attempt to reach another machine."""
     folder = tmp_path_factory.mktemp("guard")
-    guard = folder / "refuse_connections.so"
+    library = folder / "refuse_connections.so"
     source = pathlib.Path(__file__).parent / "refuse_connections.c"
-    subprocess.run([shutil.which("cc") or "g++", "-shared", "-fPIC", "-o", guard, source, "-ldl"], check=True)
-    notes, home = folder / "refused", folder / "home"
-    home.mkdir()
+    subprocess.run([shutil.which("cc") or "g++", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    (folder / "home").mkdir()
+    (folder / "tmp").mkdir()
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder / "home"),
+        "TMPDIR": str(folder / "tmp"),
+        "LD_PRELOAD": str(library),
+        "REFUSED_CONNECTIONS": str(folder / "refused"),
+    }
 
-    def start(*arguments: str | pathlib.Path, root: pathlib.Path = ROOT) -> Ended:
-        told = folder / "record.json"
-        told.unlink(missing_ok=True)
-        env = {
-            "PATH": os.environ["PATH"], "HOME": str(home), "LD_PRELOAD": str(guard), "REFUSED_CONNECTIONS": str(notes)
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, str(root / "runner_local.py"), *map(str, arguments), "--json", str(told)],
-            capture_output=True,
+
+@pytest.fixture(scope="session")
+def start(guard: dict[str, str]) -> Start:
+    """Starts runner_local.py, through another command where one is given."""
+
+    def started(
+        *arguments: str | pathlib.Path, root: pathlib.Path = ROOT, through: Sequence[str] = ()
+    ) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*through, sys.executable, str(root / "runner_local.py"), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            env=env,
+            env=guard,
             cwd=root,
         )
+
+    return started
+
+
+@pytest.fixture(scope="session")
+def run(start: Start, guard: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs runner_local.py to its end and fails if it tried to connect to another machine."""
+    told = tmp_path_factory.mktemp("records") / "record.json"
+    notes = pathlib.Path(guard["REFUSED_CONNECTIONS"])
+
+    def ended(*arguments: str | pathlib.Path, root: pathlib.Path = ROOT, through: Sequence[str] = ()) -> Ended:
+        told.unlink(missing_ok=True)
+        process = start(*arguments, "--json", told, root=root, through=through)
+        stdout, stderr = process.communicate()
         assert not notes.exists(), notes.read_text()
         record = json.loads(told.read_text()) if told.exists() else None
-        return Ended(done.returncode, done.stdout, done.stderr, record)
+        return Ended(process.returncode, stdout, stderr, record)
 
-    return start
+    return ended
 
 
 def digest(folder: pathlib.Path) -> str:

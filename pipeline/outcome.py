@@ -1,18 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run ended: what its stages published, put into the record, and the verdict."""
+"""How a run ended: what its stages published, put into the record, and the verdict. The same for every orchestrator."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
-from typing import TYPE_CHECKING, Any
+import shutil
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
 
 from components import findings
 from components.errors import GateStopped, ProjectError
 from pipeline import record
 
-if TYPE_CHECKING:
-    from pipeline.local.stages import Stage
+RUNNING, DONE, CACHED, FAILED, SKIPPED = "running", "done", "cached", "failed", "skipped"
+
+
+class Stage(Protocol):
+    """One node in one run, and what it published."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def outputs(self) -> Collection[str]:
+        """The keys of its outputs, empty unless it is done or cached."""
+        ...
+
+    def uri(self, key: str) -> pathlib.Path:
+        """The folder of an output on this machine."""
+        ...
+
+    def location(self, key: str) -> str:
+        """Where an output lies for good: the same, or its address in the store."""
+        ...
+
+    def property(self, key: str, name: str) -> Any:
+        """A custom property of an output, None where it has none of that name."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """Why a run did not get to its end.
+
+    Attributes:
+        exit_code: of the process that it ends.
+        sentence: for a person, one line.
+        gate: whether a gate said so.
+        expected: whether the sentence was written for a person; else it is a library's.
+    """
+
+    exit_code: int
+    sentence: str
+    gate: bool = False
+    expected: bool = True
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """What an error says."""
+        if isinstance(error, ProjectError):
+            return cls(error.exit_code, " ".join(str(error).split()), gate=isinstance(error, GateStopped))
+        if isinstance(error, shutil.Error):  # a list of all files that could not be copied, from where and why
+            error = OSError(f"{error.args[0][0][1]}: {error.args[0][0][2]}")
+        text = " ".join(str(error).split())
+        return cls(record.EXIT_CODES[record.FAILED], f"{type(error).__name__}: {text[:300]}", expected=False)
 
 
 def cause(failure: Exception) -> Exception:
@@ -25,12 +84,12 @@ def cause(failure: Exception) -> Exception:
     return next((cause for cause in causes if isinstance(cause, ProjectError)), causes[0])
 
 
-def fill(row: dict[str, Any], stages: list[Stage]) -> None:
+def fill(row: dict[str, Any], stages: Sequence[Stage]) -> None:
     """Puts what the stages published into the record."""
-    row["stages"] = [{"name": stage.name, "state": stage.state, "seconds": round(stage.seconds, 2)} for stage in stages]
+    row["stages"] = [stage_row(stage) for stage in stages]
     by_name = {stage.name: stage for stage in stages if stage.outputs}
     row["artifacts"] = {
-        f"{stage.name}.{key}": str(stage.uri(key)) for stage in by_name.values() for key in sorted(stage.outputs)
+        f"{stage.name}.{key}": stage.location(key) for stage in by_name.values() for key in sorted(stage.outputs)
     }
     if "data-check" in by_name:
         found, _ = findings.read(by_name["data-check"].uri("checks"))
@@ -44,7 +103,7 @@ def fill(row: dict[str, Any], stages: list[Stage]) -> None:
         )
     if "train" in by_name:
         training = _read_json(by_name["train"].uri("model_run") / "training.json")
-        row["candidate"] = str(by_name["train"].uri("model"))
+        row["candidate"] = by_name["train"].location("model")
         row["devices"] = training["devices"]
         row["model"] = {
             "type": row["config"]["training"]["model"],
@@ -64,26 +123,27 @@ def fill(row: dict[str, Any], stages: list[Stage]) -> None:
         row["model"] |= {key: by_name["push"].property("pushed_model", key) for key in ("version", "path")}
 
 
-def judge(row: dict[str, Any], stages: list[Stage], error: Exception | None) -> None:
+def stage_row(stage: Stage) -> dict[str, Any]:
+    """A stage as the record has it."""
+    return {"name": stage.name, "state": stage.state, "seconds": round(stage.seconds, 2)}
+
+
+def judge(row: dict[str, Any], stages: Sequence[Stage], failure: Failure | None) -> None:
     """Decides verdict, exit code and reason."""
-    if error is None:
+    if failure is None:
         push = next(stage for stage in stages if stage.name == "push")
         pushed = push.property("pushed_model", "pushed")
         row["verdict"] = record.PUSHED if pushed else record.UNCHANGED
         row["reason"] = "every gate is open" if pushed else "this very model is in production already"
         row["exit_code"] = record.EXIT_CODES[row["verdict"]]
         return
-    failed = next((stage.name for stage in stages if stage.state == "failed"), "start")
-    if isinstance(error, GateStopped):
+    failed = next((stage.name for stage in stages if stage.state == FAILED), "start")
+    if failure.gate:
         row["verdict"] = record.NOT_BLESSED if failed == "model-gate" else record.STOPPED
     else:
         row["verdict"] = record.FAILED
-    if isinstance(error, ProjectError):
-        row["exit_code"], row["reason"] = error.exit_code, str(error)
-    else:
-        text = " ".join(str(error).split())
-        row["exit_code"] = record.EXIT_CODES[record.FAILED]
-        row["reason"] = f"the stage {failed} failed: {type(error).__name__}: {text[:300]}"
+    row["exit_code"] = failure.exit_code
+    row["reason"] = failure.sentence if failure.expected else f"the stage {failed} failed: {failure.sentence}"
 
 
 def _read_json(path: pathlib.Path) -> Any:
