@@ -12,27 +12,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pathlib
 import sys
 import threading
 import time
 
-from components.errors import BadInput, ProjectError
+from components.errors import BadInput
+from serving import command
 
 PREDICTIONS, ERRORS = "predictions", "errors"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    options = _parser().parse_args(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        _run(options)
-    except ProjectError as error:
-        print(f"batch: {error}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
-    return 0
+    return command.run(_parser(), _run, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int:
     from serving.batch_items import find_items
 
     items = find_items(options.input)
@@ -92,12 +85,13 @@ def _run(options: argparse.Namespace) -> None:
         text = json.dumps(summary, indent=1)
         if options.json == "-":
             print(text)  # noqa: T201
-            return
+            return 0
         pathlib.Path(options.json).write_text(text + "\n", encoding="utf-8")
     print(  # noqa: T201
         f"{predicted} images predicted by version {version.number}, {failed} errors, "
         f"{summary['seconds']} s: {options.output}"
     )
+    return 0
 
 
 def _show_progress(done: threading.Event, total: int | None) -> None:

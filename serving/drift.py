@@ -10,14 +10,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import pathlib
 import sys
 from typing import Any
 
 from components import features
-from components.errors import BadInput, ProjectError
+from components.errors import BadInput
 from components.push import versions
+from serving import command
 
 _DRIFTED = 3  # exit code: as where a gate stops a run
 _LABEL = "the predicted class"
@@ -62,13 +62,7 @@ class Measure:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code: 3 where the model sees something else."""
-    options = _parser().parse_args(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        return _run(options)
-    except ProjectError as error:
-        print(f"drift: {error}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
+    return command.run(_parser(), _run, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:

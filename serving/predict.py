@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pathlib
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from components import features
-from components.errors import BadInput, ProjectError
+from components.errors import BadInput
+from serving import command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,14 +33,7 @@ class _Picture(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    options = _parser().parse_args(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        _run(options)
-    except ProjectError as error:
-        print(f"predict: {error}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
-    return 0
+    return command.run(_parser(), _run, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int:
     if not options.images and not options.index:
         raise BadInput("name a picture, IMAGE.png, or a test image, --index N; received neither")
     # The libraries are imported here: --help must be answered at once.
@@ -104,10 +97,11 @@ def _run(options: argparse.Namespace) -> None:
         text = json.dumps([_as_json(*answer) for answer in answers], indent=1)
         if options.json == "-":
             print(text)  # noqa: T201
-            return
+            return 0
         pathlib.Path(options.json).write_text(text + "\n", encoding="utf-8")
     for answer in answers:
         print(_shown(*answer, colour=sys.stdout.isatty()))  # noqa: T201
+    return 0
 
 
 def _test_images(indices: list[int], model: Model, data_dir: pathlib.Path | None) -> list[_Picture]:

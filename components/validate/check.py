@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 
 import tensorflow_data_validation as tfdv
@@ -15,6 +16,7 @@ from components.findings import Finding
 from components.validate.classes import LABEL_OUT_OF_RANGE
 from components.validate.kinds import ANOMALY, DATASET_CHANGED, DRIFT, SKEW
 
+_SHOWN = 300  # characters of what TFDV says of one anomaly
 
 def anomalies(split: str, found: anomalies_pb2.Anomalies) -> Iterator[Finding]:
     """Puts TFDV's anomalies of one split into words.
@@ -27,7 +29,8 @@ def anomalies(split: str, found: anomalies_pb2.Anomalies) -> Iterator[Finding]:
         yield _anomaly(ANOMALY, f"{split}: the data set as a whole: {found.dataset_anomaly_info.description}")
     for feature, info in sorted(found.anomaly_info.items()):
         for reason in info.reason:
-            text = " ".join(reason.description.split())
+            # TFDV names every value that is amiss, which may be thousands.
+            text = textwrap.shorten(reason.description, _SHOWN, placeholder=" …")
             # A label out of its domain has one name, whoever finds it.
             name = LABEL_OUT_OF_RANGE if feature == features.LABEL else ANOMALY
             yield _anomaly(name, f"{split}: feature {feature!r}: {reason.short_description.lower()}. {text}")

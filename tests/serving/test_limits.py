@@ -119,6 +119,23 @@ def test_a_slow_second_request_times_out_too(tight):
             assert connection.recv(1000) == b""
 
 
+def test_a_client_that_does_not_take_its_answers_is_cut_off(tight):
+    size = len(tight.call("/openapi.json", None).body)
+    requests = 20 * 2**20 // size  # more than the buffers between the two can hold
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(20)
+        connection.connect(("127.0.0.1", tight.port))
+        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * requests)
+        time.sleep(3)  # the server's patience is a second
+        received = 0
+        with contextlib.suppress(ConnectionResetError):
+            while data := connection.recv(2**20):
+                received += len(data)
+    assert size < received < size * requests / 2
+    assert tight.call("/healthz").status == 200
+
+
 @pytest.mark.slow
 def test_sigterm_finishes_what_is_in_flight(tmp_path, put, start, digits):
     put(tmp_path / "mnist", 1)

@@ -40,6 +40,16 @@ def test_clean_data_has_no_findings() -> None:
     assert list(check.drift_and_skew(SCHEMA, GOOD, GOOD, GOOD)) == []
 
 
+def test_a_finding_does_not_list_thousands_of_values() -> None:
+    schema = type(SCHEMA)()
+    schema.CopyFrom(SCHEMA)
+    next(one for one in schema.feature if one.name == features.ID).string_domain.value.append("f#0")
+    sentences = [finding.sentence for finding in check.anomalies("train", tfdv.validate_statistics(GOOD, schema))]
+    assert len(sentences) == 1
+    assert "f#1 " in sentences[0]
+    assert len(sentences[0]) < 500
+
+
 def test_a_label_out_of_range_is_told_with_split_and_feature() -> None:
     bad = statistics([*range(10), 11] * 20)
     [finding] = check.anomalies("train", tfdv.validate_statistics(bad, SCHEMA))
