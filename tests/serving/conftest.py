@@ -115,7 +115,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory, digits) -> dict[str, pathlib.Path]:
-    """Two models that differ: `good`, a linear network with the least-squares solution, and `turned`, one class off."""
+    """A linear network with the least-squares solution, `good`; the same one class off, `turned`; and `nan`, no numbers."""
     import keras
     import tensorflow as tf
 
@@ -139,10 +139,10 @@ def exported(tmp_path_factory, digits) -> dict[str, pathlib.Path]:
     targets = np.where(np.eye(10)[labels] > 0, 6.0, -6.0)
     solution = np.linalg.solve(pixels.T @ pixels + 3 * np.eye(pixels.shape[1]), pixels.T @ targets)
     made = {}
-    for name, shift in (("good", 0), ("turned", 1)):
+    for name, shift, factor in (("good", 0, 1), ("turned", 1, 1), ("nan", 0, np.nan)):
         keras.utils.set_random_seed(1)
         network = build(Hyperparameters.of("linear"))
-        turned = np.roll(solution, shift, axis=1).astype(np.float32)
+        turned = np.roll(solution * factor, shift, axis=1).astype(np.float32)
         network.layers[-1].set_weights([turned[:-1], turned[-1]])
         made[name] = folder / name
         export(network, transform, str(made[name]))

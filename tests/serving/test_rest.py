@@ -11,6 +11,13 @@ from tests.serving.conftest import as_b64, as_png
 PREDICT = "/v1/models/mnist:predict"
 
 
+def test_a_picture_of_another_size_is_named(server, digits):
+    small, right = as_b64(as_png(digits[0][0][:20, :24])), as_b64(as_png(digits[0][0]))
+    answer = server.call(PREDICT, {"instances": [right, small]})
+    assert answer.status == 400
+    assert "number 1 (from 0) is a PNG of 24x20 pixels, 8-bit, colour type 0" in answer.json["error"]
+
+
 def test_all_forms_of_a_request_get_the_right_answer(server, digits):
     images, labels = digits
     chosen = [3, 14, 159]
