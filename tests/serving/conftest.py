@@ -115,7 +115,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory, digits) -> dict[str, pathlib.Path]:
-    """A linear network with the least-squares solution, `good`; the same one class off, `turned`; and `nan`, no numbers."""
+    """A linear network with the least-squares solution, `good`; one class off, `turned`; `nan`: no numbers."""
     import keras
     import tensorflow as tf
 
