@@ -4,6 +4,9 @@
 
 PYTHON ?= python3
 ARGS ?=
+SBOM ?= sbom.cdx.json
+IMAGE ?= mnist-tfx
+TARGET ?= cpu
 
 # uv and the Python that it was made from are in .uv, the environment is in .venv. A stamp says that the environment
 # holds what is locked, so that nothing is done twice.
@@ -24,7 +27,7 @@ USE_PIP_INDEX = index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$(.uv/bin/python 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-quick lint lock clean
+.PHONY: help setup run tensorboard test test-quick lint lock lock-gpu sbom audit image clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +38,9 @@ setup: $(RUN_STAMP) ## Put what the pipeline needs into .venv, as locked
 
 run: $(RUN_STAMP) ## Run the whole pipeline on this machine (make run ARGS="--data-dir DIR")
 	@$(VENV) runner_local.py $(ARGS)
+
+tensorboard: $(RUN_STAMP) ## Open TensorBoard on all runs below output/ (ARGS="--port 6007")
+	@.venv/bin/tensorboard --logdir output/pipeline_root/train/model_run --host 127.0.0.1 $(ARGS)
 
 test: $(DEV_STAMP) ## Run all tests (MNIST_DATA_DIR=DIR adds those on the real files)
 	@$(VENV) -m pytest $(ARGS)
@@ -52,10 +58,38 @@ lock: $(UV) ## Resolve the dependencies anew and write the requirements*.lock fi
 	@$(call EXPORT,requirements.lock,what the pipeline needs,--no-dev)
 	@$(call EXPORT,requirements-dev.lock,what tests and linting add to requirements.lock,--only-group dev)
 	@$(call EXPORT,requirements-build.lock,uv and what builds the packages that have no wheels,--only-group build)
+	@$(MAKE) --no-print-directory lock-gpu
+
+# uv's overrides take the extra off TensorFlow, so it is resolved beside the project, with what is locked as it is.
+lock-gpu: $(UV)
+	@$(USE_PIP_INDEX); { printf '# SPDX-License-Identifier: Apache-2.0\n# Written by `make lock`: $(GPU_ADDS).\n' && \
+		echo 'tensorflow[and-cuda]' | $(UV) pip compile --quiet --no-config --no-header --no-annotate --generate-hashes \
+		--python-version 3.13 --python-platform x86_64-manylinux_2_39 --constraints requirements.lock \
+		$$(sed -n 's/^\([a-z0-9_.-]*\)==.*/--no-emit-package \1/p' requirements.lock) -; } >requirements-gpu.lock.new && \
+		mv requirements-gpu.lock.new requirements-gpu.lock
+
+image: ## Build the container image (make image IMAGE=registry.example.com/mnist:1 TARGET=gpu)
+	@deploy/build_image.sh $(IMAGE) $(TARGET)
+
+sbom: $(DEV_STAMP) ## Write what is locked as a CycloneDX bill of materials (SBOM=sbom.cdx.json)
+	@PYTHONWARNINGS=ignore::UserWarning .venv/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml \
+		--output-reproducible --output-format JSON --output-file $(SBOM)
+	@echo "$(SBOM): $$(grep -c '"purl"' $(SBOM)) packages"
+
+# Without --strict, pip-audit finds no vulnerabilities in a package that it could not look up.
+audit: $(DEV_STAMP) ## Look for known vulnerabilities in what is locked for this Python
+	@told=$$(mktemp); trap 'rm -f "$$told"' EXIT; \
+	.venv/bin/pip-audit --strict --disable-pip --progress-spinner off --requirement requirements.lock 2>"$$told"; \
+	status=$$?; cat "$$told" >&2; \
+	if grep -Eq '^ERROR:|Traceback' "$$told"; then echo "NOT AUDITED: not every package could be looked up (above), so this says" \
+		"nothing about vulnerabilities. The service that knows them must be within reach." >&2; fi; \
+	exit $$status
 
 clean: ## Remove the environment, uv and all caches, but nothing that a run has written
 	rm -rf .uv .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+GPU_ADDS := what the image for GPUs adds to requirements.lock, CUDA for Linux and Python 3.13
 
 # An export names no registry, unlike uv.lock, so it serves behind any mirror.
 define EXPORT

@@ -16,19 +16,28 @@ from typing import TYPE_CHECKING, Any
 
 from components.errors import ProjectError
 from pipeline.arguments import HYPERPARAMETERS, Parser, add_training
-from pipeline.local import supervise
+from pipeline.local import commands, supervise
 
 if TYPE_CHECKING:
+    from components.ingest.source import Choice
     from pipeline.config import Config
     from pipeline.local.console import Console
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog="runner_local.py", description=__doc__, allow_abbrev=False)
+    parser = Parser(
+        prog="runner_local.py",
+        description=__doc__,
+        epilog=commands.HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", metavar="auto|mnist|digits", help="auto: MNIST where it can be had, else digits")
     data.add_argument(
-        "--data-dir", metavar="DIR", help="folder with the four IDX files, or with span-N folders of them"
+        "--data-dir",
+        metavar="DIR|URL",
+        help="folder with the four IDX files, or with span-N folders of them; a path, s3://, gs:// or https://",
     )
     data.add_argument("--span", type=int, metavar="N", help="which span; default: the newest")
     data.add_argument(
@@ -41,9 +50,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     run = parser.add_argument_group("run")
     run.add_argument("--config", metavar="FILE", help="TOML file; flags go over it")
     run.add_argument("--output", metavar="DIR", help="all that a run writes; default: output/")
-    run.add_argument("--serving-name", metavar="NAME", help="name of the model in the serving folder; default: mnist")
+    run.add_argument(
+        "--serving-dir",
+        metavar="DIR|URL",
+        help="where models are pushed: a path, s3:// or gs://; default: OUTPUT/serving",
+    )
+    run.add_argument("--serving-name", metavar="NAME", help="name of the model's folder there; default: mnist")
     run.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="write the record of the run there, or to stdout"
+    )
+    run.add_argument(
+        "--explain", action="store_true", help="run nothing; say which stages would run, and the reason for each"
     )
     run.add_argument("--fresh", action="store_true", default=None, help="run every stage again")
     run.add_argument("--force-push", metavar="REASON", help="push whatever the model gate says")
@@ -59,7 +76,9 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.local.console import Console
 
     file = config.read_toml(pathlib.Path(args.config), config.CONFIG_KEYS, "config file") if args.config else {}
-    told = {key.replace("_", "-"): value for key, value in vars(args).items() if key not in ("config", "json")}
+    told = {
+        key.replace("_", "-"): value for key, value in vars(args).items() if key not in ("config", "json", "explain")
+    }
     flags: dict[str, Any] = {key: told.pop(key) for key in ("model", *HYPERPARAMETERS)}
     flags = {**told, "training": flags}
 
@@ -67,23 +86,23 @@ def run(args: argparse.Namespace) -> int:
     named = told["profile"] or file.get("profile")
     draft = config.build(flags, file, config.find_profile(named or "mnist"))
     with contextlib.closing(Console(sys.stderr if args.json == "-" else sys.stdout)) as console:
-        row = _run(draft, named, flags, file, console)
+        effective, choice = _settle(draft, named, flags, file, console)
+        row = _explain(effective, choice, console) if args.explain else _run(effective, choice, console)
     if args.json == "-":
         print(json.dumps(row, indent=1))
     elif args.json:
         record.write(row, pathlib.Path(args.json).absolute())
-    return int(row["exit_code"])
+    return int(row.get("exit_code", 0))
 
 
-def _run(
+def _settle(
     draft: Config, named: str | None, flags: Mapping[str, Any], file: Mapping[str, Any], console: Console
-) -> dict[str, Any]:
-    """Finds the data, settles the profile, runs, and says how it ended; returns the record."""
+) -> tuple[Config, Choice]:
+    """Finds the data and settles the profile."""
     from components import features
     from components.ingest import source
     from components.push import versions
-    from pipeline import config, record
-    from pipeline.local import run as local_run
+    from pipeline import config
 
     production = versions.production(draft.serving_dir)
     choice = source.resolve(
@@ -96,11 +115,27 @@ def _run(
         progress=console.download,
     )
     profile = named or (choice.source.name if choice.source.name in ("mnist", "digits") else "mnist")
-    effective = config.build(flags, file, config.find_profile(profile))
+    return config.build(flags, file, config.find_profile(profile)), choice
+
+
+def _explain(effective: Config, choice: Choice, console: Console) -> dict[str, Any]:
+    """Says what a run would do."""
+    from pipeline.local import run as local_run
+
+    console.say(choice.sentence)
+    return {"stages": local_run.explain(effective, choice, console)}
+
+
+def _run(effective: Config, choice: Choice, console: Console) -> dict[str, Any]:
+    """Runs, and says how it ended; returns the record."""
+    from components.report import gates
+    from pipeline import record
+    from pipeline.local import run as local_run
 
     row = local_run.run(effective, choice, console)
     good = row["verdict"] in (record.PUSHED, record.UNCHANGED)
     console.say(record.sentence(row), style="bold green" if good else "bold red")
+    console.verdict(gates.short(row))
     console.say(f"Record and log: {pathlib.Path(row['log']).parent}")
     return row
 
@@ -147,4 +182,6 @@ def died(arguments: Sequence[str], number: int, folder: pathlib.Path | None) -> 
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] and sys.argv[1] in commands.NAMES:
+        sys.exit(commands.main(sys.argv[1:]))
     sys.exit(supervise.call(lambda: main(sys.argv[1:]), lambda number, folder: died(sys.argv[1:], number, folder)))

@@ -9,4 +9,5 @@ from tfx.types.artifact import Artifact
 class Checks(Artifact):
     """What a check found: a folder with `findings.json`, `gates.json`, or both (`components.findings`)."""
 
-    TYPE_NAME = "Checks"
+    # Kubeflow takes `namespace.Title` only.
+    TYPE_NAME = "mnist.Checks"

@@ -47,6 +47,9 @@ class GateResult:
         limit: what it was held against, in the unit of `measured`.
         passed: whether it is within the limit.
         reason: one sentence with the figures; where it did not pass, also by how much it failed and what to do.
+        candidate: the candidate's figure, where `measured` is how far it is from another model's; else None.
+        baseline: the same figure of the model that it is compared with, None where there is none.
+        interval: the ends of the 95 % interval of `measured`, None where it has none.
     """
 
     name: str
@@ -54,6 +57,9 @@ class GateResult:
     limit: float | None
     passed: bool
     reason: str
+    candidate: float | None = None
+    baseline: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 def write(folder: str | pathlib.Path, findings: Iterable[Finding] = (), gates: Iterable[GateResult] = ()) -> None:
@@ -72,5 +78,5 @@ def read(folder: str | pathlib.Path) -> tuple[list[Finding], list[GateResult]]:
     )
     return (
         [Finding(**{**row, "examples": tuple(row["examples"])}) for row in findings],
-        [GateResult(**row) for row in gates],
+        [GateResult(**{**row, "interval": tuple(row["interval"]) if row.get("interval") else None}) for row in gates],
     )

@@ -4,10 +4,11 @@
 Check and gate are two nodes because a node that raises publishes nothing.
 """
 
-from tfx.dsl.component.experimental.annotations import InputArtifact, Parameter
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.dsl.components.base.base_node import BaseNode
+from tfx.orchestration.data_types import RuntimeParameter
 from tfx.types.channel import BaseChannel
 
 from components import findings
@@ -16,8 +17,11 @@ from components.errors import GateStopped
 
 
 @component
-def Gate(checks: InputArtifact[Checks], force_reason: Parameter[str]) -> None:
-    """Raises GateStopped where a finding is not allowed, or a result did not pass and nobody forces it."""
+def Gate(checks: InputArtifact[Checks], passed: OutputArtifact[Checks], force_reason: Parameter[str]) -> None:
+    """Raises GateStopped where a finding is not allowed, or a result did not pass and nobody forces it.
+
+    Input: `checks`. Output: `passed`, what the gate let through.
+    """
     found, results = findings.read(checks.uri)
     closed = [finding.sentence for finding in found if not finding.allowed]
     if not force_reason:
@@ -25,9 +29,12 @@ def Gate(checks: InputArtifact[Checks], force_reason: Parameter[str]) -> None:
     if closed:
         more = f" (and {len(closed) - 1} more)" if len(closed) > 1 else ""
         raise GateStopped(closed[0] + more)
+    findings.write(passed.uri, found, results)
 
 
-def gate(name: str, *, checks: BaseChannel, force_reason: str = "", before: list[BaseNode]) -> BaseComponent:
+def gate(
+    name: str, *, checks: BaseChannel, force_reason: str | RuntimeParameter = "", before: list[BaseNode]
+) -> BaseComponent:
     """Builds a gate.
 
     Args:

@@ -12,11 +12,13 @@ import functools
 import hashlib
 import pathlib
 import re
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Mapping
 
 ROOT = pathlib.Path(__file__).parent.parent
 LOCK = ROOT / "requirements.lock"
 _PACKAGES = ("components", "pipeline")
+_SUFFIXES = (".py", ".toml", ".pbtxt", ".html", ".css", ".js")
 _DOTTED_PATH = re.compile(rf"(?:{'|'.join(_PACKAGES)})(?:\.\w+)+")
 
 
@@ -27,19 +29,54 @@ def of_module(module: str, *files: pathlib.Path) -> str:
         module: dotted name, such as `components.train.component`.
         *files: data that the stage reads beside its inputs.
     """
-    digest = hashlib.sha256()
-    for path in [*sorted(_closure(module)), LOCK, *files]:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+    return joined(files_of(module, *files))
+
+
+def files_of(module: str, *files: pathlib.Path) -> dict[str, str]:
+    """The files that `of_module` goes over, each by its path below the project (else its whole path), with SHA-256."""
+    return {_name(path): _sha256(path) for path in [*sorted(_closure(module)), LOCK, *files]}
 
 
 def of_project() -> str:
-    """SHA-256 over every Python file that a run may use, and the lock."""
-    digest = hashlib.sha256()
-    paths = sorted(path for package in _PACKAGES for path in (ROOT / package).rglob("*.py"))
-    for path in [*paths, LOCK]:
-        digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+    """SHA-256 over every file of the project that a run may use: the code, the built-in profiles, and the lock."""
+    return joined(project_files())
+
+
+def project_files() -> dict[str, str]:
+    """The files that `of_project` goes over: path below the project -> SHA-256."""
+    paths = sorted(path for package in _PACKAGES for path in (ROOT / package).rglob("*") if path.suffix in _SUFFIXES)
+    return {_name(path): _sha256(path) for path in [*paths, LOCK]}
+
+
+def provenance() -> dict[str, str | None]:
+    """Where a model's code comes from: `code_digest`, `lock_digest` and `git_commit`, None outside a checkout."""
+    return {
+        "code_digest": of_project(),
+        "lock_digest": hashlib.sha256(LOCK.read_bytes()).hexdigest(),
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit that is checked out, None outside a checkout or without git."""
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def joined(files: Mapping[str, str]) -> str:
+    """One digest for files and their digests."""
+    return hashlib.sha256("".join(f"{name}\0{digest}\n" for name, digest in files.items()).encode()).hexdigest()
+
+
+def _name(path: pathlib.Path) -> str:
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+
+
+def _sha256(path: pathlib.Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _closure(module: str) -> set[pathlib.Path]:

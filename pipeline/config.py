@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
+from components import storage
 from components.errors import BadInput
 from components.evaluate.limits import InfraLimits, ModelLimits
 from components.train.hyperparameters import MODELS, Hyperparameters
@@ -27,7 +28,8 @@ TABLES = ("training", "pixels", "labels", "model-gate", "infra-gate")
 # Where a profile and a config file differ: the first describes data, the second a run.
 PROFILE_KEYS = ("name", "schema")
 CONFIG_KEYS = (
-    "dataset", "data-dir", "span", "profile", "output", "serving-name", "fresh", "allow", "force-push", "beam-arg",
+    "dataset", "data-dir", "span", "profile", "output", "serving-dir", "serving-name", "fresh", "allow", "force-push",
+    "beam-arg",
 )  # fmt: skip
 
 
@@ -37,7 +39,8 @@ class Config:
 
     Attributes:
         dataset: `auto`, `mnist` or `digits`; of no account where `data_dir` is given.
-        data_dir: folder with one's own four IDX files, or with `span-N` folders of them; None: `dataset` decides.
+        data_dir: folder with one's own four IDX files, or with `span-N` folders of them, or its URL; None: `dataset`
+            decides.
         span: number of the span to take; None: the newest.
         profile: name of the data-set profile in force, None while the data set is not known yet.
         schema: file of the curated schema (text format of tensorflow_metadata's Schema).
@@ -47,7 +50,8 @@ class Config:
         model_limits: the limits of the model gate.
         infra_limits: those of the infrastructure gate.
         output: folder that holds all that runs write.
-        serving_name: name of the model in the serving folder.
+        serving_root: folder in which each served model has a folder, or its URL; None: `serving` in `output`.
+        serving_name: name of the model's folder in it.
         fresh: whether to run every stage, whatever the cache holds.
         allow: findings of the data gate that do not stop this run.
         force_push: why to push whatever the model gate says; None: not.
@@ -55,7 +59,7 @@ class Config:
     """
 
     dataset: str
-    data_dir: pathlib.Path | None
+    data_dir: pathlib.Path | str | None
     span: int | None
     profile: str
     schema: pathlib.Path
@@ -65,6 +69,7 @@ class Config:
     model_limits: ModelLimits
     infra_limits: InfraLimits
     output: pathlib.Path
+    serving_root: pathlib.Path | str | None
     serving_name: str
     fresh: bool
     allow: tuple[str, ...]
@@ -72,9 +77,11 @@ class Config:
     beam_args: tuple[str, ...]
 
     @property
-    def serving_dir(self) -> pathlib.Path:
-        """The model's folder, which holds its numbered versions; TF Serving's `model_base_path`."""
-        return self.output / "serving" / self.serving_name
+    def serving_dir(self) -> pathlib.Path | str:
+        """The model's folder or its URL, which holds its numbered versions; TF Serving's `model_base_path`."""
+        if isinstance(self.serving_root, str):
+            return f"{self.serving_root}/{self.serving_name}"
+        return (self.serving_root or self.output / "serving") / self.serving_name
 
     def to_record(self) -> dict[str, Any]:
         """The effective configuration as JSON values, for the record of the run."""
@@ -136,9 +143,9 @@ def build(flags: Mapping[str, Any], file: Mapping[str, Any], profile_path: pathl
     if not schema.is_file():
         raise BadInput(f'profile {profile_path} must name its schema file (schema = "FILE.pbtxt"); {schema} is none')
     top = dict(file) | {key: value for key, value in flags.items() if value is not None and key != "training"}
-    given = {key: value for key, value in flags.get("training", {}).items() if value is not None}
+    given = _given(flags)
     training = _merge(profile.get("training", {}), file.get("training", {}), given)
-    data_dir = _path(top.get("data-dir"))
+    data_dir = _location(top.get("data-dir"), "data-dir", *storage.OBJECT_STORES, *storage.WEB)
     return Config(
         dataset=_one_of("dataset", top.get("dataset", "auto"), ("auto", "mnist", "digits")),
         data_dir=data_dir,
@@ -151,12 +158,24 @@ def build(flags: Mapping[str, Any], file: Mapping[str, Any], profile_path: pathl
         model_limits=_limits(ModelLimits, "model-gate", profile, file),
         infra_limits=_limits(InfraLimits, "infra-gate", profile, file),
         output=_path(top.get("output", "output")) or pathlib.Path(),
+        serving_root=_location(top.get("serving-dir"), "serving-dir", *storage.OBJECT_STORES),
         serving_name=_name("serving-name", top.get("serving-name", "mnist")),
         fresh=_typed("fresh", top.get("fresh", False), bool),
         allow=_allowed(top.get("allow", ())),
         force_push=_typed("force-push", top.get("force-push"), str | None),
         beam_args=_strings("beam-arg", top.get("beam-arg", ())),
     )
+
+
+def training_told(flags: Mapping[str, Any], file: Mapping[str, Any], profile_path: pathlib.Path) -> dict[str, Any]:
+    """The hyperparameters that one of the layers gives, by field, whichever model has them; arguments as of `build`."""
+    profile = read_toml(profile_path, PROFILE_KEYS, "profile")
+    told = _merge(profile.get("training", {}), file.get("training", {}), _given(flags))
+    return {key.replace("-", "_"): value for key, value in told.items()}
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flags.get("training", {}).items() if value is not None}
 
 
 def _hyperparameters(training: Mapping[str, Any], given: Mapping[str, Any]) -> Hyperparameters:
@@ -249,6 +268,10 @@ def _allowed(value: Any) -> tuple[str, ...]:
     for name in names:
         _one_of("allow", name, kinds.ALL)
     return names
+
+
+def _location(value: Any, key: str, *schemes: str) -> pathlib.Path | str | None:
+    return storage.check(value, key, *schemes) if isinstance(value, str) and storage.is_url(value) else _path(value)
 
 
 def _path(value: Any) -> pathlib.Path | None:

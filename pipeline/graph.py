@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfx.dsl.components.base.base_node import BaseNode
+from tfx.orchestration.data_types import RuntimeParameter
 
 from components.evaluate.component import evaluate, infra_check
 from components.gate import gate
@@ -25,22 +26,32 @@ from pipeline.config import Config
 class Place:
     """Where the data is and the models go, as the workers see it, and what the orchestrator knows of the run.
 
+    A RuntimeParameter stands for what is settled when a run starts.
+
     Attributes:
         data_dir: folder with the IDX files, or with spans of them.
         dataset: name of the data set.
         data_sha256: what its SHA-256 must be; empty: any.
         span: number of the span; None: the newest.
+        schema: file of the curated schema.
+        hyperparameters: the fields of `Hyperparameters`: the model and how it is trained.
+        allow: findings of the data gate that do not stop the run, with commas between them.
+        force_push: why to push whatever the model gate says; empty: not.
         serving_dir: the model's folder in the serving folder.
         serving_state: what is in production there (`components.push.versions.state`); empty where caching is off.
         checkpoints: folder in which a training that was killed finds its state again; empty for none.
         run: what goes into the provenance of a pushed model beside what the graph itself knows: JSON values.
     """
 
-    data_dir: str
+    data_dir: str | RuntimeParameter
     dataset: str
     data_sha256: str
-    span: int | None
-    serving_dir: str
+    span: int | RuntimeParameter | None
+    schema: str
+    hyperparameters: Mapping[str, Any]
+    allow: str | RuntimeParameter
+    force_push: str | RuntimeParameter
+    serving_dir: str | RuntimeParameter
     serving_state: str
     checkpoints: str
     run: Mapping[str, Any]
@@ -58,10 +69,10 @@ def build(config: Config, place: Place) -> list[BaseNode]:
     validation = validate(
         examples=examples,
         baseline=production.outputs["baseline"],
-        schema_file=str(config.schema),
+        schema_file=place.schema,
         pixel_limits=config.pixel_limits,
         label_limits=config.label_limits,
-        allow=config.allow,
+        allow=place.allow,
     )
 
     transformed = transform(examples=examples, schema=validation.schema).with_id("transform")
@@ -70,7 +81,7 @@ def build(config: Config, place: Place) -> list[BaseNode]:
         examples=examples,
         transform_graph=transformed.outputs["transform_graph"],
         schema=validation.schema,
-        hyperparameters=config.hyperparameters,
+        hyperparameters=place.hyperparameters,
         code_digest=code_digest.of_module("components.train.component"),
         checkpoints=place.checkpoints,
     ).with_id("train")
@@ -80,7 +91,7 @@ def build(config: Config, place: Place) -> list[BaseNode]:
         model=trained.outputs["model"],
         baseline=production.outputs["baseline"],
         best=production.outputs["best"],
-        model_type=config.hyperparameters.model,
+        model_type=place.hyperparameters["model"],
         limits=config.model_limits,
     )
 
@@ -107,9 +118,7 @@ def build(config: Config, place: Place) -> list[BaseNode]:
 
     data_gate = gate("data-gate", checks=validation.checks, before=[transformed, trained])
     infra_gate = gate("infra-gate", checks=tried.outputs["checks"], before=[pushed])
-    model_gate = gate(
-        "model-gate", checks=evaluated.outputs["checks"], force_reason=config.force_push or "", before=[pushed]
-    )
+    model_gate = gate("model-gate", checks=evaluated.outputs["checks"], force_reason=place.force_push, before=[pushed])
     return [
         ingested,
         production,

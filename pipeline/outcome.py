@@ -98,9 +98,7 @@ def fill(row: dict[str, Any], stages: Sequence[Stage]) -> None:
         reason = (
             closed[0].sentence if closed else f"{len(found)} findings, all of them allowed" if found else "no findings"
         )
-        row["gates"].append(
-            {"name": "data", "measured": len(closed), "limit": 0, "passed": not closed, "reason": reason}
-        )
+        row["gates"].append(vars(findings.GateResult("data", len(closed), 0, not closed, reason)))
     if "train" in by_name:
         training = _read_json(by_name["train"].uri("model_run") / "training.json")
         row["candidate"] = by_name["train"].location("model")

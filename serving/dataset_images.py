@@ -41,7 +41,7 @@ def _cached(dataset: str) -> pathlib.Path:
             "--index needs a data set, and this server does not name the one of its model: give --data-dir DIR"
         )
     if dataset == source.DIGITS:  # made from what is installed, where it is not there yet
-        return source.resolve(source.DIGITS, image_shape=(28, 28)).source.directory
+        return pathlib.Path(source.resolve(source.DIGITS, image_shape=(28, 28)).source.directory)
     folder = source.default_cache_dir() / dataset
     if not folder.is_dir():
         raise BadInput(

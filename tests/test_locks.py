@@ -18,7 +18,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RUN, DEV, BUILD = "requirements.lock", "requirements-dev.lock", "requirements-build.lock"
-LOCKS = (RUN, DEV, BUILD)
+GPU = "requirements-gpu.lock"
+LOCKS = (RUN, DEV, BUILD, GPU)
 LINUX = {"sys_platform": "linux", "platform_machine": "x86_64", "platform_system": "Linux"}
 MAC = {"sys_platform": "darwin", "platform_machine": "arm64", "platform_system": "Darwin"}
 # Every environment that compat/lane.py lets in.

@@ -8,6 +8,7 @@ import apache_beam as beam
 from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.components.base.base_component import BaseComponent
+from tfx.orchestration.data_types import RuntimeParameter
 from tfx.types.channel import BaseChannel
 from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelEvaluation, TransformGraph
 
@@ -39,47 +40,48 @@ def Evaluate(
     each test image. Parameters: `model_type`, the key of the
     floors; `limits`, the fields of `ModelLimits` as JSON.
     """
-    from components.evaluate import gates, measure, predictions
+    from components.evaluate import eval_configs, gates, measure, predictions, results
+    from components.evaluate.eval_configs import BASELINE, BEST, CANDIDATE
 
     model_limits = ModelLimits(**json.loads(limits))
-    models = {measure.CANDIDATE: pathlib.Path(model.uri) / "Format-Serving"}
+    models = {CANDIDATE: pathlib.Path(model.uri) / "Format-Serving"}
     versions = {}
-    for name, artifact in ((measure.BASELINE, baseline), (measure.BEST, best)):
+    for name, artifact in ((BASELINE, baseline), (BEST, best)):
         if artifact.get_int_custom_property("resolved"):
             versions[name] = artifact.get_int_custom_property("version")
             models[name] = pathlib.Path(artifact.uri) / "Format-Serving"
-    same = versions.get(measure.BASELINE) == versions.get(measure.BEST)
+    same = versions.get(BASELINE) == versions.get(BEST)
     if same:  # no need to ask one model twice
-        models.pop(measure.BEST, None)
+        models.pop(BEST, None)
 
     blocks = list(predictions.predict(f"{examples.uri}/Split-{features.TEST}", models))
     predictions.save(pathlib.Path(checks.uri) / PREDICTIONS_FILE, blocks)
-    config = measure.eval_config(list(models), model_limits, model_type)
+    configs = eval_configs.build(list(models), model_limits, model_type)
     with beam_pipeline as pipeline:
-        measure.measure(pipeline, blocks, config, evaluation.uri)
-    figures = {name: measure.load(evaluation.uri, name if len(models) > 1 else None) for name in models}
-    if same and measure.BASELINE in figures:
-        figures[measure.BEST] = dict(figures[measure.BASELINE])
+        measure.measure(pipeline, blocks, configs, evaluation.uri)
+    figures = {name: results.load(evaluation.uri, name if len(models) > 1 else None) for name in models}
+    if same and BASELINE in figures:
+        figures[BEST] = dict(figures[BASELINE])
     for name, version in versions.items():
         figures[name]["version"] = version
 
-    results = list(
+    judged = list(
         gates.judge(
-            figures[measure.CANDIDATE],
-            figures.get(measure.BASELINE),
-            figures.get(measure.BEST),
+            figures[CANDIDATE],
+            figures.get(BASELINE),
+            figures.get(BEST),
             model_limits,
             model_type,
         )
     )
-    if all(result.passed for result in results) and not measure.approved(evaluation.uri):
+    if all(result.passed for result in judged) and not results.approved(evaluation.uri):
         reason = (
             "TFMA's own validation must agree with the model gate, and does not: look at the evaluation's validations"
         )
-        results.append(findings.GateResult("tfma-validation", None, None, False, reason))
-    findings.write(checks.uri, gates=results)
+        judged.append(findings.GateResult("tfma-validation", None, None, False, reason))
+    findings.write(checks.uri, gates=judged)
     (pathlib.Path(checks.uri) / METRICS_FILE).write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    blessed = all(result.passed for result in results)
+    blessed = all(result.passed for result in judged)
     blessing.set_int_custom_property("blessed", int(blessed))
     (pathlib.Path(blessing.uri) / ("BLESSED" if blessed else "NOT_BLESSED")).touch()
 
@@ -127,7 +129,7 @@ def evaluate(
     model: BaseChannel,
     baseline: BaseChannel,
     best: BaseChannel,
-    model_type: str,
+    model_type: str | RuntimeParameter,
     limits: ModelLimits,
 ) -> BaseComponent:
     """Builds the stage.
@@ -137,8 +139,8 @@ def evaluate(
         model: the candidate.
         baseline: the model in production.
         best: the best version ever pushed.
-        model_type: which floor holds.
-        limits: of the model gate.
+        model_type: which floor holds, settled at the latest when the run starts.
+        limits: of the model gate, with the floors of all models.
     """
     return Evaluate(
         examples=examples,

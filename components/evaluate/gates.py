@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from components.evaluate.limits import ModelLimits
@@ -23,7 +23,7 @@ def judge(
     """Judges a candidate.
 
     Args:
-        candidate: its figures, as `measure.load` gives them.
+        candidate: its figures, as `results.load` gives them.
         baseline: those of the model in production, None without one.
         best: those of the best version ever pushed, None without one. Both have a key `version` besides.
         limits: of the model gate.
@@ -32,13 +32,16 @@ def judge(
     Yields:
         One result for each limit. Where a figure is not a number, no comparison with it passes.
     """
-    accuracy = candidate["accuracy"]
+    accuracy, before = candidate["accuracy"], baseline or {}
+    intervals = candidate["intervals"]
     if baseline is not None:
         what = f"the model in production (version {baseline['version']})"
-        yield _no_worse("change", accuracy, baseline["accuracy"], limits.change, what)
+        yield _no_worse("change", accuracy, baseline["accuracy"], limits.change, what, intervals.get("change"))
     if best is not None:
         what = f"the best version ever pushed (version {best['version']})"
-        yield _no_worse("best", accuracy, best["accuracy"], limits.best, what)
+        same = baseline is not None and best["version"] == baseline["version"]
+        interval = intervals.get("change") if same else None  # TFMA compares with one model only
+        yield _no_worse("best", accuracy, best["accuracy"], limits.best, what, interval)
     yield _at_least(
         "test-examples",
         "number of test examples",
@@ -51,26 +54,56 @@ def judge(
     reason = f"the candidate's loss is {candidate['loss']:.4f} and its accuracy {accuracy:.2%}"
     if not finite:
         reason += ": they must be finite, and a model that answers with NaN must not be served; train it again"
-    yield GateResult("finite", candidate["loss"] if finite else None, None, finite, reason)
-    yield _at_least("accuracy-floor", f"accuracy of the {model_type} model", accuracy, limits.accuracy[model_type])
+    yield GateResult(
+        "finite",
+        candidate["loss"] if finite else None,
+        None,
+        finite,
+        reason,
+        baseline=_or_none(before.get("loss")),
+        interval=_ends(intervals.get("loss")),
+    )
+    yield _at_least(
+        "accuracy-floor",
+        f"accuracy of the {model_type} model",
+        accuracy,
+        limits.accuracy[model_type],
+        before=before.get("accuracy"),
+        interval=intervals.get("accuracy"),
+    )
     worst = min(candidate["recall"], key=lambda name: _nan_first(candidate["recall"][name]), default=None)
     if worst is not None:
         yield _at_least(
-            "recall-floor", f"lowest recall, that of class {worst},", candidate["recall"][worst], limits.recall
+            "recall-floor",
+            f"lowest recall, that of class {worst},",
+            candidate["recall"][worst],
+            limits.recall,
+            before=before.get("recall", {}).get(worst),
         )
 
 
 def _at_least(
-    name: str, what: str, measured: float, limit: float, form: str = "{:.2%}", way_out: str = _WAY_OUT
+    name: str,
+    what: str,
+    measured: float,
+    limit: float,
+    form: str = "{:.2%}",
+    way_out: str = _WAY_OUT,
+    before: float | None = None,
+    interval: Sequence[float] | None = None,
 ) -> GateResult:
     passed = measured >= limit
     reason = f"the {what} is {form.format(measured)}, the limit is {form.format(limit)}"
     if not passed:
         reason += f", missed by {_points(limit - measured, form)}: {way_out}"
-    return GateResult(name, _or_none(measured), limit, passed, reason)
+    return GateResult(
+        name, _or_none(measured), limit, passed, reason, baseline=_or_none(before), interval=_ends(interval)
+    )
 
 
-def _no_worse(name: str, accuracy: float, reference: float, limit: float, what: str) -> GateResult:
+def _no_worse(
+    name: str, accuracy: float, reference: float, limit: float, what: str, interval: Sequence[float] | None
+) -> GateResult:
     # Accuracies are counts over counts, so a difference that equals the limit must not fail for a rounding error.
     passed = accuracy - reference >= -limit - 1e-9
     reason = (
@@ -79,15 +112,28 @@ def _no_worse(name: str, accuracy: float, reference: float, limit: float, what: 
     )
     if not passed:
         reason += f", exceeded by {_points(reference - accuracy - limit, '{:.2%}')}: {_WAY_OUT}"
-    return GateResult(name, _or_none(accuracy - reference), -limit, passed, reason)
+    return GateResult(
+        name,
+        _or_none(accuracy - reference),
+        -limit,
+        passed,
+        reason,
+        candidate=_or_none(accuracy),
+        baseline=_or_none(reference),
+        interval=_ends(interval),
+    )
 
 
 def _points(difference: float, form: str) -> str:
     return f"{100 * difference:.2f} points" if form.endswith("%}") else form.format(difference)
 
 
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _or_none(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _ends(interval: Sequence[float] | None) -> tuple[float, float] | None:
+    return None if interval is None else (interval[0], interval[1])
 
 
 def _nan_first(value: float) -> float:

@@ -62,7 +62,7 @@ def ingest(
     """Builds the ingest stage.
 
     Args:
-        data_dir: folder with the four IDX files or with spans, as the worker sees it.
+        data_dir: folder with the four IDX files or with spans, as the worker sees it, or its URL (`remote`).
         dataset_name: `mnist` or `digits`, which the contents must then be; or how to call contents that are neither.
         span: number of the span to take; None or a negative number: the newest.
         data_sha256: the SHA-256 that the data set must have (`source.Source.sha256`); empty: any.

@@ -33,7 +33,7 @@ IMAGE_SHAPE = (28, 28)
 # Bytes of the gzipped files, nearly: for the progress bar until a mirror says it exactly.
 _USUAL_BYTES = {idx.TRAIN_IMAGES: 9912422, idx.TRAIN_LABELS: 28881, idx.TEST_IMAGES: 1648877, idx.TEST_LABELS: 4542}
 # A mirror that sends less than this, on average after the first seconds, is given up.
-_MIN_BYTES_PER_SECOND, _PATIENCE_SECONDS = 4096, 10.0
+MIN_BYTES_PER_SECOND, PATIENCE_SECONDS = 4096, 10.0
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in total, over all the files
 
@@ -208,7 +208,7 @@ def _fetch_from(mirror: str, name: str, target: pathlib.Path, timeout: float, tr
                 file.write(chunk)
                 transfer.advance(name, done, total)
                 seconds = time.monotonic() - start
-                if seconds > _PATIENCE_SECONDS and done < seconds * _MIN_BYTES_PER_SECOND:
+                if seconds > PATIENCE_SECONDS and done < seconds * MIN_BYTES_PER_SECOND:
                     raise _MirrorFailedError(f"only {done} bytes in {seconds:.0f} seconds")
     except httpx.TimeoutException:
         raise _MirrorFailedError(f"silent for {timeout:g} seconds") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import logging
 import os
 import uuid
@@ -66,11 +67,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
     Output artifacts:
         examples: Examples with the splits train, val and test; uncompressed TFRecords of tf.Examples with the features
-            of `components/features.py`. Custom properties: dataset (name), dataset_sha256, images and span (0 where
-            the folder has no spans).
+            of `components/features.py`. Custom properties: dataset (name), dataset_sha256, images, span (0 where
+            the folder has no spans), and as JSON files (name -> SHA-256) and splits (name -> count).
 
     Execution properties:
-        data_dir: folder with the four IDX files or with spans, as this worker sees it.
+        data_dir: folder with the four IDX files or with spans, as this worker sees it, or its URL.
         span: number of the span to take; absent or negative: the newest.
         dataset_name: `mnist` or `digits`, which the contents must then be; or how to call contents that are neither.
         data_sha256: the SHA-256 that the contents must have; absent or empty: any.
@@ -90,7 +91,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         found, contents = _load(exec_properties)
         counts = {name: len(chosen) for name, chosen in split_indices(found.train_images, found.test_images).items()}
         _progress.info("writing %s", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
-        _describe(artifact, found)
+        _describe(artifact, found, counts)
         try:
             _contents[found.sha256] = contents
             self._write(artifact, found, counts)
@@ -186,10 +187,10 @@ def _shards(uri: str, found: source.Source, split: str, count: int) -> Iterator[
     of = max(1, -(-count // size))
     for number in range(of):
         start, stop = number * size, min((number + 1) * size, count)
-        yield Shard(str(found.directory), found.sha256, split, start, stop, number, of, uri)
+        yield Shard(found.directory, found.sha256, split, start, stop, number, of, uri)
 
 
-def _describe(artifact: types.Artifact, found: source.Source) -> None:
+def _describe(artifact: types.Artifact, found: source.Source, counts: dict[str, int]) -> None:
     artifact.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
     artifact.span = found.span or 0
     # Set by name: tfx.components.util, which has a function for it, imports every component of TFX.
@@ -197,6 +198,8 @@ def _describe(artifact: types.Artifact, found: source.Source) -> None:
     artifact.set_string_custom_property("dataset", found.name)
     artifact.set_string_custom_property("dataset_sha256", found.sha256)
     artifact.set_int_custom_property("images", found.images)
+    artifact.set_string_custom_property("files", json.dumps(dict(found.digests)))
+    artifact.set_string_custom_property("splits", json.dumps(counts))
     artifact.set_int_custom_property("span", found.span or 0)
 
 

@@ -7,6 +7,7 @@ or bears the name of its profile.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -17,8 +18,9 @@ from typing import NamedTuple
 
 import platformdirs
 
+from components import storage
 from components.errors import BadInput
-from components.ingest import digits, download, idx
+from components.ingest import digits, download, idx, remote
 
 AUTO, MNIST, DIGITS, CUSTOM = "auto", "mnist", "digits", "custom"
 _KNOWN: Mapping[str, Mapping[str, str]] = {MNIST: download.DIGESTS, DIGITS: digits.DIGESTS}
@@ -31,9 +33,9 @@ class Source:
 
     Attributes:
         name: `mnist`, `digits`, `custom` or the name of a profile.
-        data_dir: absolute; the folder that was given, which may hold spans.
+        data_dir: the folder that was given, which may hold spans: an absolute path or a URL.
         span: number of the span that was taken, None where the folder has none.
-        directory: absolute; the folder with the four files.
+        directory: the folder with the four files, likewise.
         digests: base name of each file -> SHA-256 of its decompressed contents, in the order of `idx.FILES`.
         sha256: SHA-256 of the whole data set: of the four hex digests, one after the other in that order.
         train_images: number of images in the training files.
@@ -41,9 +43,9 @@ class Source:
     """
 
     name: str
-    data_dir: pathlib.Path
+    data_dir: str
     span: int | None
-    directory: pathlib.Path
+    directory: str
     digests: Mapping[str, str]
     sha256: str
     train_images: int
@@ -77,7 +79,8 @@ def resolve(
 
     Args:
         dataset: `auto`, `mnist` or `digits`.
-        data_dir: folder with the four IDX files or with spans; no connection is made when it is given.
+        data_dir: folder with the four IDX files or with spans, or its URL (`remote`); no connection is made for a
+            folder.
         span: number of the span to take; the newest where None.
         production_dataset: name of the data set that the model in production was trained on, None without a model.
         image_shape: height and width in pixels that every image must have.
@@ -134,7 +137,8 @@ def load(
     """Reads the four files of a folder, or of a span in it, strictly.
 
     Args:
-        data_dir: folder with the four IDX files, or with folders `span-N` that hold them.
+        data_dir: folder with the four IDX files, or with folders `span-N` that hold them; or the URL of one. A web
+            server has no listing, so it cannot have spans.
         span: number of the span to take; the newest where None.
         image_shape: height and width in pixels that every image must have.
         name: `mnist` or `digits`, which the contents must then be; any other is for contents that are neither.
@@ -145,22 +149,25 @@ def load(
     Raises:
         BadInput: the folder, the span or a file is refused, or the contents are not those of `name`.
     """
-    base = pathlib.Path(data_dir).expanduser().absolute()
-    number, directory = find_span(base, span)
-    contents: dict[str, idx.Contents] = {}
-    for pair in ((idx.TRAIN_IMAGES, idx.TRAIN_LABELS), (idx.TEST_IMAGES, idx.TEST_LABELS)):
-        contents.update(zip(pair, idx.read_pair(directory, *pair, image_shape), strict=True))
-    digests = {file: contents[file].sha256 for file in idx.FILES}
-    known = next((known for known, of_known in _KNOWN.items() if digests == of_known), None)
-    if name in _KNOWN and known != name:
-        file = next(file for file in idx.FILES if digests[file] != _KNOWN[name][file])
-        idx.refuse(
-            contents[file].path,
-            "SHA-256 of the contents",
-            f"{_KNOWN[name][file]}, that of {name}",
-            digests[file],
-            f"The name {name} is kept for those very files: leave --dataset out.",
-        )
+    url = remote.check(os.fspath(data_dir)) if storage.is_url(data_dir) else None
+    base = url or str(pathlib.Path(data_dir).expanduser().absolute())
+    number, folder = _choose_span(base, remote.entries(url) if url else _entries(pathlib.Path(base)), span)
+    directory = f"{base}/{folder}" if folder else base
+    with remote.fetched(directory) if url else contextlib.nullcontext(pathlib.Path(directory)) as here:
+        contents: dict[str, idx.Contents] = {}
+        for pair in ((idx.TRAIN_IMAGES, idx.TRAIN_LABELS), (idx.TEST_IMAGES, idx.TEST_LABELS)):
+            contents.update(zip(pair, idx.read_pair(here, *pair, image_shape), strict=True))
+        digests = {file: contents[file].sha256 for file in idx.FILES}
+        known = next((known for known, of_known in _KNOWN.items() if digests == of_known), None)
+        if name in _KNOWN and known != name:
+            file = next(file for file in idx.FILES if digests[file] != _KNOWN[name][file])
+            idx.refuse(
+                contents[file].path,
+                "SHA-256 of the contents",
+                f"{_KNOWN[name][file]}, that of {name}",
+                digests[file],
+                f"The name {name} is kept for those very files: leave --dataset out.",
+            )
     source = Source(
         name=known or name,
         data_dir=base,
@@ -180,31 +187,45 @@ def find_span(data_dir: pathlib.Path, span: int | None) -> tuple[int | None, pat
     Raises:
         BadInput: the span is not there, two folders have the same number, or files stand beside the spans.
     """
+    number, folder = _choose_span(str(data_dir), _entries(data_dir), span)
+    return number, data_dir / folder if folder else data_dir
+
+
+def _entries(data_dir: pathlib.Path) -> list[str]:
     try:
-        entries = sorted(entry.name for entry in data_dir.iterdir())
+        return sorted(entry.name for entry in data_dir.iterdir())
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         idx.refuse(data_dir, "folder", "a readable folder with the four IDX files", reason, "Check --data-dir.")
+
+
+def _choose_span(base: str, entries: Sequence[str] | None, span: int | None) -> tuple[int | None, str | None]:
+    """Number and name of a span's folder among the entries of a folder; neither where it has no spans."""
+    if entries is None:
+        if span is not None:
+            way_out = "Give the address of the span's own folder."
+            idx.refuse(base, "span", "a folder that can be listed", "a web server", way_out)
+        return None, None
     spans: dict[int, str] = {}
     for entry in entries:
         if match := _SPAN.fullmatch(entry):
             number = int(match[1])
             if number in spans:
-                idx.refuse(data_dir, f"span {number}", "one folder", f"{spans[number]} and {entry}", "Remove one.")
+                idx.refuse(base, f"span {number}", "one folder", f"{spans[number]} and {entry}", "Remove one.")
             spans[number] = entry
     if not spans:
         if span is not None:
-            idx.refuse(data_dir, "span", f"a folder span-{span}", "no folder span-N", "Leave --span out.")
-        return None, data_dir
+            idx.refuse(base, "span", f"a folder span-{span}", "no folder span-N", "Leave --span out.")
+        return None, None
     beside = [entry for entry in entries if entry.removesuffix(".gz") in idx.FILES]
     if beside:
         found = f"{beside[0]} beside {', '.join(spans.values())}"
-        idx.refuse(data_dir, "folder", "either IDX files or spans", found, "Move the files into a span of their own.")
+        idx.refuse(base, "folder", "either IDX files or spans", found, "Move the files into a span of their own.")
     number = max(spans) if span is None else span
     if number not in spans:
         listed = ", ".join(map(str, sorted(spans)))
-        idx.refuse(data_dir, "span", f"a folder span-{number}", f"spans {listed}", "Name one of them with --span.")
-    return number, data_dir / spans[number]
+        idx.refuse(base, "span", f"a folder span-{number}", f"spans {listed}", "Name one of them with --span.")
+    return number, spans[number]
 
 
 def default_cache_dir() -> pathlib.Path:

@@ -2,21 +2,21 @@
 """The graph's side of the serving folder: `Baseline` reads what is in production, `Push` puts a model there."""
 
 import datetime
+import hashlib
 import json
 import pathlib
-import shutil
 
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.components.base.base_component import BaseComponent
+from tfx.orchestration.data_types import RuntimeParameter
 from tfx.types.channel import BaseChannel
 from tfx.types.standard_artifacts import Examples, ExampleStatistics, Model, ModelRun, PushedModel, Schema
 from tfx.utils import io_utils
 
 from components import features, findings
 from components.artifacts import Checks
-from components.errors import GateStopped
-from components.push import versions
+from components.push import destination, versions
 
 
 @component
@@ -32,16 +32,18 @@ def Baseline(
     then), `version`, `dataset` and `state`. Parameters: `serving_dir`; `state`, what `versions.state` says of it, so
     that a cached answer is not used when something else is in production.
     """
-    folder = pathlib.Path(serving_dir)
+    folder = destination.at(serving_dir)
+    # First, so that a push in between makes this candidate stale and never another one fresh.
+    found = versions.state(folder)
     production = versions.production(folder)
     leader = versions.best(folder, production.dataset) if production else None
     for artifact, version in ((baseline, production), (best, leader)):
         artifact.set_int_custom_property("resolved", int(version is not None))
-        artifact.set_string_custom_property("state", versions.state(folder))
+        artifact.set_string_custom_property("state", found)
         if version is not None:
             artifact.set_int_custom_property("version", version.number)
             artifact.set_string_custom_property("dataset", version.dataset)
-            shutil.copytree(version.path, pathlib.Path(artifact.uri) / "Format-Serving", dirs_exist_ok=True)
+            folder.fetch(version.number, pathlib.Path(artifact.uri) / "Format-Serving")
 
 
 @component
@@ -62,54 +64,63 @@ def Push(
     """Puts a candidate that every gate let through into the serving folder, unless it is in production already.
 
     Inputs: the candidate and all that its provenance is made of. Output: `pushed_model`, with the custom properties
-    `pushed` (0: its content was in production already), `version` and `path`. Parameters: `serving_dir`; `run`, a JSON
-    object with what the orchestrator knows of the run (`run_id`, `config`, `forced`, …), put into the provenance.
+    `pushed` (0: its content was in production already), `version`, `path` and `provenance` (as JSON). Parameters:
+    `serving_dir`; `run`, a JSON object with what the orchestrator knows of the run (`run_id`, `config`, `forced`, …),
+    put into the provenance.
 
     Raises:
-        GateStopped: production is no longer the baseline that the candidate was judged against.
+        GateStopped: production is no longer the baseline that the candidate was judged against, or a rollback took this
+            very model out of production.
     """
-    from components.push import content, publish
+    from components.push import content, publish, rollback
 
-    folder = pathlib.Path(serving_dir)
+    folder = destination.at(serving_dir)
     saved_model = pathlib.Path(model.uri) / "Format-Serving"
+    schema_file = pathlib.Path(io_utils.get_only_uri_in_dir(schema.uri))
     judged_against = baseline.get_string_custom_property("state")
-    now = versions.state(folder)
-    if now != judged_against:
-        raise GateStopped(
-            f"A candidate is pushed only while the baseline it was judged against is in production: that was version "
-            f"{judged_against.partition(':')[0] or 'none'}, now it is {now.partition(':')[0] or 'none'}. Run again."
-        )
+    told = json.loads(run)
     digest = content.model_digest(saved_model)
+    folder.settle()
     production = versions.production(folder)
-    unchanged = production is not None and production.provenance.get("model", {}).get("sha256") == digest
-    if unchanged and production is not None:
+    # First of all, so that a second try of a push that came through is no failure.
+    there = production is not None and production.provenance.get("model", {}).get("sha256") == digest
+    if there and production is not None:
         version = production
     else:
+        publish.check(folder, judged_against)
+        if not told.get("forced"):
+            rollback.refuse_withdrawn(folder, digest)
         version = publish.publish(
             saved_model,
             folder,
             extra={
                 versions.TRAIN_STATS_FILE: pathlib.Path(statistics.uri) / f"Split-{features.TRAIN}" / "FeatureStats.pb",
-                versions.SCHEMA_FILE: pathlib.Path(io_utils.get_only_uri_in_dir(schema.uri)),
+                versions.SCHEMA_FILE: schema_file,
                 "model.keras": pathlib.Path(model.uri) / "keras" / "model.keras",
             },
             provenance=lambda number: {
                 "schema_version": 1,
                 "version": number,
                 "pushed_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                **json.loads(run),
+                **told,
                 "dataset": {
                     "name": examples.get_string_custom_property("dataset"),
                     "sha256": examples.get_string_custom_property("dataset_sha256"),
                     "images": examples.get_int_custom_property("images"),
                     "span": examples.get_int_custom_property("span") if examples.has_custom_property("span") else None,
+                    "files": json.loads(examples.get_string_custom_property("files")),
+                    "splits": json.loads(examples.get_string_custom_property("splits")),
                 },
+                "schema": {"sha256": hashlib.sha256(schema_file.read_bytes()).hexdigest()},
                 **_judgement(digest, model_run.uri, data_checks.uri, infra_checks.uri, model_checks.uri),
             },
+            judged_against=judged_against,
         )
-    pushed_model.set_int_custom_property("pushed", int(not unchanged))
+    by_this_run = not there or version.provenance.get("run_id") == told["run_id"]
+    pushed_model.set_int_custom_property("pushed", int(by_this_run))
     pushed_model.set_int_custom_property("version", version.number)
-    pushed_model.set_string_custom_property("path", str(version.path))
+    pushed_model.set_string_custom_property("path", version.location)
+    pushed_model.set_string_custom_property("provenance", json.dumps(version.provenance))
 
 
 def _judgement(
@@ -120,27 +131,30 @@ def _judgement(
     figures = json.loads((pathlib.Path(model_checks) / "metrics.json").read_text(encoding="utf-8"))
     gates = [result for folder in (infra_checks, model_checks) for result in findings.read(folder)[1]]
     found, _ = findings.read(data_checks)
-    baseline = figures.get("baseline")
+    compared = {
+        name: (other := figures.get(name)) and {"version": other["version"], "metrics": other}
+        for name in ("baseline", "best")
+    }
     return {
         "model": {"sha256": digest, "parameters": training["parameters"], "steps": training["steps"]},
         "metrics": figures["candidate"],
-        "baseline": baseline and {"version": baseline["version"], "metrics": baseline},
+        **compared,
         "gates": [vars(result) for result in gates],
         "findings": [vars(finding) for finding in found],
     }
 
 
-def baseline(*, serving_dir: str, state: str) -> BaseComponent:
+def baseline(*, serving_dir: str | RuntimeParameter, state: str) -> BaseComponent:
     """Builds the node that reads the serving folder.
 
     Args:
-        serving_dir: the model's folder in the serving folder, as the worker sees it.
+        serving_dir: the model's folder in the serving folder: a path as the worker sees it, or an s3:// or gs:// URL.
         state: `versions.state` of it where the orchestrator knows it, empty where caching is off.
     """
     return Baseline(serving_dir=serving_dir, state=state).with_id("baseline")
 
 
-def push(*, serving_dir: str, run: str, **inputs: BaseChannel) -> BaseComponent:
+def push(*, serving_dir: str | RuntimeParameter, run: str, **inputs: BaseChannel) -> BaseComponent:
     """Builds the node that changes the serving folder.
 
     Args:

@@ -4,6 +4,7 @@
     serving/NAME/1/saved_model.pb …             a version; its number never comes again
     serving/NAME/1/assets.extra/provenance.json where it came from, and beside it the statistics and schema of its data
     serving/NAME/labels.json                    {"canary": 3}: labels and the versions that bear them
+    serving/NAME/history.jsonl                  who has set labels, gone back to an older model or removed versions
 
 Production is the highest version that is not labelled `canary`. A folder without `saved_model.pb` is no version.
 """
@@ -15,6 +16,9 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
+from components.push import destination
+from components.push.destination import Where
+
 CANARY = "canary"
 LABELS_FILE = "labels.json"
 EXTRA, PROVENANCE_FILE = "assets.extra", "provenance.json"
@@ -22,11 +26,16 @@ TRAIN_STATS_FILE, SCHEMA_FILE = "train_stats.pb", "schema.pbtxt"
 
 
 class Version(NamedTuple):
-    """One version: its number, its folder, and what its provenance file says (empty where it has none)."""
+    """One version: its number, its path or URL, and what its provenance file says (empty where it has none)."""
 
     number: int
-    path: pathlib.Path
+    location: str
     provenance: dict[str, Any]
+
+    @property
+    def path(self) -> pathlib.Path:
+        """Its folder, where it lies in one."""
+        return pathlib.Path(self.location)
 
     @property
     def dataset(self) -> str:
@@ -39,39 +48,58 @@ class Version(NamedTuple):
         return float((self.provenance.get("metrics") or {}).get("accuracy", -1.0))
 
 
-def all_versions(serving_dir: pathlib.Path) -> list[Version]:
-    """Every complete version, lowest first."""
-    if not serving_dir.is_dir():
-        return []
-    folders = [path for path in serving_dir.iterdir() if path.name.isdecimal() and (path / "saved_model.pb").is_file()]
-    return sorted(Version(int(path.name), path, _provenance(path)) for path in folders)
+def all_versions(where: Where) -> list[Version]:
+    """Every complete version, lowest first.
+
+    Args:
+        where: the model's folder, here as in the other functions.
+    """
+    folder = destination.at(where)
+    return [find(folder, number) for number, complete in sorted(folder.numbers().items()) if complete]
 
 
-def production(serving_dir: pathlib.Path) -> Version | None:
+def find(where: Where, number: int) -> Version:
+    """One version, which must be there."""
+    folder = destination.at(where)
+    provenance = folder.read(f"{number}/{EXTRA}/{PROVENANCE_FILE}")
+    return Version(number, folder.location(number), json.loads(provenance) if provenance else {})
+
+
+def production(where: Where) -> Version | None:
     """The version in production, None without one."""
-    canaries = {number for label, number in labels(serving_dir).items() if label == CANARY}
-    candidates = [version for version in all_versions(serving_dir) if version.number not in canaries]
-    return candidates[-1] if candidates else None
+    folder = destination.at(where)
+    number = _production(folder)
+    return None if number is None else find(folder, number)
 
 
-def best(serving_dir: pathlib.Path, dataset: str) -> Version | None:
+def best(where: Where, dataset: str) -> Version | None:
     """The version with the highest recorded accuracy among those trained on that data set, None without one."""
-    candidates = [
-        version for version in all_versions(serving_dir) if version.dataset == dataset and version.accuracy >= 0
-    ]
+    candidates = [version for version in all_versions(where) if version.dataset == dataset and version.accuracy >= 0]
     return max(candidates, key=lambda version: (version.accuracy, version.number), default=None)
 
 
-def next_number(serving_dir: pathlib.Path) -> int:
+def next_number(where: Where) -> int:
     """One more than the highest number that any folder or label has, complete or not: numbers only grow."""
-    taken = [int(path.name) for path in serving_dir.iterdir() if path.name.isdecimal()] if serving_dir.is_dir() else []
-    return max([*taken, *labels(serving_dir).values(), 0]) + 1
+    folder = destination.at(where)
+    return max([*folder.numbers(), *labels(folder).values(), 0]) + 1
 
 
-def labels(serving_dir: pathlib.Path) -> dict[str, int]:
+def labels(where: Where) -> dict[str, int]:
     """The labels and their versions."""
-    path = serving_dir / LABELS_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    text = destination.at(where).read(LABELS_FILE)
+    return json.loads(text) if text is not None else {}
+
+
+def state(where: Where) -> str:
+    """What is in production, as `VERSION:FINGERPRINT of its files`; empty without a model."""
+    folder = destination.at(where)
+    number = _production(folder)
+    return "" if number is None else f"{number}:{folder.digest(number)}"
+
+
+def _production(folder: destination.Destination) -> int | None:
+    canaries = {number for label, number in labels(folder).items() if label == CANARY}
+    return max((n for n, complete in folder.numbers().items() if complete and n not in canaries), default=None)
 
 
 def tree_digest(folder: pathlib.Path) -> str:
@@ -82,14 +110,3 @@ def tree_digest(folder: pathlib.Path) -> str:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
     return digest.hexdigest()
-
-
-def state(serving_dir: pathlib.Path) -> str:
-    """What is in production, as `VERSION:SHA-256 of its files`; empty without a model."""
-    version = production(serving_dir)
-    return f"{version.number}:{tree_digest(version.path)}" if version else ""
-
-
-def _provenance(path: pathlib.Path) -> dict[str, Any]:
-    file = path / EXTRA / PROVENANCE_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -98,7 +98,9 @@ def bars(rows: Sequence[Mapping[str, Any]], by: str, what: str) -> dict[str, Any
     """
     models = list(dict.fromkeys(row["model"] for row in rows))
     groups = list(dict.fromkeys(row["group"] for row in rows))
-    across = {"field": "group", "type": "nominal", "sort": groups, "title": by, "axis": {"labelAngle": 0}}
+    # A long name takes a line for each of its parts.
+    axis = {"labelAngle": 0, "labelExpr": "split(datum.label, ', ')"}
+    across = {"field": "group", "type": "nominal", "sort": groups, "title": by, "axis": axis}
     beside = {"field": "model", "sort": models}
     zero = {"zero": False, "nice": True}
     return chart(

@@ -20,17 +20,18 @@ _WRONG, _LOST = 60, 30  # images in the galleries
 _log = logging.getLogger(__name__)
 
 
-def gather(record: Mapping[str, Any]) -> dict[str, Any]:
+def gather(record: Mapping[str, Any], artifacts: Mapping[str, pathlib.Path] | None = None) -> dict[str, Any]:
     """The variables of the template `report.html`.
 
     Args:
         record: of the run.
+        artifacts: where each artifact is on this machine, if that is not where the record says it is.
 
     Returns:
         Each section's content, None for a section without any; `missing` names what should be there and could not be
         read, with the reason.
     """
-    at = {name: pathlib.Path(path) for name, path in record["artifacts"].items()}
+    at = artifacts or {name: pathlib.Path(path) for name, path in record["artifacts"].items()}
     missing: list[str] = []
 
     def part(what: str, artifact: str, make: Callable[[pathlib.Path], Any]) -> Any:
@@ -48,12 +49,11 @@ def gather(record: Mapping[str, Any]) -> dict[str, Any]:
     answers = part("the answers", "evaluate.checks", lambda path: figures.load(path / "predictions.npz"))
     models = answers[1] if answers else {}
     candidate, baseline = models.get(_CANDIDATE), models.get(_BASELINE)
-    interval = figures.difference(candidate, baseline) if candidate and baseline else None
     counts = part("the counts", "statistics.statistics", data.counts)
     return {
         "record": record,
         "sentence": record.get("sentence") or record["reason"],
-        "gates": gates.rows(record, interval),
+        "gates": gates.rows(record),
         "counts": counts,
         "classes_chart": counts and charts.classes(counts),
         "scalars": part("the statistics", "statistics.statistics", data.scalars),
@@ -90,34 +90,40 @@ def _evaluation(
 ) -> dict[str, Any]:
     models = {_CANDIDATE: candidate} | ({_BASELINE: baseline} if baseline else {})
     matrices = {name: figures.confusion(answers) for name, answers in models.items()}
-    calibrations = {name: figures.calibration(answers) for name, answers in models.items()}
+    measured = _measured(record)
     recalls = [
         {"group": name, "model": model, "count": int(matrix[index].sum()), **interval._asdict()}
         for model, matrix in matrices.items()
         for index, name in enumerate(features.CLASSES)
         if (interval := figures.share(int(matrix[index, index]), int(matrix[index].sum())))
     ]
-    summary = []
-    for name, answers in models.items():
-        right = figures.share(int(answers.right.sum()), len(answers.labels))
-        summary.append({"model": name, "accuracy": right, "top2": figures.top2(answers), "ece": calibrations[name][0]})
+    curves = {
+        name: [(point["confidence"], point["accuracy"], point["examples"]) for point in found["calibration"]["curve"]]
+        for name, found in measured.items()
+        if "calibration" in found
+    }
     return {
         "examples": len(candidate.labels),
-        "summary": summary,
+        "summary": [{"model": name, **found} for name, found in measured.items()],
         "matrix": _matrix(matrices[_CANDIDATE]),
         "classes": _classes(matrices),
         "recall_chart": charts.bars(recalls, "class", "recall"),
-        "calibration_chart": charts.calibration({name: curve for name, (_, curve) in calibrations.items()}),
+        "calibration_chart": charts.calibration(curves) if curves else None,
         "slice_charts": _slice_charts(record),
         "changes": baseline and [int(rows.sum()) for rows in figures.changes(candidate, baseline)],
     }
 
 
+def _measured(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What the record knows of each model."""
+    models = {_CANDIDATE: record["metrics"], _BASELINE: (record["baseline"] or {}).get("metrics")}
+    return {name: metrics for name, metrics in models.items() if metrics}
+
+
 def _slice_charts(record: Mapping[str, Any]) -> dict[str, Any]:
     """Feature -> chart of the accuracy in each of its groups; empty for a record without slices."""
-    models = {_CANDIDATE: record["metrics"] or {}, _BASELINE: (record["baseline"] or {}).get("metrics") or {}}
     rows: dict[str, list[dict[str, Any]]] = {}
-    for model, metrics in models.items():
+    for model, metrics in _measured(record).items():
         for feature, groups in metrics.get("slices", {}).items():
             for name, group in groups.items():
                 count = group["examples"]

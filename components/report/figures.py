@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What follows from the answers to the test images: confusion, intervals, calibration, which images went wrong.
+"""What follows from the answers to the test images: confusion, intervals, which images went wrong.
 
 Nothing here judges: the gates' results are the record's.
 """
@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from components import intervals
 
 _Z95 = 1.959964  # two-sided 95 % quantile of the normal distribution
 
@@ -40,14 +42,6 @@ class Interval(NamedTuple):
     high: float
 
 
-class Bin(NamedTuple):
-    """One bin of the calibration curve: the mean confidence and the share of right answers of so many images."""
-
-    confidence: float
-    accuracy: float
-    images: int
-
-
 def load(path: pathlib.Path) -> tuple[list[str], dict[str, Answers]]:
     """The ids of the test images, and by name each model's answers, from what evaluation kept."""
     with np.load(path, allow_pickle=False) as file:
@@ -66,14 +60,10 @@ def confusion(answers: Answers) -> npt.NDArray[np.int64]:
 
 
 def share(right: int, count: int) -> Interval | None:
-    """A share with Wilson's interval (https://doi.org/10.1080/01621459.1927.10502953); None of nothing."""
+    """A share with Wilson's interval; None of nothing."""
     if not count:
         return None
-    value, square = right / count, _Z95**2
-    middle = (value + square / (2 * count)) / (1 + square / count)
-    half = _Z95 / (1 + square / count) * math.sqrt(value * (1 - value) / count + square / (4 * count**2))
-    # At 0 and 1 one end is the value itself, and must not miss it by a rounding error.
-    return Interval(value, min(middle - half, value), max(middle + half, value))
+    return Interval(right / count, *intervals.wilson(right, count))
 
 
 def difference(candidate: Answers, baseline: Answers) -> Interval:
@@ -92,25 +82,6 @@ def difference(candidate: Answers, baseline: Answers) -> Interval:
 def changes(candidate: Answers, baseline: Answers) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """The images that only the candidate gets right, and those that only the baseline does: bool [n] each."""
     return candidate.right & ~baseline.right, baseline.right & ~candidate.right
-
-
-def top2(answers: Answers) -> float:
-    """Share of the images whose class is one of the two most probable."""
-    order = np.argsort(np.nan_to_num(answers.probabilities, nan=-1.0), axis=1)[:, -2:]
-    return float((order == answers.labels[:, None]).any(axis=1).mean())
-
-
-def calibration(answers: Answers, bins: int = 10) -> tuple[float, list[Bin]]:
-    """The expected calibration error (https://arxiv.org/abs/1706.04599) and its curve, in bins of equal width."""
-    confidence = np.nan_to_num(answers.probabilities, nan=0.0).max(axis=1).astype(np.float64)
-    number = np.minimum((confidence * bins).astype(int), bins - 1)
-    curve = [
-        Bin(float(confidence[rows].mean()), float(answers.right[rows].mean()), int(rows.sum()))
-        for rows in (number == index for index in range(bins))
-        if rows.any()
-    ]
-    error = sum(abs(point.accuracy - point.confidence) * point.images for point in curve) / len(confidence)
-    return error, curve
 
 
 def worst(answers: Answers, chosen: npt.NDArray[np.bool_], most: int) -> list[int]:

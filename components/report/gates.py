@@ -1,67 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gates' results as rows of a table: metric, candidate, baseline, difference with its interval, limit."""
+"""The table of the verdict: a row for each gate, in the words and units of a person.
+
+It needs nothing but the record, and no library: the console shows it too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-from components.report import figures
 
 # Gate -> what it measures, and how its figures are written.
 _PERCENT, _POINTS = "{:.2%}".format, lambda value: f"{100 * value:+.2f} points"
 _KNOWN: dict[str, tuple[str, Callable[[float], str]]] = {
-    "data": ("open findings in the data", "{:,.0f}".format),
-    "infra-answers": ("golden requests to the exported model", "{:g}".format),
+    "data": ("open data findings", "{:,.0f}".format),
+    "infra-answers": ("golden requests", "{:g}".format),
     "infra-latency": ("latency of one image", "{:.1f} ms".format),
     "training-serving-skew": ("training/serving skew", "{:.1e}".format),
-    "change": ("accuracy against the model in production", _POINTS),
-    "best": ("accuracy against the best version ever", _POINTS),
+    "change": ("accuracy vs production", _POINTS),
+    "best": ("accuracy vs best ever", _POINTS),
     "test-examples": ("test images", "{:,.0f}".format),
     "finite": ("loss is finite", "{:.4f}".format),
     "accuracy-floor": ("accuracy", _PERCENT),
-    "recall-floor": ("lowest recall of a class", _PERCENT),
+    "recall-floor": ("lowest class recall", _PERCENT),
 }
+_COMPARED = ("change", "best")
+# What the console shows even where it passed: what models are compared by.
+_SHORT = ("change", "best", "accuracy-floor", "recall-floor")
 
 
-def rows(record: Mapping[str, Any], interval: figures.Interval | None) -> list[dict[str, Any]]:
+def rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row for each gate.
 
-    Args:
-        record: of the run.
-        interval: of the difference between candidate and baseline, where there are both.
+    Returns:
+        `name`, `what`, `passed`, `reason`, and as text, None where there is no such figure, `candidate`, `baseline`,
+        `difference`, `limit`, and `interval`: the two ends of the 95 % interval of the difference, or of the
+        candidate's figure where there is no difference.
     """
-    return [_row(gate, record, interval) for gate in record["gates"]]
+    return [_row(gate) for gate in record["gates"]]
 
 
-def _row(gate: Mapping[str, Any], record: Mapping[str, Any], interval: figures.Interval | None) -> dict[str, Any]:
+def short(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows for a glance: what models are compared by, and whatever did not pass."""
+    return [row for row in rows(record) if row["name"] in _SHORT or not row["passed"]]
+
+
+def _row(gate: Mapping[str, Any]) -> dict[str, Any]:
     what, written = _KNOWN.get(gate["name"], (gate["name"], "{:.4g}".format))
-    metrics, baseline = record["metrics"], record["baseline"]
-    compared = gate["name"] in ("change", "best")
-    against = (baseline or {}).get("metrics") or {}
-    row = {
+    compared = gate["name"] in _COMPARED
+    figure = _PERCENT if compared else written
+    return {
         "name": gate["name"],
         "what": what,
-        "candidate": _shown(gate["measured"], written),
-        "baseline": None,
-        "difference": None,
-        "limit": _shown(gate["limit"], written),
         "passed": gate["passed"],
         "reason": gate["reason"],
+        "candidate": _shown(gate.get("candidate") if compared else gate["measured"], figure),
+        "baseline": _shown(gate.get("baseline"), figure),
+        "difference": _shown(gate["measured"], written) if compared else None,
+        "interval": _interval(gate.get("interval"), written),
+        "limit": _shown(gate["limit"], written),
     }
-    if compared:
-        row["candidate"] = _shown(metrics and metrics["accuracy"], _PERCENT)
-        row["difference"] = _shown(gate["measured"], written)
-        if gate["name"] == "change":
-            row["baseline"] = _shown(against.get("accuracy"), _PERCENT)
-            if interval and row["difference"]:
-                row["difference"] += f" ({100 * interval.low:+.2f} to {100 * interval.high:+.2f})"
-    elif gate["name"] == "accuracy-floor" and "accuracy" in against:
-        row["baseline"] = _PERCENT(against["accuracy"])
-    elif gate["name"] == "recall-floor" and against.get("recall"):
-        row["baseline"] = _PERCENT(min(against["recall"].values()))
-    return row
 
 
 def _shown(value: float | None, written: Callable[[float], str]) -> str | None:
     return None if value is None else written(value)
+
+
+def _interval(ends: Sequence[float] | None, written: Callable[[float], str]) -> str | None:
+    """Both ends, the unit only at the second."""
+    if not ends:
+        return None
+    low, high = (written(end) for end in ends)
+    return f"{low.removesuffix(' points').removesuffix('%')} to {high.removesuffix(' points')}"

@@ -22,7 +22,7 @@ _NOT_OF_THE_MODEL = frozenset({"output", "fresh", "force_push", "allow", "beam_a
 def provenance(record: Mapping[str, Any], version: int | None) -> dict[str, Any]:
     """What lies beside a version of this run's serving folder, empty where there is nothing."""
     config = record["config"]
-    if version is None or not config:
+    if version is None or not config or "output" not in config:
         return {}
     folder = pathlib.Path(config["output"]) / "serving" / config["serving_name"] / str(version)
     try:

@@ -16,14 +16,17 @@ from components.report import bundle, compare, content, runs
 _HERE = pathlib.Path(__file__).parent
 
 
-def write(record: Mapping[str, Any], folder: pathlib.Path) -> pathlib.Path:
+def write(
+    record: Mapping[str, Any], folder: pathlib.Path, artifacts: Mapping[str, pathlib.Path] | None = None
+) -> pathlib.Path:
     """Writes the report of a run into a folder and returns its path.
 
     Args:
         record: of the run, whatever its verdict.
         folder: where to; usually where the record lies.
+        artifacts: where each artifact of the record is on this machine, if that is not where the record says it is.
     """
-    return _write("report.html", content.gather(record), folder / runs.REPORT_FILE)
+    return _write("report.html", content.gather(record, artifacts), folder / runs.REPORT_FILE)
 
 
 def write_comparison(one: Mapping[str, Any], other: Mapping[str, Any], path: pathlib.Path) -> pathlib.Path:

@@ -1,16 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graph's side of training: the stock Trainer around `run.run_fn`."""
+"""The graph's side of training: TFX's Trainer around `run.run_fn`."""
 
 from __future__ import annotations
 
-from tfx.components.trainer.component import Trainer
+from collections.abc import Mapping
+from typing import Any, get_args, get_type_hints
+
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.orchestration.data_types import RuntimeParameter
 from tfx.proto import trainer_pb2
-from tfx.types.channel import BaseChannel
+from tfx.types import component_spec, standard_artifacts, standard_component_specs
+from tfx.types.channel import BaseChannel, Channel
+from tfx.utils import json_utils
 
 from components import features
+from components.train import executor
 from components.train.hyperparameters import Hyperparameters
 
 RUN_FN = "components.train.run.run_fn"
+
+
+def _kind(hint: Any) -> type:
+    kind: type = next((one for one in get_args(hint) if one is not type(None)), hint)
+    return kind
+
+
+class TrainSpec(component_spec.ComponentSpec):
+    """The interface of TFX's Trainer, and each hyperparameter as a parameter of its own."""
+
+    INPUTS = standard_component_specs.TrainerSpec.INPUTS
+    OUTPUTS = standard_component_specs.TrainerSpec.OUTPUTS
+    PARAMETERS = standard_component_specs.TrainerSpec.PARAMETERS | {
+        executor.PROPERTIES[name]: component_spec.ExecutionParameter(type=_kind(hint), optional=True)
+        for name, hint in get_type_hints(Hyperparameters).items()
+    }
+    TYPE_ANNOTATION = standard_component_specs.TrainerSpec.TYPE_ANNOTATION
+
+
+class Trainer(base_component.BaseComponent):
+    """TFX's Trainer with that interface."""
+
+    SPEC_CLASS = TrainSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
 
 
 def train(
@@ -18,7 +49,7 @@ def train(
     examples: BaseChannel,
     transform_graph: BaseChannel,
     schema: BaseChannel,
-    hyperparameters: Hyperparameters,
+    hyperparameters: Mapping[str, Any],
     code_digest: str = "",
     checkpoints: str = "",
 ) -> Trainer:
@@ -28,7 +59,8 @@ def train(
         examples: Examples with the splits of `features.SPLITS`, as ingest writes them.
         transform_graph: TransformGraph of the stage transform.
         schema: Schema; it makes no difference to the training, but the pushed model can be traced to it.
-        hyperparameters: go into `custom_config`, the one place from which the worker reads them.
+        hyperparameters: fields of `Hyperparameters`. Values go into `custom_config`, the one place from which the
+            worker reads them; a RuntimeParameter gets there when the run has settled it.
         code_digest: digest of the code of this stage; it is there for the cache key, and so that changed code does not
             go on where other code stopped.
         checkpoints: folder outside of the artifacts, the same for each run, in which a training that was killed finds
@@ -37,12 +69,25 @@ def train(
     Returns:
         Trainer; its outputs are `model` and `model_run`.
     """
+    settled = {name: value for name, value in hyperparameters.items() if not isinstance(value, RuntimeParameter)}
+    told = {name: value for name, value in hyperparameters.items() if isinstance(value, RuntimeParameter)}
+    config = {
+        **settled,
+        **({executor.UNLESS_TOLD: {name: value.default for name, value in told.items()}} if told else {}),
+        "code_digest": code_digest,
+        "checkpoints": checkpoints,
+    }
     return Trainer(
-        examples=examples,
-        transform_graph=transform_graph,
-        schema=schema,
-        run_fn=RUN_FN,
-        train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN], num_steps=hyperparameters.train_steps),
-        eval_args=trainer_pb2.EvalArgs(splits=[features.VAL]),
-        custom_config={**hyperparameters.to_config(), "code_digest": code_digest, "checkpoints": checkpoints},
+        TrainSpec(
+            examples=examples,
+            transform_graph=transform_graph,
+            schema=schema,
+            run_fn=RUN_FN,
+            train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN], num_steps=settled.get("train_steps")),
+            eval_args=trainer_pb2.EvalArgs(splits=[features.VAL]),
+            custom_config=json_utils.dumps(config),
+            model=Channel(type=standard_artifacts.Model),
+            model_run=Channel(type=standard_artifacts.ModelRun),
+            **{executor.PROPERTIES[name]: value for name, value in told.items()},
+        )
     )

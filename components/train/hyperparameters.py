@@ -12,6 +12,8 @@ from components.errors import BadInput
 
 # What a float32 holds, with room for what an optimizer does with it.
 _LARGEST_RATE = 1e37
+# In place of a hyperparameter, where there must be a number: the default of whichever model the run takes.
+OWN_DEFAULT = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,29 @@ class Hyperparameters:
         hyperparameters = dataclasses.replace(MODELS[model], **given)
         _check(hyperparameters)
         return hyperparameters
+
+    @classmethod
+    def told(cls, values: Mapping[str, Any], unless_told: Mapping[str, Any]) -> Hyperparameters:
+        """What a run was told when it started, where every field has a value whatever the model is.
+
+        Args:
+            values: fields by name, `model` among them; OWN_DEFAULT stands for the model's own default.
+            unless_told: the values of a run that changes none. One that nobody changed is left out where the model has
+                no such field; one that a person gave is refused.
+
+        Raises:
+            BadInput: as for `of`.
+        """
+        model = values["model"]
+        given = {name: value for name, value in values.items() if name != "model" and value != OWN_DEFAULT}
+        return cls.of(
+            model,
+            **{
+                name: value
+                for name, value in given.items()
+                if value != unless_told.get(name) or model not in MODELS or getattr(MODELS[model], name) is not None
+            },
+        )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Hyperparameters:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.train import data
+from components.train.board import Board
 from components.train.callbacks import History, NanWatch, StopAfter
 from components.train.checkpoints import Checkpoints
 from components.train.hyperparameters import Hyperparameters
@@ -79,7 +80,7 @@ def fit(
         hyperparameters: batch size, steps and seed are taken from here.
         train: images float32 [n, height, width, 1] in [0, 1] and labels int64 [n].
         val: the same, only measured.
-        log_folder: for TensorBoard: loss, accuracy, learning rate and graph.
+        log_folder: for TensorBoard: loss, accuracy, learning rate, graph, and what `board` adds.
         checkpoint_folder: for the state after each epoch; a training that finds one there goes on from it. "" for none.
 
     Raises:
@@ -98,6 +99,7 @@ def fit(
         NanWatch(done, steps, hyperparameters.learning_rate),
         History(rows, epochs, steps),
         keras.callbacks.TensorBoard(log_folder, write_graph=True),
+        Board(log_folder, val, hyperparameters),
         *([checkpoints] if checkpoints else []),
     ]
     network.fit(

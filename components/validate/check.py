@@ -18,6 +18,7 @@ from components.validate.kinds import ANOMALY, DATASET_CHANGED, DRIFT, SKEW
 
 _SHOWN = 300  # characters of what TFDV says of one anomaly
 
+
 def anomalies(split: str, found: anomalies_pb2.Anomalies) -> Iterator[Finding]:
     """Puts TFDV's anomalies of one split into words.
 

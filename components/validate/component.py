@@ -13,6 +13,7 @@ from tfx.components.statistics_gen.component import StatisticsGen
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.components.base.base_component import BaseComponent
+from tfx.orchestration.data_types import RuntimeParameter
 from tfx.types.channel import BaseChannel
 from tfx.types.standard_artifacts import ExampleAnomalies, Examples, ExampleStatistics, Model, Schema
 from tfx.utils import io_utils
@@ -41,10 +42,13 @@ def DataCheck(
 
     Inputs: `examples`, `statistics`, `schema`, `anomalies`, and `baseline`, the model in production with the statistics
     and the name of its training data. Output: `checks`, with every suspect label in `label_suspects.json` besides.
-    Parameters: `pixel_limits` and `label_limits`, the fields of `PixelLimits` and `LabelLimits` as JSON; `allow`, a
-    JSON list of findings' names.
+    Parameters: `pixel_limits` and `label_limits`, the fields of `PixelLimits` and `LabelLimits` as JSON; `allow`,
+    names of findings with commas between them.
+
+    Raises:
+        BadInput: there is no finding of a name in `allow`.
     """
-    from components.validate import check, label_noise, pixels
+    from components.validate import check, kinds, label_noise, pixels
     from components.validate import examples as images
 
     progress = logging.getLogger("progress")
@@ -70,7 +74,7 @@ def DataCheck(
         by_split[features.TEST],
         check.load_statistics_file(production) if production.is_file() else None,
     )
-    findings.write(checks.uri, findings=check.allow(found, json.loads(allow)))
+    findings.write(checks.uri, findings=check.allow(found, kinds.parse(allow)))
     (pathlib.Path(checks.uri) / SUSPECTS_FILE).write_text(json.dumps(noise.to_rows(), indent=1), encoding="utf-8")
 
 
@@ -106,7 +110,7 @@ def validate(
     schema_file: str,
     pixel_limits: PixelLimits,
     label_limits: LabelLimits,
-    allow: tuple[str, ...],
+    allow: str | RuntimeParameter,
 ) -> Validation:
     """Builds the stage.
 
@@ -116,7 +120,7 @@ def validate(
         schema_file: the curated schema, as the worker sees it.
         pixel_limits: what images and labels are held against.
         label_limits: what the suspect labels are held against.
-        allow: names of findings that shall not stop the run.
+        allow: names of findings that shall not stop the run, with commas between them.
     """
     schema_gen = ImportSchemaGen(schema_file=schema_file).with_id("schema")
     schema = schema_gen.outputs["schema"]
@@ -131,6 +135,6 @@ def validate(
         baseline=baseline,
         pixel_limits=json.dumps(dataclasses.asdict(pixel_limits), sort_keys=True),
         label_limits=json.dumps(dataclasses.asdict(label_limits), sort_keys=True),
-        allow=json.dumps(sorted(allow)),
+        allow=allow,
     ).with_id("data-check")
     return Validation(statistics_gen, schema_gen, example_validator, data_check)

@@ -13,8 +13,8 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
-from typing import TextIO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
 from rich.console import Console as Terminal
 from rich.live import Live
@@ -45,6 +45,27 @@ class Console(logging.Handler):
     def say(self, text: str, style: str = "") -> None:
         """Prints one line."""
         self._terminal.print(Text(text, style=style), soft_wrap=True)
+
+    def verdict(self, gates: Sequence[Mapping[str, Any]]) -> None:
+        """Shows what the verdict depends on.
+
+        Args:
+            gates: rows as `components.report.gates` makes them.
+        """
+        table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False, header_style="dim")
+        table.add_column("metric", no_wrap=True)
+        for name in ("candidate", "baseline", "difference (95 %)", "limit"):
+            table.add_column(name, justify="right")
+        table.add_column("")
+        for gate in gates:
+            difference = (gate["difference"] or "").removesuffix(" points")
+            if difference and gate["interval"]:
+                difference += f" ({gate['interval']})"
+            cells = [gate["what"], gate["candidate"], gate["baseline"], difference, gate["limit"]]
+            mark = Text("✓ pass", "green") if gate["passed"] else Text("✗ fail", "red")
+            table.add_row(*(Text((cell or "–").removesuffix(" points")) for cell in cells), mark)
+        if gates:
+            self._terminal.print(table)
 
     def download(self, done: int, total: int) -> None:
         """Shows how far a download is."""

@@ -5,20 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import pathlib
 import secrets
 import shutil
-import subprocess
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from components.errors import BadInput
@@ -26,14 +22,12 @@ from components.ingest.source import Choice
 from components.push import versions
 from pipeline import code_digest, outcome, record
 from pipeline.config import Config
-from pipeline.local import supervise
+from pipeline.local import lock, supervise
 from pipeline.local.console import Console, redirected
 
 if TYPE_CHECKING:
     from pipeline.local.stages import Stage
 
-# What a run writes below its output folder.
-_WRITTEN = ("runs", "pipeline_root", "pipeline_root/*", "checkpoints", "metadata.db", "serving", "serving/*")
 _CHECKPOINT_SECONDS = 7 * 24 * 3600
 # Which module each node's code starts from.
 _CODE = {
@@ -68,7 +62,7 @@ def run(config: Config, choice: Choice, console: Console) -> dict[str, Any]:
     Raises:
         BadInput: the output folder is not writable, or another run uses it.
     """
-    with _locked(config.output):
+    with lock.held(config.output):
         console.say(choice.sentence)
         fingerprint = _fingerprint(config, choice)
         former = None if config.fresh else _former(config, fingerprint)
@@ -91,7 +85,7 @@ def run(config: Config, choice: Choice, console: Console) -> dict[str, Any]:
             },
             config=config.to_record(),
             log=str(folder / "log.txt"),
-            fingerprint={},
+            fingerprint={"files": code_digest.project_files() | _code(config)["schema"]},
         )  # fmt: skip
         # Until it ends, a run's record says that it did not.
         _save(row)
@@ -103,12 +97,44 @@ def run(config: Config, choice: Choice, console: Console) -> dict[str, Any]:
             row["reason"] = "it was interrupted"
             raise
         finally:
-            row["fingerprint"] |= {"inputs": fingerprint, "serving": versions.state(config.serving_dir)}
+            row["fingerprint"] |= {"inputs": fingerprint, "serving": _state_after(config)}
             row["sentence"] = record.sentence(row)
             _report(row, folder, console)
             if fault := _save(row):
                 console.say(f"The record could not be written: {fault}")
         return row
+
+
+def explain(config: Config, choice: Choice, console: Console) -> list[dict[str, Any]]:
+    """Says for each stage whether `run` would run it now, and why; nothing is changed.
+
+    Returns:
+        A row for each stage, in their order: `stage`, `runs`, `reason`.
+    """
+    with lock.held(config.output):
+        former = None if config.fresh else _former(config, _fingerprint(config, choice))
+        if former is not None:
+            same = f"nothing has changed since run {former['run_id']}, whose verdict would be repeated"
+            rows = [{"stage": name, "runs": False, "reason": same} for name in _CODE]
+        else:
+            with redirected(pathlib.Path(os.devnull)):
+                from pipeline.local import explain
+
+                code = _code(config)
+                digests = {name: code_digest.joined(files) for name, files in code.items()}
+                ir = _compile(config, choice, {"run_id": "", "config": config.to_record()})
+                rows = [answer._asdict() for answer in explain.explain(ir, config.output, code, digests, config.fresh)]
+    for row in rows:
+        console.say(f"{row['stage']:<12} {'runs  ' if row['runs'] else 'reused'}  {row['reason']}")
+    return rows
+
+
+def _state_after(config: Config) -> str | None:
+    """What is in production; None where that cannot be found out any more, so that the next run does not rely on it."""
+    try:
+        return versions.state(config.serving_dir)
+    except BadInput:
+        return None
 
 
 def _save(row: dict[str, Any]) -> str:
@@ -180,14 +206,10 @@ def _run_stages(config: Config, choice: Choice, console: Console, row: dict[str,
     with redirected(pathlib.Path(row["log"])), console.stages():
         console.stage("start", "running", 0)
         try:
-            from pipeline import graph
             from pipeline.local import stages as local_stages
 
-            ir = local_stages.compile_graph(
-                graph.build(config, _place(graph, config, choice, row)), config.output, config.beam_args
-            )
-            digests = {name: code_digest.of_module(module) for name, module in _CODE.items()}
-            digests["schema"] = code_digest.of_module(_CODE["schema"], config.schema)
+            ir = _compile(config, choice, row)
+            digests = {name: code_digest.joined(files) for name, files in _code(config).items()}
             console.stage("start", "done", time.monotonic() - started)
 
             def changed(stage: Stage) -> None:
@@ -204,19 +226,27 @@ def _run_stages(config: Config, choice: Choice, console: Console, row: dict[str,
             traceback.print_exc()
             stages, error = getattr(failure, "stages", []), outcome.cause(failure)
         outcome.fill(row, stages)
-        row["fingerprint"] = {
+        row["fingerprint"] |= {
             "artifacts": {str(stage.uri(key)): stage.content_digest(key) for stage in stages for key in stage.outputs}
         }
         outcome.judge(row, stages, outcome.Failure.of(error) if error else None)
 
 
-def _place(graph: ModuleType, config: Config, choice: Choice, row: Mapping[str, Any]) -> Any:
+def _compile(config: Config, choice: Choice, row: Mapping[str, Any]) -> Any:
+    """The graph, compiled for this machine."""
+    from pipeline import graph
+    from pipeline.local import stages
+
     source = choice.source
-    return graph.Place(
+    place = graph.Place(
         data_dir=str(source.data_dir),
         dataset=source.name,
         data_sha256=source.sha256,
         span=source.span,
+        schema=str(config.schema),
+        hyperparameters=config.hyperparameters.to_config(),
+        allow=",".join(config.allow),
+        force_push=config.force_push or "",
         serving_dir=str(config.serving_dir),
         serving_state=versions.state(config.serving_dir),
         checkpoints=str(config.output / "checkpoints"),
@@ -224,12 +254,17 @@ def _place(graph: ModuleType, config: Config, choice: Choice, row: Mapping[str, 
             "run_id": row["run_id"],
             "config": row["config"],
             "forced": config.force_push,
-            "code_digest": code_digest.of_project(),
-            "lock_digest": hashlib.sha256(code_digest.LOCK.read_bytes()).hexdigest(),
-            "git_commit": _git_commit(),
+            **code_digest.provenance(),
             "dataset_choice": choice.sentence,
         },
     )
+    return stages.compile_graph(graph.build(config, place), config.output, config.beam_args)
+
+
+def _code(config: Config) -> dict[str, dict[str, str]]:
+    """Node id -> the files that its result depends on, and their digests."""
+    extra = {"schema": (config.schema,)}
+    return {name: code_digest.files_of(module, *extra.get(name, ())) for name, module in _CODE.items()}
 
 
 def _fingerprint(config: Config, choice: Choice) -> str:
@@ -256,45 +291,3 @@ def _former(config: Config, fingerprint: str) -> dict[str, Any] | None:
     if former["verdict"] == record.PUSHED:
         former |= {"verdict": record.UNCHANGED, "reason": f"nothing has changed since run {former['run_id']} pushed it"}
     return former
-
-
-@contextlib.contextmanager
-def _locked(output: pathlib.Path) -> Iterator[None]:
-    """Makes the output folder and keeps it for this run alone."""
-    place = output
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = os.open(output / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        for place in (path for name in _WRITTEN for path in output.glob(name)):
-            if not os.access(place, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise BadInput(
-            f"the output folder must be writable, but {place}: {reason}; name another with --output"
-        ) from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.pread(lock, 100, 0).decode(errors="replace").strip() or "unknown"
-            raise BadInput(
-                f"one run at a time may use an output folder, and process {owner} is using {output}; wait for it, or "
-                "name another with --output"
-            ) from None
-        os.truncate(lock, 0)
-        os.pwrite(lock, str(os.getpid()).encode(), 0)
-        yield
-    finally:
-        os.close(lock)
-
-
-def _git_commit() -> str | None:
-    """The commit that is checked out, None outside a checkout or without git."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(code_digest.ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

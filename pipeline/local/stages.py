@@ -23,6 +23,7 @@ from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 
 from components.errors import ProjectError
+from pipeline import beam
 from pipeline.local import cache
 
 RUNNING, DONE, CACHED, FAILED, SKIPPED = "running", "done", "cached", "failed", "skipped"
@@ -68,7 +69,7 @@ def compile_graph(nodes: Sequence[BaseNode], output: pathlib.Path, beam_args: Se
             metadata_connection_config=metadata.sqlite_metadata_connection_config(str(output / "metadata.db")),
             components=list(nodes),
             enable_cache=True,
-            beam_pipeline_args=_beam_args(beam_args),
+            beam_pipeline_args=beam.arguments(beam_args),
         )
     )
 
@@ -103,8 +104,7 @@ def run(
     nodes = [node.pipeline_node for node in ir.nodes]
     stages = [Stage(node.node_info.id) for node in nodes]
     for node, stage in zip(nodes, stages, strict=True):
-        digest = node.parameters.parameters["code_digest"].field_value
-        digest.string_value = code_digests[stage.name]
+        add_code_digest(node, code_digests[stage.name])
         caching = node.execution_options.caching_options
         caching.enable_cache = not fresh and stage.name not in NEVER_CACHED
         stage.state = RUNNING
@@ -136,6 +136,11 @@ def run(
     return stages
 
 
+def add_code_digest(node: pipeline_pb2.PipelineNode, digest: str) -> None:
+    """Makes the digest of a node's code a part of its cache key."""
+    node.parameters.parameters["code_digest"].field_value.string_value = digest
+
+
 class StageFailed(Exception):
     """A node failed; `__cause__` says why."""
 
@@ -157,12 +162,3 @@ def _outcome(connection: Any, execution_id: int) -> tuple[str, dict[str, metadat
         artifacts = handle.store.get_artifacts_by_id(list(made))
     states = {metadata_store_pb2.Execution.COMPLETE: DONE, metadata_store_pb2.Execution.CACHED: CACHED}
     return states.get(execution.last_known_state, FAILED), {made[artifact.id]: artifact for artifact in artifacts}
-
-
-def _beam_args(given: Sequence[str]) -> list[str]:
-    """Names the runner unless a person did: Beam's own choice tries to download one, so it depends on the network."""
-    if any(arg.partition("=")[0] == "--runner" for arg in given):
-        return list(given)
-    # With any Beam option set, TFX builds a source package of itself for remote workers, 2 to 3 seconds in each stage,
-    # unless it sees that they have a container image. This runner has no remote workers.
-    return ["--runner=FnApiRunner", "--sdk_container_image=none", *given]

@@ -95,6 +95,17 @@ def run(start: Start, guard: dict[str, str], tmp_path_factory: pytest.TempPathFa
     return ended
 
 
+@pytest.fixture
+def checkout(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of what a run needs of this project, to be edited."""
+    copy = tmp_path / "checkout"
+    for name in ("components", "pipeline"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("runner_local.py", "requirements.lock"):
+        shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
 def digest(folder: pathlib.Path) -> str:
     """SHA-256 over every path below a folder and every byte."""
     total = hashlib.sha256()

@@ -3,13 +3,17 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 from typing import Any
 
+import nbclient
+import nbformat
 import pytest
 
 from components.ingest import idx
+from tests import browser
 
 pytestmark = pytest.mark.slow
 
@@ -142,12 +146,110 @@ def test_a_worse_model_is_refused_with_both_figures(
     assert (again.code, again.record["verdict"]) == (3, "not_blessed")
 
 
-def test_an_equally_good_model_is_judged_against_the_first(run: Any, first: Any, output: pathlib.Path) -> None:
-    second = run("--dataset", "digits", "--train-steps", "200", "--seed", "2", "--output", output)
+@pytest.fixture(scope="module")
+def second(run: Any, first: Any, output: pathlib.Path) -> Any:
+    """An equally good model, which is compared with the first."""
+    return run("--dataset", "digits", "--train-steps", "200", "--seed", "2", "--output", output)
+
+
+def test_an_equally_good_model_is_judged_against_the_first(first: Any, second: Any) -> None:
     assert second.record["verdict"] == "pushed", second.record["reason"]
     assert second.record["baseline"]["version"] == 1
     assert second.record["baseline"]["metrics"]["accuracy"] == pytest.approx(first.record["metrics"]["accuracy"])
     assert second.record["model"]["version"] == 2
+
+
+def test_the_verdict_is_explained(second: Any) -> None:
+    """On the console, on a screen of 80 columns, and in the record."""
+    metrics, baseline = second.record["metrics"], second.record["baseline"]["metrics"]
+    by_name = {gate["name"]: gate for gate in second.record["gates"]}
+    change = by_name["change"]
+    assert change["measured"] == pytest.approx(metrics["accuracy"] - baseline["accuracy"])
+    assert (change["candidate"], change["baseline"]) == (metrics["accuracy"], baseline["accuracy"])
+    assert change["interval"] == metrics["intervals"]["change"]
+    assert change["interval"][0] <= change["measured"] <= change["interval"][1]
+    lines = second.stdout.splitlines()
+    top = next(number for number, line in enumerate(lines) if line.startswith("PUSHED: "))
+    assert lines[top + 1].split() == ["metric", "candidate", "baseline", "difference", "(95", "%)", "limit"]
+    low, high = (f"{100 * end:+.2f}" for end in change["interval"])
+    assert lines[top + 2].split() == [
+        "accuracy", "vs", "production", f"{metrics['accuracy']:.2%}", f"{baseline['accuracy']:.2%}",
+        f"{100 * change['measured']:+.2f}", f"({low}", "to", f"{high})", "-3.50", "✓", "pass",
+    ]  # fmt: skip
+    assert max(map(len, lines[top + 1 : -1])) <= 80
+
+
+def test_the_report_says_in_a_browser_what_the_record_says(second: Any, tmp_path: pathlib.Path) -> None:
+    record, path = second.record, pathlib.Path(second.record["report"])
+    assert path.stat().st_size < 3_000_000
+    shown = browser.show(path, tmp_path / "profile")
+    assert shown.console == []
+    assert "could not be" not in browser.words(shown.dom)
+    charts = {"data": 1, "training": 3, "classes": 3, "calibration": 1}
+    assert {name: shown.section(name).count("<svg") for name in charts} == charts
+    assert record["sentence"] in browser.words(shown.section("verdict"))
+    table = dict(re.findall(r'<tr data-gate="([^"]*)">(.*?)</tr>', shown.section("verdict"), re.DOTALL))
+    assert list(table) == [gate["name"] for gate in record["gates"]]
+    assert all("✓ pass" in row for row in table.values())
+    low, high = (f"{100 * end:+.2f}" for end in record["metrics"]["intervals"]["change"])
+    assert f"{low} to {high}" in browser.words(table["change"])
+    evaluation = browser.words(shown.section("evaluation"))
+    for model, metrics in (
+        ("candidate", record["metrics"]), ("baseline (version 1)", record["baseline"]["metrics"])
+    ):  # fmt: skip
+        ends = metrics["intervals"]
+        assert (
+            f"{model} {metrics['accuracy']:.2%} {ends['accuracy'][0]:.2%} – {ends['accuracy'][1]:.2%} "
+            f"{metrics['loss']:.4f} {ends['loss'][0]:.4f} – {ends['loss'][1]:.4f} {metrics['top2']:.2%} "
+            f"{metrics['calibration']['error']:.2%}"
+        ) in evaluation
+    rows = dict(re.findall(r'<tr data-class="(\d)">(.*?)</tr>', shown.section("classes"), re.DOTALL))
+    for name, row in rows.items():
+        cells = browser.words(row).split()
+        assert int(cells[1]) == sum(record["metrics"]["confusion"][int(name)])
+        assert cells[2] == f"{record['metrics']['recall'][name]:.2%}"
+    counts = re.findall(r"<td class=\"(?:zero|right|wrong)\"[^>]*>(\d+)", shown.section("confusion"))
+    assert list(map(int, counts)) == [count for row in record["metrics"]["confusion"] for count in row]
+    wrong = sum(map(sum, record["metrics"]["confusion"])) - sum(
+        record["metrics"]["confusion"][index][index] for index in range(10)
+    )
+    assert shown.section("gallery").partition("Right for the baseline")[0].count("<img") == wrong
+    assert record["dataset"]["sha256"] in shown.section("lineage")
+    assert "training.seed 1 2" in browser.words(shown.section("changes"))
+    for stage in record["stages"]:
+        assert f"{stage['name']} {stage['state']}" in browser.words(shown.section("stages"))
+
+
+def test_the_notebook_shows_the_same(
+    second: Any, output: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = second.record
+    monkeypatch.setenv("OUTPUT_DIR", str(output))
+    monkeypatch.setenv("RUN_ID", record["run_id"])
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    path = pathlib.Path(__file__).parents[2] / "notebooks" / "review.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)  # kept without results
+    folder = {"metadata": {"path": str(path.parent)}}
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=folder).execute()
+    results = [result for cell in notebook.cells for result in cell.get("outputs", ())]
+    assert {result.output_type for result in results} <= {"execute_result", "display_data"}
+    told = "\n".join(result.data.get("text/plain", "") for result in results)
+    html = "\n".join(result.data.get("text/html", "") for result in results)
+    seen = browser.words(html)
+    assert record["sentence"] in told
+    low, high = record["metrics"]["intervals"]["change"]
+    for name, figures in (("candidate", record["metrics"]), ("baseline", record["baseline"]["metrics"])):
+        ends = figures["intervals"]["accuracy"]
+        # TFMA's own end may be above 1, which the record cuts off.
+        assert f"sparse_categorical_accuracy {figures['accuracy']:.6f} {ends[0]:.6f}" in seen, name
+    assert re.search(rf"sparse_categorical_accuracy_diff \S+ {low:.6f} {high:.6f}", seen)
+    for row in record["metrics"]["confusion"]:
+        assert " ".join(map(str, row)) in seen
+    assert record["artifacts"]["evaluate.evaluation"] in seen
+    assert seen.count("No anomalies found") == 3
+    assert any("image/png" in result.data for result in results)
+    assert "http" not in html  # nothing is loaded from elsewhere
 
 
 def test_force_push_is_recorded(run: Any, first: Any, output: pathlib.Path) -> None:

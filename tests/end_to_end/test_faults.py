@@ -59,6 +59,10 @@ def states(record: dict[str, Any]) -> dict[str, str]:
     return {stage["name"]: stage["state"] for stage in record["stages"]}
 
 
+def running(record: dict[str, Any]) -> list[str]:
+    return [name for name, state in states(record).items() if state == "running"]
+
+
 def weights(record: dict[str, Any]) -> bytes:
     return pathlib.Path(record["model"]["path"], "variables", "variables.data-00000-of-00001").read_bytes()
 
@@ -92,8 +96,12 @@ def test_killed_in_every_stage(
     killed_in = []
     for stage in STAGES:
         former = newest_record(output)["run_id"]
+        before = set(output.glob(f"pipeline_root/{stage}/*/*"))
         process = start(*WORK, "--output", output)
         wait_for(output, stage, process, former)
+        # In the middle of it: it has begun to write, or is over already.
+        while before == set(output.glob(f"pipeline_root/{stage}/*/*")) and stage in running(newest_record(output)):
+            time.sleep(0.001)
         child = child_of(process)
         process.kill()
         process.communicate()
@@ -101,7 +109,7 @@ def test_killed_in_every_stage(
             time.sleep(0.01)
         record = newest_record(output)
         assert record["verdict"] == "failed"
-        killed_in += [name for name, state in states(record).items() if state == "running"]
+        killed_in += running(record)
     # A stage of a few milliseconds may be over before it is hit.
     assert {"ingest", "statistics", "data-check", "train", "evaluate", "infra-check"} <= set(killed_in)
 

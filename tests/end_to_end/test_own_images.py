@@ -15,13 +15,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_a_set_of_32x32_images_of_four_classes_is_pushed(run: Any, tmp_path: pathlib.Path) -> None:
-    checkout = tmp_path / "checkout"
-    for name in ("components", "pipeline"):
-        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("runner_local.py", "requirements.lock"):
-        shutil.copy(ROOT / name, checkout / name)
-
+def test_a_set_of_32x32_images_of_four_classes_is_pushed(
+    run: Any, checkout: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     contract = checkout / "components" / "features.py"
     text = contract.read_text()
     edited = text.replace("IMAGE_SHAPE = (28, 28)", "IMAGE_SHAPE = (32, 32)").replace(

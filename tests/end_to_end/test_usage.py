@@ -23,6 +23,8 @@ ROOT = pathlib.Path(__file__).parents[2]
         (["--profile", "nobody"], "nobody"),
         (["--config", "/nowhere.toml"], "/nowhere.toml"),
         (["--model", "linear", "--ksize1", "3"], "ksize1"),
+        (["--data-dir", "https://someone:secret@host/data"], "without user, password"),
+        (["--serving-dir", "https://host/models"], "begins with s3://, gs://"),
         (["--span", "3", "--dataset", "digits"], "--span"),
         (["--dataset", "digits", "--output", "/proc/none"], "/proc/none"),
     ],
@@ -51,6 +53,7 @@ def test_help_names_every_option_and_needs_nothing_heavy() -> None:
     for option in (
         "--dataset",
         "--data-dir",
+        "--serving-dir",
         "--model",
         "--ksize1",
         "--nfil2",

@@ -13,7 +13,7 @@ from tfx.types import standard_artifacts
 from tfx.types.channel import Channel
 
 from components import features, findings
-from components.evaluate import measure
+from components.evaluate import results
 from components.evaluate.component import evaluate
 from components.evaluate.limits import ModelLimits
 from components.train import networks, signatures
@@ -115,7 +115,7 @@ def test_a_sound_candidate_is_blessed_with_and_without_a_baseline(
 def test_a_candidate_that_tfma_alone_refuses_is_refused(
     house: House, nothing: standard_artifacts.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "approved", lambda _: False)
+    monkeypatch.setattr(results, "approved", lambda _: False)
     assert house.evaluate("disagreed", house.network.get_weights(), nothing) == (False, {"tfma-validation"})
 
 

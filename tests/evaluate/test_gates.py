@@ -13,7 +13,7 @@ LIMITS = ModelLimits(accuracy={"cnn": 0.98}, change=0.003, best=0.002, recall=0.
 
 def figures(accuracy: float = 0.99, loss: float = 0.03, examples: int = 10_000, **recall: float) -> dict[str, Any]:
     by_class = dict.fromkeys("0123456789", 0.99) | {key[1:]: value for key, value in recall.items()}
-    return {"accuracy": accuracy, "loss": loss, "examples": examples, "recall": by_class}
+    return {"accuracy": accuracy, "loss": loss, "examples": examples, "recall": by_class, "intervals": {}}
 
 
 def judge(candidate: dict[str, Any], baseline: float | None = None, best: float | None = None) -> dict[str, GateResult]:
@@ -73,3 +73,16 @@ def test_the_sentence_has_both_figures_and_by_how_much_it_failed() -> None:
         "most 0.3 lower are allowed, exceeded by 40.16 points: train longer, look at the data, or push all the same "
         "with --force-push REASON"
     )
+
+
+def test_figures_for_the_table_of_the_verdict() -> None:
+    candidate = figures(0.991, c3=0.95) | {"intervals": {"accuracy": [0.989, 0.993], "change": [-0.001, 0.003]}}
+    baseline, other = figures(0.99, c3=0.97) | {"version": 3}, figures(0.992) | {"version": 2}
+    results = {result.name: result for result in gates.judge(candidate, baseline, other, LIMITS, "cnn")}
+    change, best, accuracy = results["change"], results["best"], results["accuracy-floor"]
+    assert (change.candidate, change.baseline, change.interval) == (0.991, 0.99, (-0.001, 0.003))
+    assert (best.candidate, best.baseline, best.interval) == (0.991, 0.992, None)  # TFMA compared with version 3
+    assert (accuracy.candidate, accuracy.baseline, accuracy.interval) == (None, 0.99, (0.989, 0.993))
+    assert (results["recall-floor"].measured, results["recall-floor"].baseline) == (0.95, 0.97)
+    same = {result.name: result for result in gates.judge(candidate, baseline, baseline, LIMITS, "cnn")}
+    assert same["best"].interval == (-0.001, 0.003)

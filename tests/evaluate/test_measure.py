@@ -10,7 +10,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from components import features
-from components.evaluate import measure, slices
+from components.evaluate import eval_configs, measure, results, slices
 from components.evaluate.limits import ModelLimits
 from components.evaluate.predictions import Predictions
 
@@ -34,25 +34,26 @@ CANDIDATE = answers(0, 0, 0, 5, 1, 1, 1, 1)
 PERFECT = answers(0, 0, 0, 0, 1, 1, 1, 1)
 
 
-def run(folder: pathlib.Path, limits: ModelLimits = LIMITS, **models: np.ndarray) -> str:
+def run(folder: pathlib.Path, limits: ModelLimits = LIMITS, labels: np.ndarray = LABELS, **models: np.ndarray) -> str:
+    half = len(labels) // 2
     blocks = [
         Predictions(
-            ids=np.array([b"x"] * 4),
-            labels=LABELS[rows],
-            slices=slices.group({name: values[rows] for name, values in SLICED.items()}),
+            ids=np.array([b"x"] * half),
+            labels=labels[rows],
+            slices=slices.group({name: np.resize(values, len(labels))[rows] for name, values in SLICED.items()}),
             probabilities={name: values[rows] for name, values in models.items()},
         )
-        for rows in (slice(0, 4), slice(4, 8))
+        for rows in (slice(0, half), slice(half, None))
     ]
     output = str(folder / "evaluation")
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
-        measure.measure(pipeline, blocks, measure.eval_config(list(models), limits, "cnn"), output)
+        measure.measure(pipeline, blocks, eval_configs.build(list(models), limits, "cnn"), output)
     return output
 
 
 def test_figures_of_a_first_candidate(tmp_path: pathlib.Path) -> None:
     output = run(tmp_path, candidate=CANDIDATE)
-    figures = measure.load(output, None)
+    figures = results.load(output, None)
     assert figures["accuracy"] == pytest.approx(7 / 8)
     assert figures["examples"] == 8
     assert figures["recall"] == {"0": pytest.approx(0.75), "1": pytest.approx(1.0)}
@@ -74,19 +75,63 @@ def test_figures_of_a_first_candidate(tmp_path: pathlib.Path) -> None:
         },
     }
     assert figures["loss"] == pytest.approx(-(7 * math.log(0.82) + math.log(0.02)) / 8, rel=1e-5)
-    assert measure.approved(output)
+    assert figures["calibration"]["error"] == pytest.approx(7 / 8 - 0.82)
+    assert figures["calibration"]["curve"] == [
+        {"confidence": pytest.approx(0.82), "accuracy": pytest.approx(7 / 8), "examples": 8}
+    ]
+    low, high = figures["intervals"]["accuracy"]
+    assert low < 7 / 8 < high == 1.0  # TFMA's own end would be above 1
+    assert "change" not in figures["intervals"]
+    assert results.approved(output)
 
 
 def test_each_model_gets_its_own_figures_and_a_loss_beyond_the_limit_is_not_approved(tmp_path: pathlib.Path) -> None:
     output = run(tmp_path, candidate=CANDIDATE, baseline=PERFECT, best=PERFECT)
-    assert measure.load(output, "candidate")["accuracy"] == pytest.approx(7 / 8)
-    assert measure.load(output, "baseline")["accuracy"] == pytest.approx(1.0)
-    assert not measure.approved(output)  # 12.5 points lower, 10 are allowed
+    assert results.load(output, "candidate")["accuracy"] == pytest.approx(7 / 8)
+    assert results.load(output, "baseline")["accuracy"] == pytest.approx(1.0)
+    assert not results.approved(output)  # 12.5 points lower, 10 are allowed
 
 
 def test_a_better_candidate_is_approved_whatever_the_others_are(tmp_path: pathlib.Path) -> None:
     poor = answers(5, 5, 5, 5, 5, 5, 5, 5)
-    assert measure.approved(run(tmp_path, candidate=CANDIDATE, baseline=poor, best=poor))
+    assert results.approved(run(tmp_path, candidate=CANDIDATE, baseline=poor, best=poor))
+
+
+def test_intervals_are_those_of_the_answers_and_the_same_each_time(tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 10, 800)
+    wrong = rng.permutation(800)
+    candidate, baseline = labels.copy(), labels.copy()
+    candidate[wrong[:60]] += 1  # 40 of them are wrong for both
+    baseline[wrong[20:110]] += 1
+    one, other = answers(*candidate % 10), answers(*baseline % 10)
+    first, second = (
+        results.load(run(tmp_path / name, labels=labels, candidate=one, baseline=other), "candidate")["intervals"]
+        for name in "ab"
+    )
+    assert first == second
+    # Half the width of the normal interval: of one share, and of the difference of two on the same images.
+    share = 1.96 * math.sqrt(60 / 800 * 740 / 800 / 800)
+    change = 1.96 * math.sqrt(20 + 50 - (20 - 50) ** 2 / 800) / 800
+    for name, middle, half in (("accuracy", 740 / 800, share), ("change", 30 / 800, change)):
+        low, high = first[name]
+        assert (low + high) / 2 == pytest.approx(middle, abs=half / 4), name
+        assert (high - low) / 2 == pytest.approx(half, rel=0.5), name  # of twenty parts: good to a sixth
+
+
+def test_calibration_by_bin_of_confidence(tmp_path: pathlib.Path) -> None:
+    rows = np.zeros((8, 10), np.float32)
+    for row, sure in enumerate((0.55, 0.55, 0.95, 0.0, 1.0, 1.0, 1.0, 0.95)):
+        rows[row, LABELS[row]], rows[row, 9] = sure, 1 - sure
+    rows[1] = rows[1][::-1]  # the digit 9 is sure to be wrong
+    rows[3] = np.nan
+    found = results.load(run(tmp_path, candidate=rows), None)["calibration"]
+    assert found["curve"] == [
+        {"confidence": 0.0, "accuracy": 0.0, "examples": 1},  # an answer that is no number
+        {"confidence": pytest.approx(0.55), "accuracy": 0.5, "examples": 2},
+        {"confidence": pytest.approx(0.98), "accuracy": 1.0, "examples": 5},
+    ]
+    assert found["error"] == pytest.approx((2 * 0.05 + 5 * 0.02) / 8)
 
 
 @pytest.mark.parametrize(
@@ -98,4 +143,4 @@ def test_a_better_candidate_is_approved_whatever_the_others_are(tmp_path: pathli
     ],
 )
 def test_tfma_judges_every_floor(tmp_path: pathlib.Path, limits: ModelLimits) -> None:
-    assert not measure.approved(run(tmp_path, limits, candidate=CANDIDATE))
+    assert not results.approved(run(tmp_path, limits, candidate=CANDIDATE))

@@ -4,6 +4,7 @@
 import contextlib
 import gzip
 import http.server
+import pathlib
 import socket
 import threading
 import time
@@ -22,7 +23,8 @@ def mnist(write_set, tmp_path, monkeypatch):
     found, _ = source.load(write_set(tmp_path / "original"), None, (28, 28))
     for name, digest in found.digests.items():
         monkeypatch.setitem(download.DIGESTS, name, digest)
-    return {f"{name}.gz": gzip.compress((found.directory / name).read_bytes(), mtime=0) for name in idx.FILES}
+    folder = pathlib.Path(found.directory)
+    return {f"{name}.gz": gzip.compress((folder / name).read_bytes(), mtime=0) for name in idx.FILES}
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -160,7 +162,7 @@ def test_a_file_with_other_contents_is_refused_by_its_digest(mirror, tmp_path, m
 
 
 def test_a_mirror_that_drips_is_given_up(mirror, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(download, "PATIENCE_SECONDS", 0.2)
 
     download.fetch(tmp_path / "cache", mirrors=[mirror.url("drips"), mirror.url("good")])
 

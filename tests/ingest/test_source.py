@@ -49,9 +49,9 @@ def test_a_folder_is_read_and_described(write_set, resolve, tmp_path, monkeypatc
     digest = [hashlib.sha256((tmp_path / "data" / name).read_bytes()).hexdigest() for name in idx.FILES]
     assert found == source.Source(
         name="buttons",
-        data_dir=tmp_path / "data",
+        data_dir=str(tmp_path / "data"),
         span=None,
-        directory=tmp_path / "data",
+        directory=str(tmp_path / "data"),
         digests=dict(zip(idx.FILES, digest, strict=True)),
         sha256=hashlib.sha256("".join(digest).encode()).hexdigest(),
         train_images=48,
@@ -88,11 +88,11 @@ def test_the_newest_span_is_taken_by_number(write_set, resolve, tmp_path):
         write_set(tmp_path / f"span-{span}", seed=span)
 
     found, sentence = resolve("auto", tmp_path)
-    assert (found.span, found.directory, found.data_dir) == (10, tmp_path / "span-10", tmp_path)
+    assert (found.span, found.directory, found.data_dir) == (10, str(tmp_path / "span-10"), str(tmp_path))
     assert sentence == f"Data set custom: the files in {tmp_path}, span 10."
 
     older, _ = resolve("auto", tmp_path, 9)
-    assert (older.span, older.directory) == (9, tmp_path / "span-9")
+    assert (older.span, older.directory) == (9, str(tmp_path / "span-9"))
     assert older.sha256 != found.sha256
 
 
@@ -168,7 +168,7 @@ def test_auto_takes_the_digits_without_a_network_and_says_so(resolve, tmp_path):
     found, sentence = resolve("auto")
 
     assert found.name == "digits"
-    assert found.directory == tmp_path / "cache" / "digits"
+    assert found.directory == str(tmp_path / "cache" / "digits")
     assert "NOT MNIST" in sentence
     assert "it could be had from no mirror" in sentence
     assert "--dataset mnist" in sentence

@@ -50,3 +50,13 @@ def test_an_edit_changes_the_digests_of_the_rooms_that_use_the_file(
     edit(edited)
     after = digests()
     assert {room for room in before if before[room] != after[room]} == rooms
+
+
+@pytest.mark.parametrize(
+    "edited",
+    ["pipeline/graph.py", "pipeline/profiles/mnist.toml", "pipeline/profiles/mnist.pbtxt", "requirements.lock"],
+)
+def test_the_whole_project_has_a_digest_of_all_that_a_run_uses(edit: Callable[[str], None], edited: str) -> None:
+    before = code_digest.of_project()
+    edit(edited)
+    assert code_digest.of_project() != before

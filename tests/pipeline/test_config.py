@@ -61,6 +61,8 @@ def test_a_flag_that_the_model_lacks_is_refused() -> None:
         ({"dataset": "cifar"}, "auto, mnist, digits"),
         ({"span": True}, "span"),
         ({"serving-name": "../up"}, "serving-name"),
+        ({"serving-dir": "https://host/models"}, "serving-dir takes a folder or a URL that begins with s3://, gs://"),
+        ({"data-dir": "s3://key:secret@bucket/data"}, "data-dir takes a URL without user, password"),
         ({"allow": "drift"}, "list of strings"),
         ({"allow": ["everything"]}, "label-noise"),
         ({"training": {"train-steps": 0}}, "train_steps"),
@@ -69,6 +71,16 @@ def test_a_flag_that_the_model_lacks_is_refused() -> None:
 def test_a_wrong_value_is_refused_by_name(file: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         build(file=file)
+
+
+def test_models_go_below_the_output_unless_told_otherwise(tmp_path: pathlib.Path) -> None:
+    assert build({"output": str(tmp_path)}).serving_dir == tmp_path / "serving" / "mnist"
+    assert (
+        build({"output": str(tmp_path), "serving-dir": f"{tmp_path}/else"}).serving_dir == tmp_path / "else" / "mnist"
+    )
+    told = build({"serving-dir": "s3://bucket/models/", "serving-name": "mine", "data-dir": "https://host/data/"})
+    assert told.serving_dir == "s3://bucket/models/mine"
+    assert told.data_dir == "https://host/data"
 
 
 def test_unknown_top_level_keys_and_unreadable_files_are_refused(tmp_path: pathlib.Path) -> None:

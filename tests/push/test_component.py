@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Baseline and Push as the graph runs them, on tiny SavedModels."""
 
+import hashlib
 import json
 import pathlib
 from typing import Any
@@ -13,7 +14,8 @@ from tfx.types.channel import Channel
 from components import findings
 from components.artifacts import Checks
 from components.errors import GateStopped
-from components.push import component, content, versions
+from components.push import card, card_text, component, content, rollback, versions
+from tests import object_stores
 from tests.transform import stages
 
 
@@ -58,16 +60,25 @@ def candidate(folder: pathlib.Path, value: float, accuracy: float = 0.9) -> dict
     examples.set_string_custom_property("dataset", "mnist")
     examples.set_string_custom_property("dataset_sha256", "ab")
     examples.set_int_custom_property("images", 10)
+    examples.set_string_custom_property("files", '{"images": "cd"}')
+    examples.set_string_custom_property("splits", '{"train": 8, "test": 2}')
     return given
 
 
-def baseline(serving: pathlib.Path, folder: pathlib.Path) -> dict[str, artifact.Artifact]:
+def baseline(serving: pathlib.Path | str, folder: pathlib.Path) -> dict[str, artifact.Artifact]:
     return stages.run(component.baseline(serving_dir=str(serving), state=""), {}, folder)
 
 
-def push(serving: pathlib.Path, given: dict[str, artifact.Artifact], against: Any, folder: pathlib.Path) -> Any:
+def push(
+    serving: pathlib.Path | str,
+    given: dict[str, artifact.Artifact],
+    against: Any,
+    folder: pathlib.Path,
+    forced: str | None = None,
+    run_id: str = "r1",
+) -> Any:
     channels = {key: Channel(type=type(value)) for key, value in {**given, "baseline": against}.items()}
-    node = component.push(serving_dir=str(serving), run=json.dumps({"run_id": "r1", "forced": None}), **channels)
+    node = component.push(serving_dir=str(serving), run=json.dumps({"run_id": run_id, "forced": forced}), **channels)
     return stages.run(node, {**given, "baseline": against}, folder)["pushed_model"]
 
 
@@ -94,7 +105,15 @@ def test_a_pushed_model_is_the_next_baseline_and_best_is_the_most_accurate(tmp_p
     assert loaded(tf.constant([1.0])).numpy() == [3.0]
     provenance = json.loads((serving / "2" / "assets.extra" / "provenance.json").read_text())
     assert provenance["run_id"] == "r1"
-    assert provenance["dataset"] == {"name": "mnist", "sha256": "ab", "images": 10, "span": None}
+    assert provenance["dataset"] == {
+        "name": "mnist", "sha256": "ab", "images": 10, "span": None,
+        "files": {"images": "cd"}, "splits": {"train": 8, "test": 2},
+    }  # fmt: skip
+    assert provenance["schema"] == {"sha256": hashlib.sha256(b"").hexdigest()}
+    assert json.loads(pushed.get_string_custom_property("provenance")) == provenance
+    told = json.loads((serving / "2" / "assets.extra" / "model_card.json").read_text())
+    assert told == card.build(provenance)
+    assert (serving / "2" / "assets.extra" / "model_card.md").read_text() == card_text.render(told)
 
 
 def test_a_candidate_judged_against_what_is_no_longer_in_production_is_refused(tmp_path: pathlib.Path) -> None:
@@ -113,10 +132,43 @@ def test_the_same_model_is_not_pushed_again_though_its_files_differ(tmp_path: pa
     again = candidate(tmp_path / "two", 1.0)
     exported = pathlib.Path(again["model"].uri) / "Format-Serving"
     assert (exported / "fingerprint.pb").read_bytes() != (serving / "1" / "fingerprint.pb").read_bytes()
-    pushed = push(serving, again, baseline(serving, tmp_path / "b2")["baseline"], tmp_path / "p2")
+    pushed = push(serving, again, baseline(serving, tmp_path / "b2")["baseline"], tmp_path / "p2", run_id="r2")
     assert pushed.get_int_custom_property("pushed") == 0
     assert pushed.get_int_custom_property("version") == 1
     assert [path.name for path in serving.iterdir()] == ["1"]
+
+
+def test_a_second_try_of_a_push_that_came_through_is_no_failure(tmp_path: pathlib.Path) -> None:
+    serving = tmp_path / "serving"
+    against = baseline(serving, tmp_path / "before")["baseline"]
+    given = candidate(tmp_path / "one", 1.0)
+    for attempt in ("first", "second"):
+        pushed = push(serving, given, against, tmp_path / attempt)
+        assert pushed.get_int_custom_property("pushed") == 1
+        assert pushed.get_int_custom_property("version") == 1
+    assert [path.name for path in serving.iterdir()] == ["1"]
+
+
+def test_an_object_store_is_pushed_to_and_read_as_a_folder_is(tmp_path: pathlib.Path) -> None:
+    serving = "s3://models/serving/mnist"
+    with object_stores.running() as server:
+        server.bucket("models")
+        first = baseline(serving, tmp_path / "before1")["baseline"]
+        assert first.get_int_custom_property("resolved") == 0
+        push(serving, candidate(tmp_path / "one", 1.0, 0.97), first, tmp_path / "pushed1")
+        against = baseline(serving, tmp_path / "before2")["baseline"]
+        pushed = push(serving, candidate(tmp_path / "two", 2.0, 0.95), against, tmp_path / "pushed2", run_id="r2")
+        assert pushed.get_int_custom_property("version") == 2
+        assert pushed.get_string_custom_property("path") == f"{serving}/2"
+        outputs = baseline(serving, tmp_path / "after")
+        assert [outputs[key].get_int_custom_property("version") for key in ("baseline", "best")] == [2, 1]
+        for key, added in (("baseline", 2.0), ("best", 1.0)):
+            loaded = tf.saved_model.load(f"{outputs[key].uri}/Format-Serving")
+            assert loaded(tf.constant([1.0])).numpy() == [1.0 + added]
+        with pytest.raises(GateStopped, match="that was version 1, now it is 2"):
+            push(serving, candidate(tmp_path / "three", 3.0), against, tmp_path / "pushed3", run_id="r3")
+        again = push(serving, candidate(tmp_path / "four", 2.0), against, tmp_path / "pushed4", run_id="r4")
+        assert again.get_int_custom_property("pushed") == 0
 
 
 def test_other_weights_or_another_program_are_another_model(tmp_path: pathlib.Path) -> None:
@@ -131,3 +183,22 @@ def test_other_weights_or_another_program_are_another_model(tmp_path: pathlib.Pa
         digests.append(content.model_digest(tmp_path / name))
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
+
+
+def test_a_model_that_a_rollback_took_out_of_production_does_not_come_back_by_itself(tmp_path: pathlib.Path) -> None:
+    serving = tmp_path / "serving"
+    for number in (1, 2):
+        against = baseline(serving, tmp_path / f"before{number}")["baseline"]
+        push(serving, candidate(tmp_path / f"candidate{number}", float(number)), against, tmp_path / f"pushed{number}")
+    rollback.roll_back(serving, rollback.choose(serving, None), "it takes sevens for ones")
+    against = baseline(serving, tmp_path / "after")["baseline"]
+    before = versions.tree_digest(serving)
+    again = candidate(tmp_path / "again", 2.0)
+    with pytest.raises(GateStopped, match=r"This very model was version 2, which a rollback by .* took out"):
+        push(serving, again, against, tmp_path / "refused")
+    assert versions.tree_digest(serving) == before
+    assert (
+        push(serving, again, against, tmp_path / "forced", forced="it does not").get_int_custom_property("version") == 4
+    )
+    # Forced back, it is withdrawn no longer.
+    assert rollback.withdrawn(serving) == {}

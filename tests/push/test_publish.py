@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-import json
+import os
 import pathlib
 import threading
+import time
+from collections.abc import Iterator
 
 import pytest
 
-from components.push import publish, versions
+from components.errors import GateStopped
+from components.push import card, destination, local_folder, publish, versions
+from tests import object_stores
 
 
 @pytest.fixture
@@ -30,8 +34,9 @@ def test_a_version_holds_the_model_and_what_lies_beside_it(model: pathlib.Path, 
     assert files(version.path) == {
         **files(model),
         "assets.extra/train_stats.pb": b"statistics",
-        "assets.extra/provenance.json": json.dumps({"version": 1}, indent=1).encode(),
+        **card.beside({"version": 1}),
     }
+    assert version.provenance == {"version": 1}
     assert [path.name for path in serving.iterdir()] == ["1"]
 
 
@@ -52,7 +57,7 @@ def test_a_push_that_fails_leaves_the_folder_as_it_was(
     def full(path: pathlib.Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publish, "_sync", full)
+    monkeypatch.setattr(local_folder, "_sync", full)
     with pytest.raises(OSError, match="No space left"):
         publish.publish(model, serving, {}, lambda _: {})
     assert files(serving) == before
@@ -75,3 +80,61 @@ def test_pushes_at_once_get_numbers_of_their_own(model: pathlib.Path, tmp_path: 
     found = versions.all_versions(serving)
     assert [version.number for version in found] == [1, 2, 3, 4, 5, 6]
     assert [version.provenance["version"] for version in found] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_number_that_an_empty_folder_has_is_taken(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "serving" / "1").mkdir(parents=True)
+    with destination.at(tmp_path / "serving").staged({"saved_model.pb": model / "saved_model.pb"}) as staged:
+        assert not staged.become(1, {})
+        assert staged.become(2, {})
+    assert list((tmp_path / "serving" / "1").iterdir()) == []
+
+
+def test_what_a_killed_push_staged_is_removed_after_a_day(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    serving = tmp_path / "serving"
+    for name, age in (("dead", 90_000), ("live", 80_000)):
+        (serving / f".staging-{name}").mkdir(parents=True)
+        os.utime(serving / f".staging-{name}", times=(time.time() - age,) * 2)
+    publish.publish(model, serving, {}, lambda _: {})
+    assert sorted(path.name for path in serving.iterdir()) == [".staging-live", "1"]
+
+
+@pytest.fixture(params=["folder", "s3"])
+def where(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[str]:
+    if request.param == "folder":
+        yield str(tmp_path / "serving")
+        return
+    with object_stores.running() as server:
+        server.bucket("models")
+        yield "s3://models/serving"
+
+
+def test_who_looked_at_production_before_another_push_does_not_push_after_it(
+    model: pathlib.Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, pushed = threading.Barrier(2), threading.Event()
+    look = publish.check
+
+    def look_and_wait(place: destination.Where, judged_against: str) -> None:
+        look(place, judged_against)
+        looked.wait(60)  # both have found it unchanged
+        if threading.current_thread().name == "slow":
+            pushed.wait(60)
+
+    def push() -> None:
+        try:
+            ended.append(publish.publish(model, where, {}, lambda number: {"version": number}, ""))
+        except GateStopped as refusal:
+            ended.append(refusal)
+        pushed.set()
+
+    ended: list[object] = []
+    monkeypatch.setattr(publish, "check", look_and_wait)
+    threads = [threading.Thread(target=push, name=name) for name in ("quick", "slow")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert isinstance(ended[0], versions.Version)
+    assert isinstance(ended[1], GateStopped)
+    assert [version.number for version in versions.all_versions(where)] == [1]

@@ -73,6 +73,26 @@ def _json(path: pathlib.Path, content: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
+def _metrics(accuracy: float, loss: float, recall: dict[str, float], **intervals: list[float]) -> dict[str, Any]:
+    return {
+        "accuracy": accuracy,
+        "loss": loss,
+        "examples": TEST_IMAGES,
+        "recall": recall,
+        "top2": 0.975,
+        "intervals": {"accuracy": [accuracy - 0.1, min(accuracy + 0.05, 1.0)], **intervals},
+        "calibration": {
+            "error": abs(0.91 - accuracy),
+            "curve": [{"confidence": 0.91, "accuracy": accuracy, "examples": TEST_IMAGES}],
+        },
+    }
+
+
+def _gate(name: str, measured: float, limit: float, reason: str, passed: bool = True, **more: Any) -> dict[str, Any]:
+    result = findings.GateResult(name, measured, limit, passed, reason)
+    return vars(result) | more
+
+
 def _record(output: pathlib.Path, run_id: str) -> dict[str, Any]:
     recall = {str(name): 1.0 for name in range(10)}
     return {
@@ -87,14 +107,14 @@ def _record(output: pathlib.Path, run_id: str) -> dict[str, Any]:
         "config": {"output": str(output), "serving_name": "mnist", "training": {"model": "cnn", "seed": 1}},
         "model": {"type": "cnn", "parameters": 1234, "version": 2, "path": str(output / "serving/mnist/2")},
         "candidate": str(output / "model"),
-        "metrics": {"accuracy": 0.95, "loss": 0.3125, "examples": 20, "recall": recall | {"4": 0.5}},
-        "baseline": {"version": 1, "metrics": {"accuracy": 0.9, "loss": 0.4375, "recall": recall | {"7": 0.0}}},
+        "metrics": _metrics(0.95, 0.3125, recall | {"4": 0.5}, change=[-0.075, 0.175]),
+        "baseline": {"version": 1, "metrics": _metrics(0.9, 0.4375, recall | {"7": 0.0})},
         "findings": [],
         "gates": [
-            {"name": "data", "measured": 0, "limit": 0, "passed": True, "reason": "no findings"},
-            {"name": "change", "measured": 0.05, "limit": -0.035, "passed": True, "reason": "5 points more"},
-            {"name": "accuracy-floor", "measured": 0.95, "limit": 0.93, "passed": True, "reason": "95.00%"},
-            {"name": "recall-floor", "measured": 0.5, "limit": 0.6, "passed": False, "reason": "missed by 10 points"},
+            _gate("data", 0, 0, "no findings"),
+            _gate("change", 0.05, -0.035, "5 points more", candidate=0.95, baseline=0.9, interval=[-0.075, 0.175]),
+            _gate("accuracy-floor", 0.95, 0.93, "95.00%", baseline=0.9, interval=[0.85, 1.0]),
+            _gate("recall-floor", 0.5, 0.6, "missed by 10 points", passed=False, baseline=0.0),
         ],
         "devices": ["CPU:0"],
         "stages": [

@@ -3,67 +3,28 @@
 
 from __future__ import annotations
 
-import html
 import pathlib
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
-from typing import NamedTuple
 
 import pytest
 
 from components.report import page
+from tests import browser
+from tests.browser import words
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = "<script>document.title='taken over';console.error('taken over')</script><img src=x onerror=alert(1)>\"'&"
 
 
-class Shown(NamedTuple):
-    """The page after its scripts ran, and what the browser's console said."""
-
-    dom: str
-    console: list[str]
-
-    def section(self, name: str) -> str:
-        found = re.search(rf'<section id="{name}"[^>]*>(.*?)</section>', self.dom, re.DOTALL)
-        return found[1] if found else ""
-
-
-Show = Callable[[pathlib.Path], Shown]
+Show = Callable[[pathlib.Path], browser.Shown]
 
 
 @pytest.fixture
 def show(tmp_path: pathlib.Path) -> Show:
-    """Opens a page without a network: no name is resolved, and a refused request is a line on the console."""
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-
-    def opened(path: pathlib.Path) -> Shown:
-        done = subprocess.run(
-            [
-                str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1100,900",
-                "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--v=0",
-                "--virtual-time-budget=10000", "--dump-dom", path.as_uri(),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )  # fmt: skip
-        return Shown(done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line])
-
-    return opened
-
-
-def words(text: str) -> str:
-    """The text that a reader sees."""
-    shown = re.sub(r"<script.*?</script>|<style.*?</style>", " ", text, flags=re.DOTALL)
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", shown)).split())
+    """Opens a page in the browser."""
+    return lambda path: browser.show(path, tmp_path / "profile")
 
 
 def test_a_report_is_whole_silent_and_says_what_the_record_says(make_run, tmp_path: pathlib.Path, show: Show) -> None:
@@ -80,7 +41,7 @@ def test_a_report_is_whole_silent_and_says_what_the_record_says(make_run, tmp_pa
     verdict = words(shown.section("verdict"))
     assert record["sentence"] in verdict
     assert "Forced past the model gate. The reason given: the deadline" in verdict
-    assert f"accuracy {record['metrics']['accuracy']:.2%} {record['baseline']['metrics']['accuracy']:.2%}" in verdict
+    assert "accuracy 95.00% 85.00 to 100.00% 90.00% – 93.00% ✓ pass" in verdict
     evaluation = words(shown.section("evaluation"))
     assert f"{record['metrics']['loss']:.4f}" in evaluation
     assert f"{record['baseline']['metrics']['loss']:.4f}" in evaluation
@@ -107,6 +68,22 @@ def test_text_stays_text(make_run, tmp_path: pathlib.Path, show: Show) -> None:
     assert not re.search(r"<img[^>]*onerror", shown.dom)
     for name in ("verdict", "data", "lineage"):
         assert " ".join(HOSTILE.split()) in words(shown.section(name)), name
+
+
+def test_a_long_word_does_not_widen_the_page(make_run, tmp_path: pathlib.Path, show: Show) -> None:
+    long = "a" * 1000
+    record = make_run(forced=long, reason=long, sentence=long, log=f"/{long}")
+    record["dataset"]["name"] = long
+    record["gates"][0] |= {"name": long, "reason": long, "passed": False}
+    record["stages"][0] |= {"name": long}
+    record["findings"] = [
+        {"name": long, "sentence": long, "count": 1, "examples": [long], "allowed": True, "measured": 1}
+    ]
+    path = page.write(record, tmp_path)
+    before, end, after = path.read_text(encoding="utf-8").rpartition("</body>")
+    script = "document.title = document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    path.write_text(f"{before}<script>{script}</script>{end}{after}", encoding="utf-8")
+    assert "<title>0</title>" in show(path).dom
 
 
 def test_a_comparison_is_whole_and_silent(make_run, tmp_path: pathlib.Path, show: Show) -> None:

@@ -57,23 +57,6 @@ def test_two_models_that_answer_alike_do_not_differ() -> None:
     assert figures.difference(same, same) == (0, 0, 0)
 
 
-def test_top2() -> None:
-    rows = np.array([[0.5, 0.4, 0.1], [0.5, 0.1, 0.4], [0.1, 0.2, 0.7], [0.2, 0.3, 0.5]])
-    assert figures.top2(Answers(np.array([1, 1, 2, 0]), rows)) == 0.5
-
-
-def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
-    error, curve = figures.calibration(answers([0] * 10, [0] * 6 + [1] * 4, confidence=0.8))
-    assert error == pytest.approx(0.2)
-    assert curve == [pytest.approx((0.8, 0.6, 10))]
-
-
-def test_sure_answers_fall_into_the_last_bin() -> None:
-    error, curve = figures.calibration(answers([0, 1], [0, 1], confidence=1.0))
-    assert error == 0
-    assert curve == [(1.0, 1.0, 2)]
-
-
 def test_worst_are_those_whose_truth_is_believed_least() -> None:
     rows = np.array([[0.6, 0.4, 0.0], [0.1, 0.9, 0.0], [0.2, 0.8, 0.0], [1.0, 0.0, 0.0]])
     found = Answers(np.array([1, 0, 0, 0]), rows)
@@ -84,7 +67,6 @@ def test_worst_are_those_whose_truth_is_believed_least() -> None:
 def test_a_model_that_answers_nan_has_figures_all_the_same() -> None:
     broken = Answers(np.array([0, 1]), np.full((2, 3), np.nan))
     assert figures.confusion(broken).sum() == 2
-    assert figures.calibration(broken)[0] == pytest.approx(0.5)
     assert figures.worst(broken, ~broken.right, 5) == [1]
 
 

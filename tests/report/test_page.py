@@ -51,19 +51,19 @@ def test_a_whole_run_has_every_section(make_run, tmp_path: pathlib.Path) -> None
 def test_gate_table(make_run, tmp_path: pathlib.Path) -> None:
     text = text_of(make_run(), tmp_path)
     rows = {name: words(row) for name, row in re.findall(r'<tr data-gate="([^"]*)">(.*?)</tr>', text, re.DOTALL)}
-    # Two images gained, one lost among 20: sqrt((3 - 1/20)) / 20 = 8.6 points, times 1.96.
-    assert rows["change"] == (
-        "accuracy against the model in production 95.00% 90.00% +5.00 points (-11.83 to +21.83) -3.50 points ✓ pass"
-    )
-    assert rows["accuracy-floor"] == "accuracy 95.00% 90.00% – 93.00% ✓ pass"
-    assert rows["recall-floor"] == "lowest recall of a class missed by 10 points 50.00% 0.00% – 60.00% ✗ fail"
+    assert rows["change"] == ("accuracy vs production 95.00% 90.00% +5.00 points -7.50 to +17.50 -3.50 points ✓ pass")
+    assert rows["accuracy-floor"] == "accuracy 95.00% 85.00 to 100.00% 90.00% – 93.00% ✓ pass"
+    assert rows["recall-floor"] == "lowest class recall missed by 10 points 50.00% 0.00% – 60.00% ✗ fail"
     assert list(rows) == ["data", "change", "accuracy-floor", "recall-floor"]
 
 
 def test_figures_of_the_evaluation(make_run, tmp_path: pathlib.Path) -> None:
     found = content.gather(make_run())["evaluation"]
     assert found["examples"] == 20
-    assert [row["accuracy"].value for row in found["summary"]] == [0.95, 0.9]
+    assert [(row["model"], row["accuracy"]) for row in found["summary"]] == [("candidate", 0.95), ("baseline", 0.9)]
+    assert [(row["model"], row["accuracy"], row["count"]) for row in found["calibration_chart"]["data"]["values"]] == [
+        ("candidate", 0.95, 20), ("baseline", 0.9, 20)
+    ]  # fmt: skip
     assert found["changes"] == [2, 1]
     four, nine = found["classes"][4], found["classes"][9]
     assert four["candidate"]["recall"].value == 0.5
@@ -71,6 +71,20 @@ def test_figures_of_the_evaluation(make_run, tmp_path: pathlib.Path) -> None:
     assert four["candidate"]["f1"] == pytest.approx(2 / 3)
     assert nine["candidate"]["precision"].value == pytest.approx(2 / 3)
     assert [cell["count"] for cell in found["matrix"][4]["cells"]] == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+
+
+def test_summary_of_the_evaluation_is_the_records(make_run, tmp_path: pathlib.Path) -> None:
+    summary = section(text_of(make_run(), tmp_path), "evaluation")
+    rows = {name: words(row) for name, row in re.findall(r'<tr data-model="(\w+)">(.*?)</tr>', summary, re.DOTALL)}
+    assert rows["candidate"] == "candidate 95.00% 85.00% – 100.00% 0.3125 97.50% 4.00%"
+    assert rows["baseline"] == "baseline (version 1) 90.00% 80.00% – 95.00% 0.4375 97.50% 1.00%"
+
+
+def test_a_record_without_calibration_and_intervals(make_run, tmp_path: pathlib.Path) -> None:
+    record = make_run(metrics={"accuracy": 0.95, "loss": 0.3125, "recall": {}}, baseline=None)
+    text = text_of(record, tmp_path)
+    assert "candidate 95.00% 0.3125 – –" in words(section(text, "evaluation"))
+    assert "It was not measured." in section(text, "calibration")
 
 
 def test_galleries_show_what_went_wrong(make_run, tmp_path: pathlib.Path) -> None:

@@ -60,6 +60,22 @@ def test_the_highest_version_without_canary_is_production(fake, folder):
         models.resolve(version=1)
 
 
+def test_a_version_that_is_copied_file_by_file_is_absent_until_its_graph_is_there(fake, folder):
+    add, make = fake
+    add(1)
+    for name in ("2/variables/variables.index", ".staging/ab/model/saved_model.pb", ".claims/2"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("fine")
+    models = make()
+    models.refresh()
+    assert models.served == [1]
+    assert models.statuses() == {1: ("AVAILABLE", "OK", "")}  # not tried and found broken
+    assert find_model(folder) == folder
+    (folder / "2" / "saved_model.pb").write_text("fine")
+    models.refresh()
+    assert models.resolve().number == 2
+
+
 def test_a_broken_version_is_skipped_with_one_line_and_tried_again_when_its_files_change(fake, folder, caplog):
     add, make = fake
     add(1)

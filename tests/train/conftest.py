@@ -77,6 +77,6 @@ def trained(inputs, tmp_path_factory) -> dict[str, artifact.Artifact]:
         examples=Channel(type=standard_artifacts.Examples),
         transform_graph=Channel(type=standard_artifacts.TransformGraph),
         schema=Channel(type=standard_artifacts.Schema),
-        hyperparameters=Hyperparameters.of("cnn", train_steps=60, batch_size=32),
+        hyperparameters=Hyperparameters.of("cnn", train_steps=60, batch_size=32).to_config(),
     )
     return stages.run(component, inputs.artifacts, tmp_path_factory.mktemp("trained"))

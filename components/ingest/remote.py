@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Brings the IDX files of an object store or a web server here, into a folder for as long as they are read.
+
+They are read as strictly as any others, and no more of them is fetched than the reader would take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from components import storage
+from components.errors import BadInput
+from components.ingest import download, idx
+
+_NAMES = tuple(name + suffix for name in idx.FILES for suffix in (".gz", ""))
+_CHUNK_BYTES = 2**22
+
+
+def check(url: str) -> str:
+    """Returns the URL of a data folder without trailing slashes; raises `BadInput` for one that is not taken."""
+    return storage.check(url, "--data-dir", *storage.OBJECT_STORES, *storage.WEB)
+
+
+def entries(url: str) -> list[str] | None:
+    """Names of what lies directly below a URL that was checked; None where the server has no listing.
+
+    Raises:
+        BadInput: there is nothing, or it cannot be reached.
+    """
+    if url.startswith(storage.WEB):
+        return None
+    files, root = storage.connect(url)
+    with storage.refusals(url):
+        found = files.ls(root, detail=False)
+    return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+
+@contextlib.contextmanager
+def fetched(url: str) -> Iterator[pathlib.Path]:
+    """Gives a folder with the IDX files of a URL that was checked. What is refused in it is said of the URL.
+
+    Raises:
+        BadInput: they cannot be fetched, or one is larger than an IDX file may be.
+    """
+    with tempfile.TemporaryDirectory(prefix="idx-") as temporary:
+        _fetch(url, pathlib.Path(temporary))
+        try:
+            yield pathlib.Path(temporary)
+        except BadInput as error:
+            raise BadInput(str(error).replace(temporary, url)) from None
+
+
+def _fetch(url: str, folder: pathlib.Path) -> None:
+    files, root = storage.connect(url)
+    listed = entries(url)
+    for name in _NAMES if listed is None else set(_NAMES) & set(listed):
+        # A web server is asked for name after name: what it has gzipped, it need not have plain as well.
+        if listed is None and (folder / f"{name}.gz").exists():
+            continue
+        file = _open(files, f"{root}/{name}", f"{url}/{name}", listed is None)
+        if file is not None:
+            with contextlib.closing(file):
+                _copy(file, f"{url}/{name}", folder / name)
+
+
+def _open(files: Any, path: str, url: str, web: bool) -> Any:
+    """Opens a file; None where a web server has none of that name."""
+    if not web:
+        with storage.refusals(url):
+            return files.open(path, "rb", block_size=_CHUNK_BYTES)
+    with storage.refusals(url):
+        try:
+            # As a stream: without a size, fsspec would ask for it first, and a server may not say.
+            file = files.open(path, "rb", block_size=0, size=1, headers={"Accept-Encoding": "identity"})
+        except FileNotFoundError:
+            return None
+    passed = {str(answer.url.scheme) for answer in (*file.r.history, file.r)}
+    if url.startswith("https:") and passed != {"https"}:
+        file.close()
+        raise BadInput(f"{url}: expected an answer over https, found that it leads to http. Give the final address.")
+    return file
+
+
+def _copy(file: Any, url: str, target: pathlib.Path) -> None:
+    start, done = time.monotonic(), 0
+    with target.open("wb") as here:
+        while True:
+            with storage.refusals(url):
+                chunk = file.read(_CHUNK_BYTES)
+            if not chunk:
+                return
+            done += len(chunk)
+            if done > idx.MAX_BYTES:
+                idx.refuse(url, "size", f"at most {idx.MAX_BYTES} bytes", "more", "Check the address.")
+            here.write(chunk)
+            seconds = time.monotonic() - start
+            if seconds > download.PATIENCE_SECONDS and done < seconds * download.MIN_BYTES_PER_SECOND:
+                found = f"only {done} bytes in {seconds:.0f} seconds"
+                idx.refuse(
+                    url, "speed", f"{download.MIN_BYTES_PER_SECOND} bytes a second", found, "Try another server."
+                )

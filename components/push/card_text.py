@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model card as Markdown. What a user, a file name or a data set put into it is shown as it is, never as markup."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&!$@])")
+# GitHub makes links of bare addresses.
+_ADDRESS = re.compile(r"(?i)(?<=http)(s?):(?=//)|(?<=www)\.")
+_NOT_KNOWN = "not known"
+
+
+def render(card: Mapping[str, Any]) -> str:
+    """The card as text: GitHub's Markdown, one line for each paragraph.
+
+    Args:
+        card: what `components.push.card.build` gives.
+    """
+    model, data, code = card["model"], card["data"], card["code"]
+    title = f"{_text(card['name'] or 'Model')}, version {_text(card['version'])}"
+    facts = [
+        ("pushed at", card["pushed_at"]),
+        ("network", model["type"]),
+        ("parameters", model["parameters"]),
+        ("training steps", model["steps"]),
+        ("SHA-256 of the model", model["sha256"]),
+        ("run", card["run_id"]),
+        ("code", f"commit {code['git_commit'] or _NOT_KNOWN}, SHA-256 {code['sha256'] or _NOT_KNOWN}"),
+        ("SHA-256 of the locked dependencies", card["dependencies"]["lock_sha256"]),
+    ]
+    about_data = [
+        ("data set", data["name"]),
+        ("where it came from", data["choice"]),
+        ("about", data["about"]),
+        ("licence of the data", data["licence"]),
+        ("span", data["span"]),
+        ("images", data["images"]),
+        ("splits", _counts(data["splits"])),
+        ("SHA-256 of the data set", data["sha256"]),
+        *((f"SHA-256 of {name}", digest) for name, digest in (data["files"] or {}).items()),
+        ("SHA-256 of the schema", (card["schema"] or {}).get("sha256")),
+    ]
+    parts = [
+        f"# Model card: {title}",
+        *_notices(card),
+        _table(("", ""), facts),
+        "## Intended use",
+        _list(card["intended_use"]),
+        "## Limits",
+        _list(card["limits"]),
+        "## Data",
+        _table(("", ""), about_data),
+        "## Figures on the test images",
+        *_figures(card),
+        "## Compared with",
+        _compared(card),
+        "## Gates",
+        _table(
+            ("gate", "measured", "limit", "passed", "reason"),
+            [
+                (gate["name"], *map(_figure, (gate["measured"], gate["limit"])), _yes(gate["passed"]), gate["reason"])
+                for gate in card["gates"] or ()
+            ],
+        ),
+        "## Findings in the data",
+        _list(
+            f"{finding['name']}{' (allowed)' if finding.get('allowed') else ''}: {finding['sentence']}"
+            for finding in card["findings"] or ()
+        ),
+        "## Configuration",
+        _table(("setting", "value"), _flat(card["config"])),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _notices(card: Mapping[str, Any]) -> list[str]:
+    notices = []
+    if back := card["rollback"]:
+        reason = f", because: {back['reason']}" if back.get("reason") else ""
+        notices.append(
+            f"A rollback: this is version {back['of']} again, republished by {back['by']} at {back['at']} in place of "
+            f"version {back['replaced']['version']}{reason}."
+        )
+    if card["forced"]:
+        notices.append(f"Pushed past the model gate by force, because: {card['forced']}")
+    return [f"> {_text(notice)}" for notice in notices]
+
+
+def _figures(card: Mapping[str, Any]) -> list[str]:
+    metrics, known = card["metrics"], card["intervals"]
+    if not metrics:
+        return [f"{_NOT_KNOWN.capitalize()}."]
+    share = ("figure", "value", "95 % interval")
+    rows = [
+        ("accuracy", _percent(metrics.get("accuracy")), _interval(known and known["accuracy"])),
+        ("loss (nats)", metrics.get("loss"), _ends(known and known.get("loss"))),
+        ("test images", metrics.get("examples"), ""),
+    ]
+    rows += [
+        (f"recall of class {name}", _percent(value), _interval((known or {"recall": {}})["recall"].get(name)))
+        for name, value in (metrics.get("recall") or {}).items()
+    ]
+    return [_table(share, rows)]
+
+
+def _compared(card: Mapping[str, Any]) -> str:
+    told = []
+    for what, other in (("in production then", card["baseline"]), ("the best ever pushed then", card["best"])):
+        if other:
+            accuracy = _percent((other.get("metrics") or {}).get("accuracy"))
+            told.append(f"Version {other['version']}, {what}: accuracy {accuracy}.")
+    return _list(told) if told else "Nothing: there was no model in production."
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)))
+    return rows
+
+
+def _counts(splits: Mapping[str, int] | None) -> str | None:
+    return ", ".join(f"{count:,} {name}" for name, count in splits.items()) if splits else None
+
+
+def _figure(value: float | None) -> float | str:
+    return "–" if value is None else value
+
+
+def _yes(passed: bool) -> str:
+    return "yes" if passed else "NO"
+
+
+def _percent(value: float | None) -> str:
+    return _NOT_KNOWN if value is None else f"{value:.2%}"
+
+
+def _interval(value: Sequence[float] | None) -> str:
+    return f"{value[0]:.2%} to {value[1]:.2%}" if value else ""
+
+
+def _ends(value: Sequence[float] | None) -> str:
+    return f"{value[0]:.4f} to {value[1]:.4f}" if value else ""
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [" | ".join(_text(_NOT_KNOWN if cell is None else cell) for cell in row) for row in rows]
+    if not lines:
+        return "None."
+    return "\n".join(f"| {line} |" for line in [" | ".join(header), " | ".join("---" for _ in header), *lines])
+
+
+def _list(items: Iterable[str]) -> str:
+    return "\n".join(f"- {_text(item)}" for item in items) or "None."
+
+
+def _text(value: Any) -> str:
+    """Any value as one line in which no character is markup."""
+    shown = f"{value:,}" if type(value) is int else f"{value:.6g}" if isinstance(value, float) else str(value)
+    line = " ".join("".join(char if char.isprintable() else " " for char in shown).split())
+    escaped = _SPECIAL.sub(r"\\\1", line)
+    return _ADDRESS.sub(lambda match: rf"{match[1]}\:" if match[0].endswith(":") else r"\.", escaped)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Changes that people make to a model's folder, one at a time, each with a line in `history.jsonl` beside the versions.
+
+    {"at": "2026-03-01T12:00:00+00:00", "by": "ann@host", "action": "rollback", "version": 4, "of": 2, …}
+
+`action` is `rollback`, `label` or `prune`. Pushes are not in it: their provenance lies in the versions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import getpass
+import json
+import os
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+from components.push.destination import Destination
+from components.push.local_folder import LocalFolder
+
+HISTORY_FILE = "history.jsonl"
+_LOCK_FILE = ".change.lock"
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Destination) -> Iterator[None]:
+    """Waits until nobody else changes a folder in this way. Object stores know no locks: there the last one wins."""
+    if not isinstance(folder, LocalFolder) or not folder.path.is_dir():
+        yield
+        return
+    lock = os.open(folder.path / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def signature() -> dict[str, str]:
+    """Who does something, and when: `at` (UTC, ISO 8601) and `by` (user@machine)."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in a container
+        user = str(os.getuid())
+    return {"at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "by": f"{user}@{platform.node()}"}
+
+
+def append(folder: Destination, action: str, **details: Any) -> dict[str, Any]:
+    """Adds a line and returns it; details may bring a signature of their own."""
+    line = {**signature(), "action": action, **details}
+    before = folder.read(HISTORY_FILE) or b""
+    folder.write(HISTORY_FILE, before + json.dumps(line).encode() + b"\n")
+    return line
+
+
+def read(folder: Destination) -> list[dict[str, Any]]:
+    """Every line, oldest first."""
+    return [json.loads(line) for line in (folder.read(HISTORY_FILE) or b"").splitlines()]

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that lie elsewhere, by URL and through fsspec: object stores (s3://, gs://) and web servers (https://).
+
+Who may read and write there, and at which endpoint, is told by the environment, as the stores' own clients read it
+(docs/kubeflow.md has the names). Nothing of that is ever part of a URL, which ends up in records, reports and logs.
+
+fsspec and the stores' clients are imported when a URL is used: they take a second, and a run on folders needs none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import os
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any
+
+from components.errors import BadInput, ProjectError
+
+OBJECT_STORES = ("s3", "gs")
+WEB = ("https", "http")
+# Seconds until a server must have taken a connection, and that it may stay silent after that.
+CONNECT_SECONDS, SILENT_SECONDS = 5, 20
+
+_CREDENTIALS = "Check the credentials in the environment (docs/kubeflow.md names the variables)."
+_ADDRESS = "Check the address and the network."
+_ENDPOINT = "Check the address, the endpoint in the environment (AWS_ENDPOINT_URL) and the network."
+# By name, so that no client has to be imported for it.
+_NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError"}
+_NOT_TRUSTED = {"ClientConnectorCertificateError", "SSLError"}
+_NO_ANSWER = {
+    "ClientConnectorError", "ConnectTimeoutError", "ConnectionClosedError", "EndpointConnectionError", "FSTimeoutError",
+    "ReadTimeoutError", "ServerDisconnectedError", "ServerTimeoutError", "SocketTimeoutError", "TransportError",
+}  # fmt: skip
+
+
+def is_url(location: str | os.PathLike[str]) -> bool:
+    """Whether a location is meant as a URL and not as a path."""
+    return "://" in os.fspath(location)
+
+
+def check(url: str, what: str, *schemes: str) -> str:
+    """Returns a URL without its trailing slashes.
+
+    Args:
+        url: what a person gave.
+        what: the name of the setting, for the message.
+        *schemes: those that are allowed.
+
+    Raises:
+        BadInput: another scheme, no bucket or host, a user, a password, a query or a fragment in it, or plain http to
+            another machine, where whoever is on the way could change the data.
+    """
+    takes = f"{what} takes a folder or a URL that begins with {', '.join(f'{scheme}://' for scheme in schemes)}"
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host = parts.hostname or ""
+        _ = parts.port
+    except ValueError:
+        raise BadInput(f"{takes}; received a URL that cannot be read. Check its host and port.") from None
+    if parts.scheme not in schemes or not host:
+        raise BadInput(f"{takes} and a name; received one that begins with {parts.scheme}://{host}.")
+    # What is refused is not repeated: it may be a secret.
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise BadInput(
+            f"{what} takes a URL without user, password, query and fragment; that of {host} has one. {_CREDENTIALS}"
+        )
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise BadInput(f"{what} takes https://, and http:// only from this machine; received http://{host}. Use https.")
+    return url.rstrip("/")
+
+
+def connect(url: str) -> tuple[Any, str]:
+    """Gives the file system of a URL that was checked, and the URL's path in it.
+
+    Returns:
+        An `fsspec.AbstractFileSystem` without caches, so that it sees what others change, and the path.
+    """
+    scheme, _, path = url.partition("://")
+    with refusals(url):
+        if scheme == "s3":
+            from s3fs import S3FileSystem
+
+            timeouts = {"connect_timeout": CONNECT_SECONDS, "read_timeout": SILENT_SECONDS}
+            config = {**timeouts, "retries": {"total_max_attempts": 3}}
+            files = S3FileSystem(config_kwargs=config, use_listings_cache=False, skip_instance_cache=True)
+            files.retries = 1  # of its own, each of which would be three of botocore's
+            return files, path
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS)
+        if scheme == "gs":
+            # The JSON API and nothing else: the class that gcsfs itself exports asks about each bucket by gRPC first.
+            from gcsfs.core import GCSFileSystem
+
+            # It prints the trace of each error before it raises it.
+            logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+            client = {"session_kwargs": {"trust_env": True}, "requests_timeout": timeout}
+            return GCSFileSystem(**client, use_listings_cache=False, skip_instance_cache=True), path
+        from fsspec.implementations.http import HTTPFileSystem
+
+        # What is gzipped stays so: the reader of the files unpacks it, with care.
+        client = {"client_kwargs": {"timeout": timeout, "trust_env": True, "auto_decompress": False}}
+        return HTTPFileSystem(**client, use_listings_cache=False, skip_instance_cache=True), url
+
+
+@contextlib.contextmanager
+def refusals(url: str) -> Iterator[None]:
+    """Turns what the clients raise into one sentence, which holds nothing of what they were told.
+
+    Raises:
+        BadInput: there is no such thing, access is refused, or nobody answers.
+    """
+    try:
+        yield
+    except ProjectError:
+        raise
+    except Exception as error:  # each client has a family of errors of its own
+        found, way_out = _reason(error)
+        if way_out is _ADDRESS and url.startswith("s3:"):
+            way_out = _ENDPOINT
+        raise BadInput(f"{url}: expected a folder that can be used, found that {found}. {way_out}") from None
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    """What an error means, and what to do about it."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    status = str(getattr(error, "status", None) or getattr(error, "code", None) or "")
+    if isinstance(error, FileNotFoundError) or status == "404":
+        return "there is no such bucket, folder or file", "Check the address."
+    if isinstance(error, PermissionError) or status in {"401", "403"} or str(error).startswith("Forbidden:"):
+        return "access to it is refused", _CREDENTIALS
+    if names & _NO_CREDENTIALS:
+        return "no credentials are known", _CREDENTIALS
+    if names & _NOT_TRUSTED:
+        return "its certificate is not trusted", "Name its authority in SSL_CERT_FILE, for s3:// in AWS_CA_BUNDLE."
+    if isinstance(error, TimeoutError | ConnectionError) or names & _NO_ANSWER:
+        return "it does not answer", _ADDRESS
+    number = getattr(error, "errno", None)
+    detail = f"HTTP status {status}" if status.isdecimal() else os.strerror(number).lower() if number else ""
+    return f"reading or writing failed ({type(error).__name__}{detail and ': '}{detail})", _ADDRESS
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What TensorBoard shows beside the curves and the graph, which Keras's own callback writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
+
+from components import features
+from components.train import pictures
+from components.train.hyperparameters import Hyperparameters
+
+_MISTAKES = 32  # images in the gallery
+_BATCH = 1000
+
+
+class Board(keras.callbacks.Callback):
+    """Writes the hyperparameters, and after each epoch pictures of how the network does on val.
+
+    The pictures cost one pass over val without gradients for each epoch, as the validation itself does.
+
+    Tags:
+        `val/confusion_matrix`: rows are the true classes.
+        `val/mistakes`: the images in whose true class the network believes least, each with class, answer and the
+            probability of the answer in percent.
+    """
+
+    def __init__(self, log_folder: str, val: tuple[np.ndarray, np.ndarray], hyperparameters: Hyperparameters):
+        """Prepares for images float32 [n, height, width, 1] in [0, 1] and labels int64 [n]."""
+        super().__init__()
+        images, labels = val
+        known = (labels >= 0) & (labels < len(features.CLASSES))
+        self._images, self._labels = (images, labels) if known.all() else (images[known], labels[known])
+        self._hyperparameters = {
+            name: value for name, value in hyperparameters.to_config().items() if value is not None
+        }
+        self._writer = tf.summary.create_file_writer(log_folder)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        with self._writer.as_default():
+            hparams.hparams_config(
+                hparams=[hparams.HParam(name) for name in self._hyperparameters],
+                metrics=[
+                    hparams.Metric("epoch_accuracy", group="validation", display_name="accuracy on val"),
+                    hparams.Metric("epoch_loss", group="validation", display_name="loss on val"),
+                ],
+            )
+            hparams.hparams(self._hyperparameters)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        probabilities = self.model.predict(self._images, batch_size=_BATCH, verbose=0)
+        answers = probabilities.argmax(axis=1)
+        matrix = np.zeros((len(features.CLASSES), len(features.CLASSES)), np.int64)
+        np.add.at(matrix, (self._labels, answers), 1)
+        wrong = np.flatnonzero(answers != self._labels)
+        wrong = wrong[np.argsort(probabilities[wrong, self._labels[wrong]], kind="stable")][:_MISTAKES]
+        with self._writer.as_default(step=epoch):
+            tf.summary.image("val/confusion_matrix", pictures.confusion(matrix, features.CLASSES)[None])
+            if len(wrong):
+                captions = [
+                    f"{features.CLASSES[self._labels[row]]} as {features.CLASSES[answers[row]]}, "
+                    f"{100 * probabilities[row, answers[row]]:.0f}%"
+                    for row in wrong
+                ]
+                tf.summary.image("val/mistakes", pictures.gallery(self._images[wrong], captions)[None])
+        self._writer.flush()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._writer.close()

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is sent to the server: a package as a version of a pipeline, a run of a version, a schedule of runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import math
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from components.errors import BadInput
+
+if TYPE_CHECKING:
+    from pipeline.kubeflow.server import Server
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
+_ROOT = re.compile(r"(gs|s3|minio)://[^/\s?#@]+(/[^\s?#]*)?")
+_EQUALS = 1  # the filter's operation
+
+
+@dataclasses.dataclass(frozen=True)
+class Version:
+    """A version of a pipeline on the server.
+
+    Attributes:
+        spec: its PipelineSpec as the server gives it back, without the part for Kubernetes.
+    """
+
+    pipeline: str
+    pipeline_id: str
+    name: str
+    version_id: str
+    spec: Mapping[str, Any]
+
+
+def upload(server: Server, package: pathlib.Path, pipeline: str | None, version: str | None) -> dict[str, str]:
+    """Makes a package a pipeline or, where the server has one of its name, a new version of it.
+
+    Args:
+        server: where to.
+        package: what `compile` wrote.
+        pipeline: another name than the package's own.
+        version: the version's name; by default it is made of the pipeline's name and the package's SHA-256, so that the
+            same package is not uploaded twice.
+
+    Returns:
+        pipeline, pipeline_id, version, version_id and url.
+
+    Raises:
+        BadInput: the package or a name is refused, or the version is there already.
+    """
+    content, spec = _read_package(package)
+    name = pipeline or str(spec["pipelineInfo"]["name"])
+    _check_name("pipeline", name)
+    if version:
+        _check_name("version", version)
+    version = version or f"{name}-{hashlib.sha256(content).hexdigest()[:12]}"
+    pipeline_id = _find_pipeline(server, name)
+    taken = (
+        f"{server.host} has {name} {version} already, or a {name} that this account does not see: nothing is uploaded; "
+        "give --version or --pipeline another name."
+    )
+    with server.asking("take the package", taken):
+        if pipeline_id is None:
+            made = server.client.upload_pipeline(str(package), name, namespace=server.namespace or None)
+            newest = server.client.list_pipeline_versions(made.pipeline_id, page_size=1, sort_by="created_at desc")
+            uploaded = newest.pipeline_versions[0]
+        else:
+            uploaded = server.client.upload_pipeline_version(str(package), version, pipeline_id=pipeline_id)
+    return {
+        "pipeline": name,
+        "pipeline_id": uploaded.pipeline_id,
+        "version": uploaded.display_name,
+        "version_id": uploaded.pipeline_version_id,
+        "url": f"{server.host}/#/pipelines/details/{uploaded.pipeline_id}/version/{uploaded.pipeline_version_id}",
+    }
+
+
+def find_version(server: Server, pipeline: str, version: str | None) -> Version:
+    """Finds a version of a pipeline: the newest, or the one that `version` names.
+
+    Raises:
+        BadInput: there is no such pipeline or version.
+    """
+    pipeline_id = _existing_pipeline(server, pipeline)
+    with server.asking("list the versions of a pipeline"):
+        found = server.client.list_pipeline_versions(
+            pipeline_id, page_size=1, sort_by="created_at desc", filter=_named(version) if version else ""
+        ).pipeline_versions
+        if not found:
+            raise BadInput(f"{pipeline} has no version {version or 'at all'}: `list versions` shows those it has.")
+        # The list may leave the specification out.
+        full = server.client.get_pipeline_version(pipeline_id, found[0].pipeline_version_id)
+        return Version(pipeline, pipeline_id, full.display_name, full.pipeline_version_id, spec_of(full.pipeline_spec))
+
+
+def versions(server: Server, pipeline: str) -> list[dict[str, str]]:
+    """Lists the newest twenty versions of a pipeline: id, name, created.
+
+    Raises:
+        BadInput: there is no such pipeline.
+    """
+    pipeline_id = _existing_pipeline(server, pipeline)
+    with server.asking("list the versions of a pipeline"):
+        found = server.client.list_pipeline_versions(pipeline_id, page_size=20, sort_by="created_at desc")
+    return [
+        {"id": one.pipeline_version_id, "name": one.display_name, "created": str(one.created_at)}
+        for one in found.pipeline_versions or []
+    ]
+
+
+def spec_of(answer: Any) -> Mapping[str, Any]:
+    """The PipelineSpec in what the server answers, which wraps it where there is a part for Kubernetes beside it."""
+    return dict((answer or {}).get("pipeline_spec") or answer or {})
+
+
+def run(
+    server: Server,
+    version: Version,
+    parameters: Sequence[str],
+    pipeline_root: str,
+    experiment: str,
+    service_account: str | None,
+) -> dict[str, str]:
+    """Starts a run of a version.
+
+    Args:
+        server: where.
+        version: of which pipeline.
+        parameters: NAME=VALUE of the parameters that differ from their defaults.
+        pipeline_root: the URI below which the run keeps its artifacts.
+        experiment: its name; it is made where it is missing.
+        service_account: of the run's pods.
+
+    Returns:
+        run_id, name, version and url.
+
+    Raises:
+        BadInput: a parameter or the root is refused.
+    """
+    values = typed(version.spec, parameters)
+    check_root(pipeline_root)
+    name = f"{version.pipeline} {datetime.datetime.now():%Y-%m-%d %H-%M-%S}"
+    with server.asking("start a run"):
+        started = server.client.run_pipeline(
+            server.client.create_experiment(experiment, namespace=server.namespace).experiment_id,
+            name,
+            params=values,
+            pipeline_id=version.pipeline_id,
+            version_id=version.version_id,
+            pipeline_root=pipeline_root,
+            service_account=service_account,
+        )
+    url = f"{server.host}/#/runs/details/{started.run_id}"
+    return {"run_id": started.run_id, "name": name, "version": version.name, "url": url}
+
+
+def schedule(
+    server: Server,
+    version: Version,
+    cron: str,
+    name: str | None,
+    parameters: Sequence[str],
+    pipeline_root: str,
+    experiment: str,
+    service_account: str | None,
+) -> dict[str, str]:
+    """Starts runs of a version again and again, one at a time, without making up for missed ones.
+
+    Args:
+        server: where.
+        version: of which pipeline.
+        cron: six fields, seconds first, or the usual five; in UTC unless the server is set up otherwise.
+        name: the schedule's, by default the pipeline's and the time.
+        parameters: as for `run`.
+        pipeline_root: as for `run`.
+        experiment: as for `run`.
+        service_account: as for `run`.
+
+    Returns:
+        schedule_id, name, cron as sent, version and url.
+
+    Raises:
+        BadInput: the server, or this function, refuses a field.
+    """
+    fields = cron.split()
+    if len(fields) not in (5, 6):
+        raise BadInput(f"--cron must be six fields, seconds first, or the usual five. Received {cron!r}.")
+    sent = " ".join(["0", *fields] if len(fields) == 5 else fields)
+    values = typed(version.spec, parameters)
+    check_root(pipeline_root)
+    name = name or f"{version.pipeline} {datetime.datetime.now():%Y-%m-%d %H-%M-%S}"
+    with server.asking("make a schedule", taken=f"{server.host} has a schedule {name!r} already: give another --name."):
+        made = server.client.create_recurring_run(
+            server.client.create_experiment(experiment, namespace=server.namespace).experiment_id,
+            name,
+            cron_expression=sent,
+            max_concurrency=1,
+            no_catchup=True,
+            params=values,
+            pipeline_id=version.pipeline_id,
+            version_id=version.version_id,
+            pipeline_root=pipeline_root,
+            service_account=service_account,
+        )
+    url = f"{server.host}/#/recurringrun/details/{made.recurring_run_id}"
+    return {"schedule_id": made.recurring_run_id, "name": name, "cron": sent, "version": version.name, "url": url}
+
+
+def typed(spec: Mapping[str, Any], parameters: Sequence[str]) -> dict[str, Any]:
+    """Gives NAME=VALUE texts the types that a pipeline's parameters have.
+
+    Raises:
+        BadInput: no parameter of this name, a value of another type, or a parameter without default is not given.
+    """
+    known = spec.get("root", {}).get("inputDefinitions", {}).get("parameters", {})
+    values: dict[str, Any] = {}
+    for parameter in parameters:
+        name, equals, text = parameter.partition("=")
+        if not equals or name not in known:
+            names = ", ".join(sorted(known)) or "none at all"
+            raise BadInput(
+                f"--param must be NAME=VALUE of a parameter of the pipeline: {names}. Received {parameter!r}."
+            )
+        if name in values:
+            raise BadInput(f"--param {name} is given twice.")
+        values[name] = _typed(name, known[name].get("parameterType", "STRING"), text)
+    for name, parameter in sorted(known.items()):
+        if name not in values and "defaultValue" not in parameter and not parameter.get("isOptional"):
+            raise BadInput(f"The pipeline's parameter {name} has no default: give --param {name}=VALUE.")
+    return values
+
+
+def _typed(name: str, kind: str, text: str) -> Any:
+    try:
+        if kind == "NUMBER_INTEGER":
+            return int(text)
+        if kind == "NUMBER_DOUBLE":
+            number = float(text)
+            if math.isfinite(number):
+                return number
+        elif kind == "BOOLEAN":
+            return {"true": True, "false": False}[text.lower()]
+        elif kind in ("LIST", "STRUCT"):
+            value = json.loads(text)
+            if isinstance(value, list if kind == "LIST" else dict):
+                return value
+        else:
+            return text
+    except (ValueError, KeyError):
+        pass
+    wants = {"NUMBER_INTEGER": "a whole number", "NUMBER_DOUBLE": "a number", "BOOLEAN": "true or false"}
+    raise BadInput(f"The parameter {name} is {wants.get(kind, 'a ' + kind.lower() + ' in JSON')}. Received {text!r}.")
+
+
+def check_root(pipeline_root: str) -> None:
+    """Raises BadInput unless Kubeflow can keep artifacts there."""
+    if not _ROOT.fullmatch(pipeline_root):
+        raise BadInput(f"--pipeline-root must be gs://, s3:// or minio:// with a bucket. Received {pipeline_root!r}.")
+
+
+def _find_pipeline(server: Server, name: str) -> str | None:
+    with server.asking("find a pipeline"):
+        found = server.client.list_pipelines(filter=_named(name), namespace=server.namespace or None).pipelines
+    return found[0].pipeline_id if found else None
+
+
+def _existing_pipeline(server: Server, name: str) -> str:
+    pipeline_id = _find_pipeline(server, name)
+    if pipeline_id is None:
+        raise BadInput(f"{server.host} has no pipeline {name}: upload it first, or give --pipeline or --namespace.")
+    return pipeline_id
+
+
+def _named(name: str) -> str:
+    return json.dumps({"predicates": [{"operation": _EQUALS, "key": "display_name", "stringValue": name}]})
+
+
+def _check_name(what: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise BadInput(
+            f"The name of a {what} is at most 128 lower-case letters, digits and -, and begins with no -. "
+            f"Received {name!r}."
+        )
+
+
+def _read_package(package: pathlib.Path) -> tuple[bytes, Mapping[str, Any]]:
+    if package.suffix not in (".yaml", ".yml"):
+        raise BadInput(f"A package is a .yaml file, as `compile` writes it. Received {package}.")
+    try:
+        content = package.read_bytes()
+        spec = next(yaml.safe_load_all(content))
+        return content, spec if spec["pipelineInfo"]["name"] else {}
+    except OSError as error:
+        raise BadInput(f"The package {package} cannot be read ({error.strerror}): `compile` writes one.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, StopIteration, KeyError, TypeError):
+        raise BadInput(f"{package} is no pipeline package, which has a pipelineInfo with a name.") from None

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether this machine can run the pipeline, in one screen. Starts with the standard library alone, on any Python 3.8.
+
+Each check says what it found and, where that is wrong, what to do. What only slows a run down or takes a choice away is
+a warning; what would stop it blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import platform
+import runpy
+import shutil
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+from components.errors import BadInput, GateStopped
+from pipeline.local import lock
+
+OK, WARNING, BLOCKED = "ok", "warning", "blocked"
+_ROOT = pathlib.Path(__file__).parents[2]
+_LANE = runpy.run_path(str(_ROOT / "compat" / "lane.py"))
+# A run on MNIST was measured to take 2.1 GB of memory at its peak, all its processes together, and 80 MB of disk.
+_DISK_GB, _DISK_LOW_GB = 0.5, 2.0
+_MEMORY_GB, _MEMORY_LOW_GB = 2.2, 4.0
+_PACKAGES = ("tensorflow", "tfx", "tensorflow_data_validation", "ml_metadata", "apache_beam", "rich", "sklearn")
+_TENSORFLOW_SECONDS, _MIRROR_SECONDS = 120, 4
+_SETUP = "make setup"
+# The limit of a container and what it uses of that, in the two layouts there are.
+_CGROUP = pathlib.Path("/sys/fs/cgroup")
+_CGROUP_FILES = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+
+
+class Check(NamedTuple):
+    """One line of the answer: `state` is OK, WARNING or BLOCKED, `advice` is empty where all is well."""
+
+    name: str
+    state: str
+    found: str
+    advice: str = ""
+
+
+def main(output: str, to: str | None) -> int:
+    """Prints what every check found; returns 0, or 3 where something blocks.
+
+    Args:
+        output: the output folder of runs.
+        to: where --json wants the result: a file, "-" for stdout, or None.
+    """
+    checks = examine(pathlib.Path(output).expanduser().absolute())
+    blocked = [check.name for check in checks if check.state == BLOCKED]
+    result = {"can_run": not blocked, "checks": [check._asdict() for check in checks]}
+    stream = sys.stderr if to == "-" else sys.stdout
+    stream.write("".join(f"{line}\n" for line in _lines(checks, stream.isatty())))
+    _write_json(result, to)
+    return GateStopped.exit_code if blocked else 0
+
+
+def examine(output: pathlib.Path) -> list[Check]:
+    """Every check, in the order in which one would mend things."""
+    here = _installed()
+    return [
+        _python(),
+        _glibc(),
+        _lane(),
+        _compiler(not here),
+        _packages(here),
+        _disk(output),
+        _memory(),
+        _gpus("tensorflow" not in here),
+        _data(here),
+        _locks(output),
+    ]
+
+
+def _python() -> Check:
+    found = f"{platform.python_version()} ({sys.executable})"
+    if (3, 11) <= sys.version_info[:2] < (3, 14):
+        return Check("Python", OK, found)
+    return Check("Python", BLOCKED, found, "Python 3.11, 3.12 or 3.13 is needed: make setup PYTHON=python3.11")
+
+
+def _glibc() -> Check:
+    version = _LANE["_glibc"]()
+    found = _LANE["_dotted"](version)
+    if platform.system() != "Linux" or (version is not None and version >= (2, 27)):
+        return Check("glibc", OK, found if version else f"not used on {platform.system()}")
+    return Check("glibc", BLOCKED, found, "2.27 or newer is needed: Debian 12, Ubuntu 22.04 or newer")
+
+
+def _lane() -> Check:
+    try:
+        name = _LANE["lane"](sys.version_info[:2], platform.system(), platform.machine(), _LANE["_glibc"]())
+    except _LANE["UnsupportedError"] as error:
+        return Check("lane", BLOCKED, "none fits", str(error))
+    return Check("lane", OK, f"{name} ({platform.system()} {platform.machine()})")
+
+
+def _compiler(needed: bool) -> Check:
+    missing = _LANE["missing_tools"]()
+    if not missing:
+        found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), "")
+        return Check("compiler", OK, f"{found}, Python's headers and venv")
+    advice = "make setup needs them: apt-get install g++ python3-dev python3-venv"
+    return Check("compiler", BLOCKED if needed else WARNING, f"missing: {', '.join(missing)}", advice)
+
+
+def _installed() -> set[str]:
+    from importlib import util
+
+    return {name for name in _PACKAGES if util.find_spec(name) is not None}
+
+
+def _packages(here: set[str]) -> Check:
+    missing = [name for name in _PACKAGES if name not in here]
+    if missing:
+        return Check("packages", BLOCKED, f"missing: {', '.join(missing)}", f"{_SETUP}, then .venv/bin/python")
+    other = _not_as_locked()
+    if other:
+        shown = ", ".join(other[:3]) + (", …" if len(other) > 3 else "")
+        return Check("packages", WARNING, f"{len(other)} not as locked: {shown}", _SETUP)
+    return Check("packages", OK, "as locked")
+
+
+def _not_as_locked() -> list[str]:
+    """Packages whose installed version is none of those in the lock."""
+    from importlib import metadata
+
+    locked: dict[str, set[str]] = {}
+    for line in (_ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
+        name, equals, rest = line.partition("==")
+        if equals and not line.startswith((" ", "#")):
+            locked.setdefault(name.strip(), set()).add(rest.split()[0])
+    other = []
+    for name, versions in sorted(locked.items()):
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:  # for another platform or Python
+            continue
+        if version not in versions:
+            other.append(f"{name} {version}")
+    return other
+
+
+def _disk(output: pathlib.Path) -> Check:
+    folder = output
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 1e9
+    found = f"{free:,.1f} GB free in {folder}"
+    if not os.access(folder, os.W_OK):
+        return Check("disk", BLOCKED, f"{folder} is not writable", "name another folder with --output")
+    if free < _DISK_GB:
+        advice = f"a run needs {_DISK_GB:g} GB: runner_local.py prune --keep 3, or --output on another disk"
+        return Check("disk", BLOCKED, found, advice)
+    if free < _DISK_LOW_GB:
+        return Check("disk", WARNING, found, "runner_local.py prune --keep 3 frees what old runs left")
+    return Check("disk", OK, found)
+
+
+def _memory() -> Check:
+    free = _free_memory()
+    if free is None:
+        return Check("memory", OK, f"not known on {platform.system()}; a run needs {_MEMORY_GB:g} GB")
+    found = f"{free / 1e9:,.1f} GB available"
+    if free < _MEMORY_GB * 1e9:
+        return Check("memory", BLOCKED, found, f"a run needs {_MEMORY_GB:g} GB: end other programs, or raise the limit")
+    if free < _MEMORY_LOW_GB * 1e9:
+        return Check("memory", WARNING, found, "enough for MNIST; data sets that are larger need more")
+    return Check("memory", OK, found)
+
+
+def _free_memory() -> float | None:
+    """Bytes that can be had, within the limit of a container; None where the system does not say."""
+    try:
+        text = pathlib.Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    free = float(text.partition("MemAvailable:")[2].split()[0]) * 1024
+    for limit, used in _CGROUP_FILES:
+        try:
+            numbers = [float((_CGROUP / name).read_text(encoding="ascii")) for name in (limit, used)]
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+        free = min(free, numbers[0] - numbers[1])
+    return free
+
+
+def _gpus(no_tensorflow: bool) -> Check:
+    devices = sorted(path.name for path in pathlib.Path("/dev").glob("nvidia[0-9]*"))
+    if no_tensorflow:
+        return Check("GPUs", WARNING, "TensorFlow is missing, so it sees none", _SETUP)
+    program = "import tensorflow as tf; print(*(d.name for d in tf.config.list_physical_devices('GPU')), sep=',')"
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=env, timeout=_TENSORFLOW_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return Check("GPUs", BLOCKED, f"TensorFlow did not start in {_TENSORFLOW_SECONDS} s", _SETUP)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return Check("GPUs", BLOCKED, f"TensorFlow does not start: {reason[:100]}", f"make clean, then {_SETUP}")
+    seen = done.stdout.strip()
+    if seen:
+        return Check("GPUs", OK, f"TensorFlow sees {seen}")
+    if devices:
+        advice = "training runs on the CPU; for them, install what requirements-gpu.lock names"
+        return Check("GPUs", WARNING, f"TensorFlow sees none of {', '.join(devices)}", advice)
+    return Check("GPUs", OK, "none: training runs on the CPU")
+
+
+def _data(here: set[str]) -> Check:
+    if "sklearn" not in here:
+        return Check("data", WARNING, "not looked for: packages are missing", _SETUP)
+    from components.ingest import download, source
+
+    folder = source.default_cache_dir() / source.MNIST
+    try:
+        source.load(folder, None, download.IMAGE_SHAPE, source.MNIST)
+    except BadInput:
+        pass
+    else:
+        return Check("data", OK, f"mnist is cached in {folder}; digits come with scikit-learn")
+    answered = _first_that_answers(download.MIRRORS)
+    if answered:
+        return Check("data", OK, f"mnist can be had from {answered}; digits come with scikit-learn")
+    advice = "for MNIST give the four files with --data-dir DIR; without them runs take digits"
+    return Check("data", WARNING, "mnist is not cached, and no mirror answers", advice)
+
+
+def _first_that_answers(mirrors: tuple[str, ...]) -> str | None:
+    """In a process of its own: the look-up of a name may hang longer than any time-out of a socket."""
+    program = (
+        "import sys, urllib.request\n"
+        "for url in sys.argv[1:]:\n"
+        "    try:\n"
+        "        request = urllib.request.Request(url + 'train-labels-idx1-ubyte.gz', method='HEAD')\n"
+        "        urllib.request.urlopen(request, timeout=2)\n"
+        "    except OSError:\n"
+        "        continue\n"
+        "    print(url)\n"
+        "    break\n"
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *mirrors], capture_output=True, text=True, timeout=_MIRROR_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    return done.stdout.strip() or None
+
+
+def _locks(output: pathlib.Path) -> Check:
+    process = lock.holder(output)
+    if process is None:
+        return Check("locks", OK, f"nobody uses {output}")
+    return Check("locks", BLOCKED, f"process {process} uses {output}", "wait for it, or name another with --output")
+
+
+def _lines(checks: list[Check], colours: bool) -> list[str]:
+    marks = {OK: ("✓", "32"), WARNING: ("!", "33"), BLOCKED: ("✗", "31")}
+    lines = []
+    for check in checks:
+        mark, colour = marks[check.state]
+        shown = f"\033[{colour}m{mark}\033[0m" if colours else mark
+        lines.append(f"{shown} {check.name:<9} {check.found}")
+        if check.advice:
+            lines.append(f"            {check.advice}")
+    blocked = [check.name for check in checks if check.state == BLOCKED]
+    return [*lines, f"Something blocks: {', '.join(blocked)}." if blocked else "This machine can run it."]
+
+
+def _write_json(result: dict[str, Any], to: str | None) -> None:
+    # Not as the other commands do it: their way leads through packages that may be missing.
+    if to is None:
+        return
+    text = json.dumps(result, indent=1) + "\n"
+    if to == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        pathlib.Path(to).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"--json names a file that can be written, but {to}: {error.strerror}") from None

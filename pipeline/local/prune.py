@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Removes what old runs left, and tells what that freed.
+
+Kept are the newest runs, the newest versions, and always: the version in production, those with a label, the best one
+ever pushed (the model gate compares with it), and the runs that made them, with every artifact that these used or made.
+The metadata stay whole, so that lineage still answers for what is gone; its artifacts are marked as deleted there, and
+that before their folders go: a run never finds a cached result without its files.
+"""
+
+from __future__ import annotations
+
+import datetime
+import pathlib
+import re
+import shutil
+from collections.abc import Iterable
+from typing import Any
+
+from components.errors import BadInput
+from components.push import destination, history, versions
+from components.push.versions import Version
+from pipeline import metadata, record
+from pipeline.local import lock
+from pipeline.place import Place
+
+_RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+
+
+def prune(place: Place, keep: int) -> dict[str, Any]:
+    """Removes all but the newest `keep` runs and versions and what must stay.
+
+    Args:
+        place: output folder and model.
+        keep: how many, 1 or more.
+
+    Returns:
+        `kept`: `versions` (number -> why) and `runs` (ids); `removed`: `versions` (numbers), `runs` (ids), `artifacts`
+        and `checkpoints` (counts); `freed`: bytes on this machine by the same keys, and `total`; `note`: what could not
+        be looked up, or None.
+
+    Raises:
+        BadInput: there is no such output folder, it is not writable, or a run is using it.
+    """
+    if keep < 1:
+        raise BadInput(f"--keep takes how many runs and versions stay, 1 or more, not {keep}")
+    if not place.output.is_dir():
+        raise BadInput(f"--output names the folder that runs have written; {place.output} is none")
+    with lock.held(place.output):
+        with history.one_at_a_time(place.model):
+            present = versions.all_versions(place.model)
+            why = _kept_versions(place.model, present, keep)
+            freed = {"versions": 0, "runs": 0, "artifacts": 0, "checkpoints": 0}
+            gone = [version for version in present if version.number not in why]
+            for version in gone:
+                freed["versions"] += _size(pathlib.Path(version.location))
+                place.model.remove(version.number)
+            if gone:
+                history.append(place.model, "prune", versions=[version.number for version in gone], keep=keep)
+        runs = sorted(path.name for path in (place.output / "runs").glob("*") if _RUN_ID.fullmatch(path.name))
+        makers = {str(version.provenance.get("run_id")) for version in present if version.number in why}
+        kept_runs = [run for run in runs if run in runs[-keep:] or run in makers]
+        old_runs = [run for run in runs if run not in kept_runs]
+        artifacts, note = _forget(place, kept_runs)
+        checkpoints = _stale_checkpoints(place.output, kept_runs)
+        pages = [
+            page for page in (place.output / "runs").glob("compare-*.html") if any(run in page.name for run in old_runs)
+        ]
+        for key, paths in (
+            ("artifacts", artifacts),
+            ("checkpoints", checkpoints),
+            ("runs", [*(place.output / "runs" / run for run in old_runs), *pages]),
+        ):
+            freed[key] = _remove(paths)
+    return {
+        "kept": {"versions": why, "runs": kept_runs},
+        "removed": {
+            "versions": [version.number for version in gone],
+            "runs": old_runs,
+            "artifacts": len(artifacts),
+            "checkpoints": len(checkpoints),
+        },
+        "freed": {**freed, "total": sum(freed.values())},
+        "note": note,
+    }
+
+
+def _kept_versions(model: destination.Destination, present: list[Version], keep: int) -> dict[int, str]:
+    """Number -> why it stays."""
+    why = {version.number: "among the newest" for version in present[-keep:]}
+    production = versions.production(model)
+    if production is not None:
+        best = versions.best(model, production.dataset)
+        if best is not None:
+            why[best.number] = "the best ever pushed"
+    for label, number in versions.labels(model).items():
+        why[number] = label
+    if production is not None:
+        why[production.number] = "in production"
+    return dict(sorted(why.items()))
+
+
+def _forget(place: Place, kept_runs: Iterable[str]) -> tuple[list[pathlib.Path], str | None]:
+    """Marks the artifacts that no kept run used or made as deleted; returns their folders, and what went wrong."""
+    root = place.output / "pipeline_root"
+    # NODE/KEY/EXECUTION holds an artifact, NODE/.system/WHAT/EXECUTION what lived only as long as its execution.
+    folders = [path for path in root.glob("*/*/*") if path.parent.name != ".system"]
+    try:
+        kept, note = metadata.keep_only(metadata.connect(place.database, write=True), kept_runs), None
+    except metadata.LostError as error:
+        # The next run clears them away; until then the reports of the kept runs need theirs.
+        kept = {metadata.place_of(uri) for run in kept_runs for uri in _artifacts_of(place.output / "runs" / run)}
+        note = f"{error} Only artifacts that the records of the kept runs name are kept."
+    return [
+        *(path for path in folders if path.relative_to(root).as_posix() not in kept),
+        *root.glob("*/.system/*/*"),
+    ], note
+
+
+def _artifacts_of(run: pathlib.Path) -> list[str]:
+    try:
+        return list(record.read(run)["artifacts"].values())
+    except (OSError, ValueError, KeyError):  # a run that was killed before its record was written
+        return []
+
+
+def _stale_checkpoints(output: pathlib.Path, kept_runs: list[str]) -> list[pathlib.Path]:
+    """Those last written before the oldest kept run began: no kept run's training goes on from them."""
+    if not kept_runs:
+        return []
+    began = datetime.datetime.strptime(kept_runs[0].rpartition("-")[0], "%Y%m%d-%H%M%S").timestamp()
+    return [path for path in (output / "checkpoints").glob("*") if path.stat().st_mtime < began]
+
+
+def _remove(paths: Iterable[pathlib.Path]) -> int:
+    freed = 0
+    for path in paths:
+        freed += _size(path)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return freed
+
+
+def _size(path: pathlib.Path) -> int:
+    """Bytes of a file or of all below a folder; 0 for what is not on this machine."""
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    return sum(file.lstat().st_size for file in files if file.is_file())

@@ -1,0 +1,41 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles the pipeline for Kubeflow Pipelines, checks the package, uploads, runs and watches it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from components.errors import ProjectError
+from pipeline.arguments import Parser
+
+# Each registers its subcommands; what those need is imported when they run.
+COMMANDS = ("compile_command", "lint_command", "client_commands")
+
+
+def parser() -> Parser:
+    """The command line with all subcommands; the chosen one's function is `run` of the parsed arguments."""
+    made = Parser(prog="runner_kfp.py", description=__doc__, allow_abbrev=False)
+    subparsers = made.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    for name in COMMANDS:
+        importlib.import_module(f"pipeline.kubeflow.{name}").register(subparsers)
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit code: 0 done, 2 wrong usage or bad input, 3 stopped by a gate, 1 anything else."""
+    try:
+        args = parser().parse_args(arguments)
+        return int(args.run(args))
+    except ProjectError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped: what was started on the server goes on there\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

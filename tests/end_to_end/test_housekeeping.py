@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real runs, and then: where their models came from, going back to the first, removing what nobody needs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from ml_metadata.proto import metadata_store_pb2
+
+from components.push import versions
+from pipeline import metadata
+
+pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).parents[2]
+FIRST, SECOND = (("--dataset", "digits", "--train-steps", "60", "--seed", seed) for seed in ("1", "2"))
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("housekeeping") / "output"
+
+
+@pytest.fixture(scope="module")
+def pushed(run: Any, output: pathlib.Path) -> Any:
+    """The records of two runs, each of which has pushed a version."""
+    records = [run(*arguments, "--output", output).record for arguments in (FIRST, SECOND)]
+    assert [record["verdict"] for record in records] == ["pushed", "pushed"]
+    return records
+
+
+@pytest.fixture
+def copy(pushed: Any, output: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    return shutil.copytree(output, tmp_path / "copy")
+
+
+def lineage(*arguments: str | pathlib.Path) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.lineage", *map(str, arguments), "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def folders(output: pathlib.Path) -> set[str]:
+    """The artifacts of stages that are there."""
+    root = output / "pipeline_root"
+    return {str(path.relative_to(root)) for path in root.glob("*/*/*") if path.parent.name != ".system"}
+
+
+def test_metadata_know_all_of_a_pushed_version(pushed: Any, output: pathlib.Path) -> None:
+    told = lineage("2", "--output", output)
+    record = pushed[1]
+    assert (told["source"], told["note"], told["production"]) == ("ML Metadata", None, True)
+    assert (told["run_id"], told["location"]) == (record["run_id"], record["model"]["path"])
+    assert told["data"]["sha256"] == record["dataset"]["sha256"]
+    assert len(told["data"]["files"]) == 4
+    assert sum(told["data"]["splits"].values()) == told["data"]["images"] == 1797
+    assert told["config"]["training"]["seed"] == 2
+    assert told["metrics"] == record["metrics"]
+    assert told["baseline"]["version"] == 1
+    assert told["gates"] == [gate for gate in record["gates"] if gate["name"] != "data"]
+    assert told["findings"] == record["findings"]
+    assert all(
+        (told["code"]["sha256"], told["dependencies"]["lock_sha256"], told["schema"]["sha256"], told["pushed_at"])
+    )
+    steps = {step["stage"]: step for step in told["steps"]}
+    assert list(steps)[-1] == "push"
+    assert steps["train"]["run_id"] == record["run_id"]
+    assert steps["ingest"]["run_id"] == pushed[0]["run_id"]  # it was reused
+    assert steps["train"]["outputs"]["model"] == record["candidate"]
+    beside = json.loads((pathlib.Path(record["model"]["path"]) / "assets.extra" / "model_card.json").read_text())
+    assert {key: told[key] for key in beside} == beside
+
+
+def test_two_versions_differ_in_what_was_changed(pushed: Any, output: pathlib.Path) -> None:
+    found = lineage("--compare", "1", "2", "--output", output)
+    assert {"data", "schema", "code", "dependencies"} <= set(found["same"])
+    assert {"name": "config.training.seed", "one": 1, "other": 2} in found["differences"]
+    assert {row["name"] for row in found["differences"] if row["name"].startswith("config.")} == {
+        "config.training.seed"
+    }
+
+
+@pytest.mark.parametrize("lost", ["removed", "damaged"])
+def test_without_metadata_what_lies_beside_the_model_answers(
+    copy: pathlib.Path, output: pathlib.Path, lost: str
+) -> None:
+    before = lineage("1", "--output", copy)
+    if lost == "removed":
+        (copy / "metadata.db").unlink()
+    else:
+        (copy / "metadata.db").write_bytes(b"no database" * 1000)
+    after = lineage("1", "--output", copy)
+    assert after["source"] == "the files beside the model"
+    assert str(copy / "metadata.db") in after["note"]
+    assert after["steps"] == []
+    same = before.keys() - {"source", "note", "steps"}
+    assert {key: after[key] for key in same} == {key: before[key] for key in same}
+
+
+def test_a_version_that_was_removed_is_still_known(copy: pathlib.Path) -> None:
+    shutil.rmtree(copy / "serving" / "mnist" / "1")
+    told = lineage("1", "--output", copy)
+    assert (told["location"], told["source"], told["config"]["training"]["seed"]) == (None, "ML Metadata", 1)
+
+
+def test_nothing_is_removed_while_a_run_is_going_on(run: Any, copy: pathlib.Path, serving_digest: Any) -> None:
+    before = serving_digest(copy)
+    with (copy / ".lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = run("prune", "--keep", "1", "--output", copy)
+    assert refused.code == 2
+    assert "is using" in refused.stderr
+    assert serving_digest(copy) == before
+
+
+def test_pruning_that_is_killed_is_finished_by_the_next(run: Any, copy: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    undisturbed = shutil.copytree(copy, tmp_path / "undisturbed")
+    whole = run("prune", "--keep", "1", "--output", undisturbed).record
+    assert whole["removed"]["artifacts"] > 0
+    program = (
+        "import os, shutil, signal, sys\n"
+        "shutil.rmtree = lambda *_, **more: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from pipeline.local import commands\n"
+        "commands.main(['prune', '--keep', '1', '--output', sys.argv[1]])\n"
+    )
+    # A version is removed by a rename first; killed in there, it is gone for servers.
+    killed = subprocess.run([sys.executable, "-c", program, copy], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert run("prune", "--keep", "1", "--output", copy).code == 0
+    assert folders(copy) == folders(undisturbed)
+    # No result of before is offered to a run without its files.
+    there = [one for one in metadata.connect(copy / "metadata.db").get_artifacts() if metadata.place_of(one.uri)]
+    live = {metadata.place_of(one.uri) for one in there if one.state == metadata_store_pb2.Artifact.LIVE}
+    assert live == folders(copy)
+    assert [version.number for version in versions.all_versions(copy / "serving" / "mnist")] == [2]
+
+
+def test_after_a_rollback_the_same_model_does_not_come_back_by_itself(
+    run: Any, pushed: Any, output: pathlib.Path, serving_digest: Any
+) -> None:
+    back = run("rollback", "--output", output, "--reason", "it confuses sevens")
+    assert (back.code, back.record["version"], back.record["of"]) == (0, 3, 1)
+    assert "In production now: version 3, which is version 1 again" in back.stdout
+    told = lineage("--output", output)
+    assert (told["version"], told["source"], told["model"]) == (
+        3,
+        "ML Metadata",
+        lineage("1", "--output", output)["model"],
+    )
+    assert told["rollback"]["reason"] == "it confuses sevens"
+    assert [step["stage"] for step in told["steps"]][-2:] == ["push", "rollback"]
+    before = serving_digest(output / "serving")
+    again = run(*SECOND, "--output", output)
+    assert (again.code, again.record["verdict"]) == (3, "stopped")
+    assert "This very model was version 2" in again.record["reason"]
+    repeated = run(*SECOND, "--output", output)
+    assert (repeated.code, repeated.record["run_id"]) == (3, again.record["run_id"])
+    first = run(*FIRST, "--output", output)
+    assert (first.code, first.record["verdict"]) == (0, "unchanged")
+    assert serving_digest(output / "serving") == before
+
+
+def test_pruning_keeps_production_and_what_made_it(run: Any, pushed: Any, output: pathlib.Path) -> None:
+    stale, fresh = output / "checkpoints" / "stale", output / "checkpoints" / "fresh"
+    for folder in (stale, fresh):
+        folder.mkdir(parents=True)
+    subprocess.run(["touch", "-d", "2 days ago", stale], check=True)
+    labelled = run("label", "2", "blue", "--output", output)
+    assert labelled.code == 0
+    production = versions.state(output / "serving" / "mnist")
+    pruned = run("prune", "--keep", "1", "--output", output)
+    assert pruned.code == 0, pruned.stderr
+    result = pruned.record
+    assert result["kept"]["versions"]["3"] == "in production"
+    assert result["kept"]["versions"]["2"] in ("blue", "the best ever pushed")
+    assert result["freed"]["total"] > 0
+    assert "Freed " in pruned.stdout
+    assert set(result["kept"]["runs"]) >= {record["run_id"] for record in pushed}
+    assert len(result["removed"]["runs"]) == 1  # the one that was stopped
+    assert not stale.exists()
+    assert fresh.exists()
+    assert versions.state(output / "serving" / "mnist") == production
+    unlabelled = run("label", "2", "blue", "--remove", "--output", output)
+    assert unlabelled.code == 0
+
+
+def test_after_pruning_a_run_makes_anew_what_is_gone(run: Any, pushed: Any, output: pathlib.Path) -> None:
+    best = versions.best(output / "serving" / "mnist", "digits")
+    assert best is not None
+    if best.number == 2:  # it would stay as the best one: another than the best is to go
+        shutil.rmtree(output / "serving" / "mnist" / "2")
+    pruned = run("prune", "--keep", "1", "--output", output).record
+    assert pushed[1]["run_id"] in pruned["removed"]["runs"]
+    assert not pathlib.Path(pushed[1]["candidate"]).exists()
+    assert pathlib.Path(pushed[0]["candidate"]).exists()
+    assert lineage("2", "--output", output)["config"]["training"]["seed"] == 2  # metadata know it still
+    first = run(*FIRST, "--output", output)
+    assert (first.code, first.record["verdict"]) == (0, "unchanged")
+    assert all(pathlib.Path(folder).is_dir() for folder in first.record["artifacts"].values())
+    again = run(*SECOND, "--output", output)
+    states = {stage["name"]: stage["state"] for stage in again.record["stages"]}
+    assert (states["ingest"], states["train"]) == ("cached", "done")
+    assert (again.code, again.record["verdict"]) == (3, "stopped")  # the rollback is not forgotten

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stand-in for the Kubeflow Pipelines API and the user interface before it, on loopback; refuses what they refuse.
+
+The addresses, fields and refusals are those of kubeflow/pipelines 2.14 to 2.17: backend/src/apiserver (server/,
+template/v2_template.go), frontend/server/app.ts. Runs make a step at each GET. Where it refuses, it repeats the token
+that it was sent, which must not be shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import datetime
+import email.parser
+import email.policy
+import http.server
+import json
+import re
+import threading
+import urllib.parse
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+API = "/apis/v2beta1"
+ARGO_NAME = re.compile(r"[a-zA-Z][-a-zA-Z0-9]{0,120}")
+PIPELINE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+NUMBER = (int, float)
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "NUMBER_INTEGER": NUMBER, "NUMBER_DOUBLE": NUMBER, "STRING": str, "BOOLEAN": bool, "LIST": list,
+}  # fmt: skip
+
+
+class Refused(Exception):
+    """An answer other than success."""
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+class Api:
+    """What the server holds.
+
+    Attributes:
+        token: the one it wants, None for a server without users.
+        namespaces: those that the account may use, None for a server without users.
+        hang: seconds before each answer.
+        hangs_at: the only address that it hangs at, "" for all.
+        page: whether everything is answered with a page, as by a login server that does not redirect.
+        redirect: whether everything is answered with the way to a login page.
+        failing: how many of the next GETs of a run fail.
+        failing_from: after how many GETs of a run all fail.
+        script: run details and state at each GET of a run, the last one from then on.
+        objects: what the storage holds, by URI.
+        logs: by pod.
+        has_user_interface: whether it is the user interface's address, or the API's.
+        renames: whether uploaded pipelines get another name in their specification, as on some servers.
+        requests: method and path of all that was asked.
+    """
+
+    def __init__(self):
+        self.token: str | None = None
+        self.namespaces: set[str] | None = None
+        self.hang = 0.0
+        self.hangs_at = ""
+        self._authorization: str | None = None
+        self.page = self.redirect = False
+        self.failing = self.failing_from = 0
+        self.script: list[dict[str, Any]] = [{"state": "SUCCEEDED"}]
+        self.objects: dict[str, bytes] = {}
+        self.logs: dict[str, str] = {}
+        self.has_user_interface = True
+        self.renames = False
+        self.requests: list[str] = []
+        self.pipelines: dict[str, dict[str, Any]] = {}
+        self.versions: dict[str, dict[str, Any]] = {}
+        self.experiments: dict[str, dict[str, Any]] = {}
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.schedules: dict[str, dict[str, Any]] = {}
+        self._now = datetime.datetime(2026, 11, 21, tzinfo=datetime.UTC)
+
+    def now(self) -> str:
+        self._now += datetime.timedelta(seconds=1)
+        return self._now.isoformat().replace("+00:00", "Z")
+
+    # What is asked, by method and address.
+    def answer(self, method: str, path: str, query: dict[str, str], headers: Any, body: bytes) -> Any:
+        path = path.removeprefix("/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy")
+        path = "/" + path.lstrip("/")
+        self._authorization = headers.get("authorization")
+        if self.token is not None and headers.get("authorization") != f"Bearer {self.token}":
+            raise Refused(401, f"Request not authenticated: {self._authorization}")
+        route = (method, path.removeprefix(API))
+        if path == "/artifacts/get":
+            return self._artifact(query)
+        if path == "/k8s/pod/logs":
+            return self._log(query.get("podname", ""), self.has_user_interface)
+        if match := re.fullmatch(r"/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", path):
+            return self._log(match[2], not self.has_user_interface)
+        if not path.startswith(API):
+            raise Refused(404, "Not Found")
+        if route == ("GET", "/healthz"):
+            return {"commit_sha": "stub", "tag_name": "2.16.1", "multi_user": self.namespaces is not None}
+        if route == ("POST", "/pipelines/upload"):
+            return self._upload(query, headers, body)
+        if route == ("POST", "/pipelines/upload_version"):
+            return self._upload_version(query, headers, body)
+        if route == ("GET", "/pipelines"):
+            return {"pipelines": self._filtered(self.pipelines, query)}
+        if match := re.fullmatch(r"/pipelines/([^/]+)/versions", route[1]):
+            mine = {key: one for key, one in self.versions.items() if one["pipeline_id"] == match[1]}
+            namespace = self._known(self.pipelines, match[1], "Pipeline")["namespace"]
+            rows = self._filtered(mine, query | {"namespace": namespace})
+            return {"pipeline_versions": [{**row, "pipeline_spec": None} for row in rows]}
+        if match := re.fullmatch(r"/pipelines/([^/]+)/versions/([^/]+)", route[1]):
+            return self._known(self.versions, match[2], "PipelineVersion")
+        if route == ("GET", "/experiments"):
+            return {"experiments": self._filtered(self.experiments, query)}
+        if route == ("POST", "/experiments"):
+            return self._experiment(json.loads(body))
+        if match := re.fullmatch(r"/experiments/([^/]+)", route[1]):
+            return self._known(self.experiments, match[1], "Experiment")
+        if route == ("POST", "/runs"):
+            return self._run(json.loads(body))
+        if route == ("GET", "/runs"):
+            return {"runs": self._filtered(self.runs, query)}
+        if match := re.fullmatch(r"/runs/([^/:]+):terminate", route[1]):
+            self._known(self.runs, match[1], "Run")["state"] = "CANCELED"
+            self.script = [{"state": "CANCELED"}]
+            return {}
+        if match := re.fullmatch(r"/runs/([^/]+)", route[1]):
+            return self._get_run(match[1])
+        if route == ("POST", "/recurringruns"):
+            return self._schedule(json.loads(body))
+        if route == ("GET", "/recurringruns"):
+            return {"recurringRuns": self._filtered(self.schedules, query)}
+        raise Refused(404, "Not Found")
+
+    def _known(self, table: dict[str, dict[str, Any]], key: str, what: str) -> dict[str, Any]:
+        if key not in table:
+            raise Refused(404, f"ResourceNotFoundError: {what} {key} not found.")
+        return table[key]
+
+    def _filtered(self, table: dict[str, dict[str, Any]], query: dict[str, str]) -> list[dict[str, Any]]:
+        self._allow(query.get("namespace", ""))
+        rows = sorted(table.values(), key=lambda row: row["created_at"], reverse="desc" in query.get("sort_by", ""))
+        for predicate in json.loads(query.get("filter") or "{}").get("predicates", []):
+            assert predicate["operation"] == 1
+            rows = [row for row in rows if row[predicate["key"]] == predicate["stringValue"]]
+        if self.namespaces is not None:
+            rows = [row for row in rows if row.get("namespace", query.get("namespace")) == query.get("namespace")]
+        return rows[: int(query.get("page_size", 10))]
+
+    def _allow(self, namespace: str) -> None:
+        if self.namespaces is not None and namespace not in self.namespaces:
+            raise Refused(403, f"User 'ann' ({self._authorization}) is not authorized in namespace '{namespace}'")
+
+    def _package(self, headers: Any, body: bytes) -> dict[str, Any]:
+        message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(
+            b"Content-Type: " + headers["content-type"].encode() + b"\r\n\r\n" + body
+        )
+        parts = {part.get_param("name", header="content-disposition"): part for part in message.iter_parts()}
+        if "uploadfile" not in parts:
+            raise Refused(400, "Failed to read pipeline from file")
+        documents = list(yaml.safe_load_all(parts["uploadfile"].get_payload(decode=True)))
+        specs = [document for document in documents if document and "pipelineInfo" in document]
+        platforms = [document for document in documents if document and "platforms" in document]
+        if len(specs) != 1 or len(specs) + len(platforms) != len(documents) or len(platforms) > 1:
+            raise Refused(400, "Invalid input error: no pipeline spec is provided")
+        spec = specs[0]
+        if spec.get("schemaVersion") != "2.1.0":
+            version = spec.get("schemaVersion", "")
+            raise Refused(400, f"KFP only supports schema version 2.1.0, but the pipeline spec has version {version}")
+        if not PIPELINE_NAME.fullmatch(spec["pipelineInfo"].get("name", "")):
+            raise Refused(400, "invalid v2 pipeline spec: name should consist of lower case alphanumeric characters")
+        if not spec.get("root"):
+            raise Refused(400, "invalid v2 pipeline spec: root component is empty")
+        return {"pipeline_spec": spec, "platform_spec": platforms[0]} if platforms else spec
+
+    def _upload(self, query: dict[str, str], headers: Any, body: bytes) -> dict[str, Any]:
+        package, namespace = self._package(headers, body), query.get("namespace", "")
+        self._allow(namespace)
+        name = query.get("name", "")
+        if not 0 < len(name) <= 128:
+            raise Refused(400, "Pipeline's name must be 1 to 128 long")
+        if any(row["display_name"] == name for row in self.pipelines.values()):
+            raise Refused(409, "Failed to create a pipeline and a pipeline version")
+        key = str(uuid.uuid4())
+        row = {"pipeline_id": key, "display_name": name, "created_at": self.now(), "namespace": namespace}
+        self.pipelines[key] = row
+        self._add_version(key, name, package)
+        return row
+
+    def _upload_version(self, query: dict[str, str], headers: Any, body: bytes) -> dict[str, Any]:
+        package = self._package(headers, body)
+        if query.get("pipelineid") not in self.pipelines:
+            raise Refused(400, "Failed to create a pipeline version")
+        return self._add_version(query["pipelineid"], query["name"], package)
+
+    def _add_version(self, pipeline: str, name: str, package: dict[str, Any]) -> dict[str, Any]:
+        rows = [row for row in self.versions.values() if row["pipeline_id"] == pipeline]
+        if any(row["display_name"] == name for row in rows):
+            raise Refused(409, "Failed to create a pipeline version")
+        package = copy.deepcopy(package)
+        if self.renames:
+            info = package.get("pipeline_spec", package)["pipelineInfo"]
+            info["name"] = f"pipeline/{info['name']}"
+        key = str(uuid.uuid4())
+        self.versions[key] = {
+            "pipeline_id": pipeline, "pipeline_version_id": key, "display_name": name, "created_at": self.now(),
+            "pipeline_spec": package,
+        }  # fmt: skip
+        return self.versions[key]
+
+    def _experiment(self, body: dict[str, Any]) -> dict[str, Any]:
+        self._allow(body.get("namespace", ""))
+        if not body.get("display_name"):
+            raise Refused(400, "Experiment name is empty")
+        key = str(uuid.uuid4())
+        row = {"experiment_id": key, "created_at": self.now(), "namespace": body.get("namespace", "")}
+        self.experiments[key] = row | {"display_name": body["display_name"]}
+        return self.experiments[key]
+
+    def _check_job(self, body: dict[str, Any]) -> None:
+        self._known(self.experiments, body.get("experiment_id", ""), "Experiment")
+        if not body.get("display_name"):
+            raise Refused(400, "The run name is empty")
+        if ("pipeline_spec" in body) == ("pipeline_version_reference" in body):
+            raise Refused(400, "Either a pipeline spec or a pipeline version reference is needed")
+        version = self._known(
+            self.versions, body["pipeline_version_reference"]["pipeline_version_id"], "PipelineVersion"
+        )
+        package = version["pipeline_spec"]
+        spec = package.get("pipeline_spec", package)
+        for component in [spec["root"], *spec.get("components", {}).values()]:
+            for name in component.get("dag", {}).get("tasks", {}):
+                if not ARGO_NAME.fullmatch(name):
+                    raise Refused(400, f"Failed to create a run: templates.tasks.name: Invalid value: {name!r}")
+        given = body.get("runtime_config", {}).get("parameters", {})
+        known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+        for name in given:
+            if name not in known:
+                raise Refused(400, f"parameter {name} provided is not required by pipeline")
+        for name, parameter in known.items():
+            kind = parameter["parameterType"]
+            if name in given:
+                is_bool = isinstance(given[name], bool)
+                if not isinstance(given[name], KINDS[kind]) or is_bool != (kind == "BOOLEAN"):
+                    raise Refused(400, f"input parameter {name} requires type {kind}")
+            elif "defaultValue" not in parameter and not parameter.get("isOptional"):
+                raise Refused(400, f"parameter {name} is not optional, yet has neither default value nor user value")
+        root = body.get("runtime_config", {}).get("pipeline_root", "")
+        if root and not re.match(r"(gs|s3|minio)://[^/]+", root):
+            raise Refused(400, f"unrecognized pipeline root format: {root!r}")
+
+    def _run(self, body: dict[str, Any]) -> dict[str, Any]:
+        self._check_job(body)
+        key = str(uuid.uuid4())
+        self.runs[key] = body | {"run_id": key, "created_at": self.now(), "state": "PENDING", "gets": 0}
+        return {name: value for name, value in self.runs[key].items() if name != "gets"}
+
+    def _get_run(self, key: str) -> dict[str, Any]:
+        row = self._known(self.runs, key, "Run")
+        if self.failing or (self.failing_from and row["gets"] >= self.failing_from):
+            self.failing = max(self.failing - 1, 0)
+            raise Refused(503, "upstream connect error")
+        step = self.script[min(row["gets"], len(self.script) - 1)]
+        row["gets"] += 1
+        return {name: value for name, value in row.items() if name != "gets"} | step
+
+    def _schedule(self, body: dict[str, Any]) -> dict[str, Any]:
+        self._check_job(body)
+        cron = body.get("trigger", {}).get("cron_schedule", {}).get("cron", "")
+        field = r"(\?|\*|[\dA-Z]+(-[\dA-Z]+)?)(/\d+)?(,(\*|[\dA-Z]+(-[\dA-Z]+)?)(/\d+)?)*"
+        if len(cron.split()) != 6 or not all(re.fullmatch(field, part) for part in cron.split()):
+            raise Refused(400, f"Schedule cron is not supported({cron}). Please use a valid cron expression.")
+        if not 1 <= int(body.get("max_concurrency", 0)) <= 10:
+            raise Refused(400, "Max concurrency of the recurring run is out of range. Support 1-10")
+        if any(row["display_name"] == body["display_name"] for row in self.schedules.values()):
+            raise Refused(409, "Already exist error: a recurring run with this name exists")
+        key = str(uuid.uuid4())
+        self.schedules[key] = body | {"recurring_run_id": key, "created_at": self.now(), "status": "ENABLED"}
+        return self.schedules[key]
+
+    def _artifact(self, query: dict[str, str]) -> bytes:
+        if not self.has_user_interface:
+            raise Refused(404, "Not Found")
+        if self.namespaces is not None:
+            self._allow(query.get("namespace", ""))
+        uri = f"{query['source'].replace('gcs', 'gs')}://{query['bucket']}/{query['key']}"
+        if uri not in self.objects:
+            raise Refused(404, "The specified key does not exist.")
+        return self.objects[uri]
+
+    def _log(self, pod: str, there: bool) -> bytes:
+        if not there or pod not in self.logs:
+            raise Refused(404, "pod not found")
+        return self.logs[pod].encode()
+
+
+@contextlib.contextmanager
+def serving(api: Api) -> Iterator[str]:
+    """Serves on loopback; yields the address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def handle_one(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            url = urllib.parse.urlsplit(self.path)
+            api.requests.append(f"{self.command} {url.path}")
+            stopped.wait(api.hang if api.hangs_at in ("", url.path) else 0)
+            if api.redirect:
+                self.reply(302, b"", {"Location": "/dex/auth"})
+            elif api.page:
+                self.reply(200, b"<!doctype html><title>Log in</title>", {"Content-Type": "text/html"})
+            else:
+                try:
+                    query = dict(urllib.parse.parse_qsl(url.query))
+                    answer = api.answer(self.command, url.path, query, self.headers, body)
+                    self.reply(200, answer if isinstance(answer, bytes) else json.dumps(answer).encode(), {})
+                except Refused as refused:
+                    message = {"error": str(refused), "code": 3, "message": str(refused), "details": []}
+                    self.reply(refused.status, json.dumps(message).encode(), {})
+
+        do_GET = do_POST = do_DELETE = handle_one  # noqa: N815
+
+        def reply(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+            with contextlib.suppress(ConnectionError):
+                self.send_response(status)
+                for name, value in ({"Content-Type": "application/json"} | headers).items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    stopped = threading.Event()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        stopped.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled package: real compilations of the real graph."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+from kfp import components
+
+import runner_kfp
+from components.train.hyperparameters import MODELS
+from pipeline import code_digest
+from tests.kubeflow import packages
+
+ROOT = pathlib.Path(__file__).parents[2]
+NODES = [
+    "ingest", "baseline", "statistics", "schema", "anomalies", "data-check", "data-gate", "transform", "train",
+    "infra-check", "infra-gate", "evaluate", "model-gate", "push",
+]  # fmt: skip
+NEVER_CACHED = {"ingest", "baseline", "data-gate", "infra-gate", "model-gate", "push", "report"}
+
+
+@pytest.fixture(scope="module")
+def package():
+    return packages.documents(*packages.DIGITS)
+
+
+def tasks_of(spec):
+    inner = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    return inner | {"report": spec["root"]["dag"]["tasks"]["report"]}
+
+
+def container(spec, name):
+    return spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
+
+
+def test_another_process_elsewhere_writes_the_same_bytes(tmp_path):
+    (tmp_path / "home").mkdir()
+    environment = {
+        "PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "TZ": "Asia/Tokyo", "LANG": "C",
+        "PYTHONHASHSEED": "7",
+    }  # fmt: skip
+    command = [sys.executable, str(ROOT / "runner_kfp.py"), "compile", *packages.DIGITS, "--output", "there.yaml"]
+    command += ["--json", "told.json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "there.yaml: pipeline mnist-tfx, 15 tasks, model cnn\n"
+    assert json.loads((tmp_path / "told.json").read_text()) == {
+        "package": str(tmp_path / "there.yaml"), "pipeline": "mnist-tfx", "tasks": 15, "model": "cnn",
+    }  # fmt: skip
+    assert (tmp_path / "there.yaml").read_text() == packages.text(*packages.DIGITS)
+
+
+def test_kfp_loads_it_with_a_default_for_each_parameter(tmp_path):
+    (tmp_path / "pipeline.yaml").write_text(packages.text(*packages.DIGITS))
+    loaded = components.load_component_from_file(str(tmp_path / "pipeline.yaml"))
+    assert loaded.name == "mnist-tfx"
+    assert {name: one.default for name, one in loaded.component_spec.inputs.items()} == {
+        "data_dir": "s3://data/digits", "span": -1, "model": "cnn", "serving_dir": "s3://models/mnist", "allow": "",
+        "force_push": "", "train_steps": 600, "learning_rate": -1.0, "batch_size": 128, "seed": 1, "ksize1": -1,
+        "ksize2": -1, "nfil1": -1, "nfil2": -1, "dropout": -1.0,
+    }  # fmt: skip
+
+
+def test_the_graph_is_one_task_that_the_report_follows_however_it_ends(package):
+    spec, _ = package
+    inner, report = spec["root"]["dag"]["tasks"]["exit-handler-1"], spec["root"]["dag"]["tasks"]["report"]
+    assert sorted(spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]) == sorted(NODES)
+    assert inner["componentRef"]["name"] == "comp-exit-handler-1"
+    assert report["dependentTasks"] == ["exit-handler-1"]
+    assert report["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    args = container(spec, "report")["args"]
+    assert args[args.index("--stages") + 1].split(",") == NODES
+    made = spec["components"]["comp-report"]["outputDefinitions"]["artifacts"]
+    assert {key: one["artifactType"]["schemaTitle"] for key, one in made.items()} == {
+        "html": "system.HTML", "metrics": "system.Metrics", "classification_metrics": "system.ClassificationMetrics",
+        "record": "system.Artifact",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "given"),
+    [
+        ("ingest", {"data_dir": "data_dir", "span": "span"}),
+        ("baseline", {"serving_dir": "serving_dir"}),
+        ("data-check", {"allow": "allow"}),
+        ("train", {"model_type": "model", "train_steps": "train_steps", "dropout": "dropout", "ksize1": "ksize1"}),
+        ("evaluate", {"model_type": "model"}),
+        ("model-gate", {"force_reason": "force_push"}),
+        ("push", {"serving_dir": "serving_dir", "run_model": "model", "run_force_push": "force_push"}),
+        ("report", {"data_dir": "data_dir", "model": "model"}),
+    ],
+)  # fmt: skip
+def test_what_a_run_is_told_reaches_the_tasks(package, task, given):
+    spec, _ = package
+    inputs = tasks_of(spec)[task]["inputs"]["parameters"]
+    assert {name: inputs[name].get("componentInputParameter") for name in given} == given
+    outer = spec["root"]["dag"]["tasks"]["exit-handler-1"]["inputs"]["parameters"]
+    assert all(outer[name] == {"componentInputParameter": name} for name in given.values())
+
+
+def test_the_floors_of_all_models_are_there_so_that_a_run_may_change_its_model(package):
+    limits = tasks_of(package[0])["evaluate"]["inputs"]["parameters"]["limits"]["runtimeValue"]["constant"]
+    assert set(json.loads(limits)["accuracy"]) == set(MODELS)
+
+
+def test_what_looks_outside_is_not_cached_and_decisions_are_not_repeated(package):
+    tasks = tasks_of(package[0])
+    cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
+    assert cached == set(tasks) - NEVER_CACHED
+    retried = {name: task["retryPolicy"]["maxRetryCount"] for name, task in tasks.items() if "retryPolicy" in task}
+    assert retried == dict.fromkeys({*cached, "ingest", "baseline"}, 2)
+
+
+def test_each_container_knows_its_task_and_the_code(package):
+    spec, kubernetes = package
+    for name in NODES:
+        made = container(spec, name)
+        assert made["command"] == ["python", "-m", "pipeline.kubeflow.entrypoint"]
+        assert made["args"][-4:] == ["--task", name, "--code_digest", code_digest.of_project()]
+        assert made["image"] == packages.IMAGE
+    assert container(spec, "report")["command"] == ["python", "-m", "pipeline.kubeflow.report"]
+    pods = kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert sorted(pods) == sorted(f"exec-{name}" for name in [*NODES, "report"])
+    for name, pod in pods.items():
+        assert pod["secretAsEnv"][0]["secretName"] == "mlpipeline-minio-artifact"
+        env = container(spec, name.removeprefix("exec-"))["env"]
+        assert env == [{"name": "AWS_ENDPOINT_URL", "value": "http://minio-service.kubeflow:9000"}]
+
+
+def test_nothing_of_this_machine_is_in_it(package):
+    spec, _ = package
+    whole = packages.text(*packages.DIGITS)
+    for word in (str(ROOT), str(pathlib.Path.home()) + "/", socket.gethostname(), sys.prefix, ".whl", "/tmp/"):
+        assert word not in whole
+    schema = tasks_of(spec)["schema"]["inputs"]["parameters"]["schema_file"]["runtimeValue"]["constant"]
+    assert schema == "pipeline/profiles/digits.pbtxt"
+    assert (ROOT / schema).is_file()
+
+
+def test_the_training_gets_its_own_nodes_and_every_task_volumes_and_environment():
+    spec, kubernetes = packages.documents(
+        "--image", "a:1", "--gpu-image", "b:2", "--gpus", "2", "--gpu-resource", "amd.com/gpu", "--node-selector",
+        "accelerator=gpu", "--toleration", "amd.com/gpu:NoSchedule", "--toleration", "team=vision", "--shared-memory",
+        "2Gi", "--memory", "train=8Gi:16Gi", "--cpu", "all=1:3", "--retries", "0", "--storage", "own",
+        "--data-dir", "/data/mnist", "--pvc", "images=/data", "--serving-dir", "gs://models",
+        "--secret", "s3:id=AWS_ID", "--secret", "s3:key=AWS_SECRET_ACCESS_KEY", "--env", "AWS_REGION=x",
+        "--model", "linear", "--train-steps", "7",
+    )  # fmt: skip
+    pods = kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert container(spec, "train")["image"] == "b:2"
+    assert container(spec, "train")["resources"] == {
+        "resourceCpuRequest": "1", "resourceCpuLimit": "3", "resourceMemoryRequest": "8Gi",
+        "resourceMemoryLimit": "16Gi", "accelerator": {"resourceType": "amd.com/gpu", "resourceCount": "2"},
+    }  # fmt: skip
+    assert container(spec, "ingest")["image"] == "a:1"
+    assert container(spec, "ingest")["resources"]["resourceCpuLimit"] == "3"
+    assert container(spec, "report")["env"] == [{"name": "AWS_REGION", "value": "x"}]
+    alone = {"nodeSelector", "tolerations", "emptyDirMounts"}
+    assert {name for name, pod in pods.items() if alone & set(pod)} == {"exec-train"}
+    assert pods["exec-train"]["nodeSelector"] == {"labels": {"accelerator": "gpu"}}
+    assert pods["exec-train"]["tolerations"] == [
+        {"key": "amd.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+        {"key": "team", "operator": "Equal", "value": "vision"},
+    ]
+    assert pods["exec-train"]["emptyDirMounts"] == [
+        {"volumeName": "dshm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "2Gi"}
+    ]
+    for pod in pods.values():
+        assert [(one["constant"], one["mountPath"]) for one in pod["pvcMount"]] == [("images", "/data")]
+        [secret] = pod["secretAsEnv"]
+        assert secret["secretName"] == "s3"
+        assert secret["keyToEnv"] == [
+            {"secretKey": "id", "envVar": "AWS_ID"}, {"secretKey": "key", "envVar": "AWS_SECRET_ACCESS_KEY"},
+        ]  # fmt: skip
+    told = spec["root"]["inputDefinitions"]["parameters"]
+    assert (told["model"]["defaultValue"], told["train_steps"]["defaultValue"]) == ("linear", 7)
+    assert not any("retryPolicy" in task for task in tasks_of(spec).values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--gpu-image", "b"), "say how many with --gpus N"),
+        (("--gpus", "-1"), "numbers from 0; received -1"),
+        (("--storage", "own"), "--serving-dir must say where models are pushed"),
+        (("--cpu", "tain=1:2"), "with a TASK of all, ingest, baseline"),
+        (("--cpu", "train=2:1"), "a request that is at most the limit; received 'train=2:1'"),
+        (("--memory", "all=much"), "such as 500m or 2 processors or 4Gi of memory; not 'much'"),
+        (("--shared-memory", "0"), "--shared-memory takes quantities above 0"),
+        (("--toleration", "a:Never"), "KEY[=VALUE][:EFFECT], such as nvidia.com/gpu:NoSchedule; received 'a:Never'"),
+        (("--secret", "hunter2"), "--secret takes SECRET:KEY=VARIABLE; received something else"),
+        (("--env", "hunter2"), "--env takes VARIABLE=VALUE; received something else"),
+        (("--node-selector", "gpu"), "--node-selector takes LABEL=VALUE"),
+        (("--data-dir", "/data"), "a path must be in the image or in a mounted volume; found '/data'"),
+        (("--env", "AWS_SECRET_ACCESS_KEY=hunter2"), "mount it with --secret SECRET:KEY=AWS_SECRET_ACCESS_KEY"),
+        (("--output", "/nowhere/there.yaml"), "a file in a folder that is there; /nowhere is not"),
+        (("--dataset", "digits"), "--data-dir must say where its files are"),
+        (("--model", "rnn"), "invalid choice: 'rnn'"),
+    ],
+    ids=lambda value: "=".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_makes_no_package_is_refused_in_one_line(arguments, message, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert runner_kfp.main(["compile", "--image", "a", *arguments]) == 2
+    told = capfd.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+    assert "hunter2" not in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_profile_must_be_in_the_image_and_have_a_floor_for_each_model(tmp_path, capfd):
+    profile = tmp_path / "own.toml"
+    (tmp_path / "own.pbtxt").write_text("")
+    floors = "\n".join(f"{model} = 0.5" for model in MODELS)
+    profile.write_text(f'schema = "own.pbtxt"\n[model-gate.accuracy]\n{floors}\n')
+    arguments = ["compile", "--image", "a", "--profile", str(profile), "--output", str(tmp_path / "pipeline.yaml")]
+    assert runner_kfp.main(arguments) == 2
+    assert "so a profile's schema must be one of them" in capfd.readouterr().err
+    profile.write_text('schema = "own.pbtxt"\n[model-gate.accuracy]\ncnn = 0.5\n')
+    assert runner_kfp.main(arguments) == 2
+    assert "has no [model-gate.accuracy] linear, dnn, dnn_dropout, keras_cnn, mlp" in capfd.readouterr().err
+
+
+def test_the_command_line_answers_without_tensorflow():
+    code = (
+        "import sys, runner_kfp; runner_kfp.main(['compile', '--image', 'a', '--gpus', '-1']); "
+        "sys.exit(any(name in sys.modules for name in ('tensorflow', 'tfx', 'kfp')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True).returncode == 0

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled package, run from ingest to push by kfp's own local orchestrator, as the server's launcher would."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+import runner_kfp
+from components.ingest import digits, idx
+from components.push import versions
+from tests import object_stores
+from tests.kubeflow import launcher
+
+pytestmark = pytest.mark.slow
+
+NODES = [
+    "ingest", "baseline", "statistics", "schema", "anomalies", "data-check", "data-gate", "transform", "train",
+    "infra-check", "infra-gate", "evaluate", "model-gate", "push",
+]  # fmt: skip
+
+
+@dataclasses.dataclass
+class Ended:
+    """A run that has ended: what is left of it in the store."""
+
+    succeeded: bool
+    record: dict[str, Any]
+    html: str
+    tasks: dict[str, launcher.Task]
+    answers: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[object_stores.S3]:
+    with object_stores.running() as server:
+        for bucket in ("artifacts", "models", "data"):
+            server.bucket(bucket)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("data")
+    digits.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Compiled as a user does; the defaults of its parameters lead nowhere."""
+    file = tmp_path_factory.mktemp("package") / "pipeline.yaml"
+    nowhere = ["--data-dir", "s3://nowhere/data", "--serving-dir", "s3://nowhere/models"]
+    code = runner_kfp.main(
+        ["compile", "--image", "registry.example/mnist:1", "--profile", "digits", *nowhere, "--output", str(file)]
+    )
+    assert code == 0
+    return file
+
+
+@pytest.fixture(scope="module")
+def run(s3: object_stores.S3, package: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ended]:
+    """Runs the package below a pipeline root with such parameters."""
+
+    def start(root: str, **parameters: Any) -> Ended:
+        cluster = launcher.Cluster(root, tmp_path_factory.mktemp("containers"), launcher.forked)
+        with launcher.orchestrated(cluster, tmp_path_factory.mktemp("local")) as orchestrate:
+            succeeded = orchestrate(package, **parameters)
+        tasks = {task.name: task for task in cluster.tasks}
+        assert "report" in tasks, cluster.tasks[-1].log
+        assert tasks["report"].exit_code == 0, tasks["report"].log
+        row = json.loads(read(f"{cluster.prefix}/record.json"))
+        assert json.loads(read(cluster.published["report"]["record"]["uri"])) == row
+        return Ended(succeeded, row, read(row["report"]).decode(), tasks, cluster.published["report"])
+
+    return start
+
+
+def read(uri: str) -> bytes:
+    bucket, key = launcher.store(uri)
+    content: bytes = bucket.Object(key).get()["Body"].read()
+    return content
+
+
+def production(serving: pathlib.Path | str) -> Any:
+    return versions.production(serving)
+
+
+def states(ended: Ended) -> dict[str, str]:
+    return {stage["name"]: stage["state"] for stage in ended.record["stages"]}
+
+
+def test_from_ingest_to_push_twice_and_a_third_that_the_model_gate_stops(run, data, tmp_path):
+    serving = tmp_path / "volume" / "mnist"
+    told = {"data_dir": str(data), "serving_dir": str(serving)}
+
+    first = run("minio://artifacts/root", train_steps=200, **told)
+    assert first.succeeded, first.record
+    assert (first.record["verdict"], first.record["exit_code"]) == ("pushed", 0)
+    assert states(first) == dict.fromkeys(NODES, "done")
+    assert first.record["baseline"] is None
+    assert first.record["dataset"]["images"] == 1797
+    assert first.record["config"]["training"]["train_steps"] == 200
+    assert (serving / "1" / "saved_model.pb").is_file()
+    assert production(serving).provenance["run_id"] == first.record["run_id"]
+    assert production(serving).provenance["config"]["training"]["train_steps"] == 200
+    assert first.answers["metrics"]["metadata"]["accuracy"] == first.record["metrics"]["accuracy"] > 0.93
+    matrix = first.answers["classification_metrics"]["metadata"]["confusionMatrix"]["struct"]
+    assert sum(sum(row["row"]) for row in matrix["rows"]) == 299
+    assert len(matrix["annotationSpecs"]) == len(matrix["rows"]) == 10
+    curve = first.answers["classification_metrics"]["metadata"]["confidenceMetrics"]["list"]
+    assert curve[-1]["recall"] == curve[-1]["falsePositiveRate"] == 1
+    assert "PUSHED" in first.html
+    assert "/containers" not in first.html  # no path that was gone with the task's container
+    assert first.record["artifacts"]["train.model"] in first.html
+
+    second = run("minio://artifacts/root", train_steps=200, seed=2, **told)
+    assert second.succeeded, second.record
+    assert second.record["verdict"] == "pushed"
+    assert second.record["baseline"]["version"] == 1
+    assert second.record["baseline"]["metrics"]["accuracy"] == first.record["metrics"]["accuracy"]
+    assert second.record["model"]["version"] == 2
+
+    third = run("minio://artifacts/root", train_steps=5, **told)
+    assert not third.succeeded
+    assert third.tasks["model-gate"].exit_code == 3
+    assert "Traceback" not in third.tasks["model-gate"].log
+    assert (third.record["verdict"], third.record["exit_code"]) == ("not_blessed", 3)
+    assert states(third)["model-gate"] == "failed"
+    assert "push" not in third.tasks
+    assert states(third)["push"] == "skipped"
+    assert not all(gate["passed"] for gate in third.record["gates"])
+    assert "NOT BLESSED" in third.html
+    assert sorted(path.name for path in serving.iterdir() if path.name.isdigit()) == ["1", "2"]
+
+
+def test_data_models_and_artifacts_in_an_object_store(run, data, s3):
+    for path in data.iterdir():
+        launcher.store("s3://data/digits")[0].upload_file(str(path), f"digits/{path.name}")
+    told = {"data_dir": "s3://data/digits", "serving_dir": "s3://models/mnist", "model": "linear"}
+
+    first = run("s3://artifacts/other", **told)
+    assert first.succeeded, first.record
+    assert first.record["verdict"] == "pushed"
+    assert first.record["model"]["type"] == "linear"
+    assert first.record["model"]["path"] == "s3://models/mnist/1"
+    assert read("s3://models/mnist/1/saved_model.pb")
+
+    second = run("s3://artifacts/other", **told, seed=2)
+    assert second.succeeded, second.record
+    assert second.record["baseline"]["version"] == 1
+    assert production("s3://models/mnist").number == 2
+
+
+def test_a_data_gate_that_stops_leaves_report_record_and_findings(run, data, tmp_path):
+    broken = tmp_path / "data"
+    shutil.copytree(data, broken)
+    with (broken / idx.TRAIN_LABELS).open("r+b") as labels:
+        labels.seek(8)  # behind the header
+        labels.write(bytes([11] * 10))
+
+    ended = run("minio://artifacts/root", data_dir=str(broken), serving_dir=str(tmp_path / "serving"))
+    assert not ended.succeeded
+    assert ended.tasks["data-gate"].exit_code == 3
+    assert "train" not in ended.tasks
+    assert (ended.record["verdict"], ended.record["exit_code"]) == ("stopped", 3)
+    assert "label-out-of-range" in {finding["name"] for finding in ended.record["findings"]}
+    assert ended.record["reason"] in ended.tasks["data-gate"].log
+    assert ended.record["metrics"] is None
+    assert ended.record["findings"][0]["sentence"] in ended.html.replace("&#39;", "'")
+
+
+def test_the_package_has_no_path_of_this_machine(package):
+    documents = list(yaml.safe_load_all(package.read_text()))
+    assert len(documents) == 2
+    assert str(pathlib.Path(__file__).parents[2]) not in package.read_text()

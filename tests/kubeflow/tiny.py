@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two executors that are picky: each thing that the launcher gives and they do not expect makes one of them fail."""
+
+from __future__ import annotations
+
+from tfx.dsl.components.base import base_executor
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils, standard_artifacts
+
+from components.errors import GateStopped
+
+
+class Produce(base_executor.BaseExecutor):
+    def Do(self, input_dict, output_dict, exec_properties):
+        made = artifact_utils.get_single_instance(output_dict["model"])
+        with fileio.open(f"{made.uri}/weights", "w") as file:
+            file.write("some")
+        made.set_string_custom_property("source", f"trained in {made.uri}/weights")
+        made.set_json_value_custom_property("layers", [3, 5])
+        made.set_json_value_custom_property("shapes", {"image": [28, 28]})
+        made.mlmd_artifact.custom_properties["nothing"].Clear()  # an entry without a value
+        made.set_int_custom_property("version", 7)
+
+
+class Consume(base_executor.BaseExecutor):
+    def Do(self, input_dict, output_dict, exec_properties):
+        given = artifact_utils.get_single_instance(input_dict["model"])
+        assert isinstance(given, standard_artifacts.Model)
+        with fileio.open(f"{given.uri}/weights") as file:
+            assert file.read() == "some"
+        assert given.get_json_value_custom_property("layers") == [3, 5]
+        assert given.get_json_value_custom_property("shapes") == {"image": [28, 28]}
+        assert given.get_int_custom_property("version") == 7
+        assert given.get_string_custom_property("source").startswith("trained in minio://")
+        assert not given.has_custom_property("nothing")
+        assert not given.has_custom_property("display_name")
+        assert not given.has_custom_property("store_session_info")
+        assert exec_properties == {"steps": 3}
+
+
+class Tell(base_executor.BaseExecutor):
+    def Do(self, input_dict, output_dict, exec_properties):
+        made = artifact_utils.get_single_instance(output_dict["model"])
+        for name, value in exec_properties.items():
+            made.set_json_value_custom_property(name, value)
+
+
+class Stop(base_executor.BaseExecutor):
+    def Do(self, input_dict, output_dict, exec_properties):
+        raise GateStopped("The candidate must be good, it is not.\nTrain it longer.")
+
+
+class Break(base_executor.BaseExecutor):
+    def Do(self, input_dict, output_dict, exec_properties):
+        raise ZeroDivisionError("division by zero")

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The doctor: on this machine, on one without packages, and for each thing that can be wrong."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections import namedtuple
+from typing import Any
+
+import pytest
+
+from components.ingest import download, source
+from pipeline.local import commands, doctor
+
+ROOT = pathlib.Path(__file__).parents[2]
+NAMES = ["Python", "glibc", "lane", "compiler", "packages", "disk", "memory", "GPUs", "data", "locks"]
+
+
+def of(checks: list[doctor.Check], name: str) -> doctor.Check:
+    return next(check for check in checks if check.name == name)
+
+
+def test_this_machine_can_run_it_and_is_told_so_in_one_screen(tmp_path: pathlib.Path) -> None:
+    # As a user starts it; no packages are fetched, and no mirror is asked beyond a few seconds.
+    done = subprocess.run(
+        [sys.executable, "runner_local.py", "doctor", "--output", tmp_path, "--json", tmp_path / "told.json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "https_proxy": "http://127.0.0.1:9"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 24
+    assert lines[-1] == "This machine can run it."
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["can_run"] is True
+    checks = {check["name"]: check for check in told["checks"]}
+    assert list(checks) == NAMES
+    assert {checks[name]["state"] for name in NAMES} <= {"ok", "warning"}
+    assert checks["packages"]["found"] == "as locked"
+    assert checks["data"]["found"] == "mnist is not cached, and no mirror answers"
+    assert "--data-dir" in checks["data"]["advice"]
+
+
+def test_without_any_package_it_says_what_is_missing(tmp_path: pathlib.Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "runner_local.py", "doctor", "--output", tmp_path, "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "Something blocks: packages."
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert list(checks) == NAMES
+    assert checks["packages"]["found"].startswith("missing: tensorflow, tfx")
+    assert "make setup" in checks["packages"]["advice"]
+    assert checks["GPUs"]["state"] == checks["data"]["state"] == "warning"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out what starts processes."""
+    monkeypatch.setattr(doctor, "_gpus", lambda _: doctor.Check("GPUs", doctor.OK, ""))
+    monkeypatch.setattr(doctor, "_first_that_answers", lambda _: None)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_is_going_on_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / ".lock").write_text("4711")
+    assert of(doctor.examine(tmp_path), "locks").state == doctor.OK
+    with (tmp_path / ".lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = of(doctor.examine(tmp_path), "locks")
+    assert (found.state, found.found) == (doctor.BLOCKED, f"process 4711 uses {tmp_path}")
+    assert of(doctor.examine(tmp_path), "locks").state == doctor.OK
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("gigabytes", "state"), [(0.1, "blocked"), (1.0, "warning"), (50.0, "ok")])
+def test_a_full_disk_blocks(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, gigabytes: float, state: str
+) -> None:
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage(gigabytes * 1e9))
+    found = of(doctor.examine(tmp_path / "not" / "made" / "yet"), "disk")
+    assert (found.state, str(tmp_path) in found.found) == (state, True)
+    assert ("prune" in found.advice) == (state != "ok")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("limit", "used", "state"), [("3e9", "1.5e9", "blocked"), ("5e9", "2e9", "warning")])
+def test_the_limit_of_a_container_counts(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, limit: str, used: str, state: str
+) -> None:
+    (tmp_path / "memory.max").write_text(limit)
+    (tmp_path / "memory.current").write_text(used)
+    monkeypatch.setattr(doctor, "_CGROUP", tmp_path)
+    assert of(doctor.examine(tmp_path), "memory").state == state
+
+
+@pytest.mark.usefixtures("quick")
+def test_another_python_or_machine_or_library_blocks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    monkeypatch.setitem(doctor._LANE, "_glibc", lambda: (2, 17))
+    monkeypatch.setattr(sys, "version_info", (3, 10, 4, "final", 0))
+    checks = doctor.examine(tmp_path)
+    assert {name: of(checks, name).state for name in ("Python", "glibc", "lane")} == dict.fromkeys(
+        ("Python", "glibc", "lane"), doctor.BLOCKED
+    )
+    assert "riscv64" in of(checks, "lane").advice
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_missing_compiler_blocks_only_where_something_is_to_be_built(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(doctor._LANE, "missing_tools", lambda: ["a C++ compiler (g++)"])
+    assert of(doctor.examine(tmp_path), "compiler").state == doctor.WARNING
+    monkeypatch.setattr(doctor, "_installed", set)
+    found = of(doctor.examine(tmp_path), "compiler")
+    assert (found.state, found.found) == (doctor.BLOCKED, "missing: a C++ compiler (g++)")
+
+
+@pytest.mark.usefixtures("quick")
+def test_packages_that_are_not_as_locked_are_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "requirements.lock").read_text().replace("\nkeras==", "\nkeras==99.")
+    (tmp_path / "requirements.lock").write_text(text)
+    monkeypatch.setattr(doctor, "_ROOT", tmp_path)
+    found = of(doctor.examine(tmp_path), "packages")
+    assert found.state == doctor.WARNING
+    assert found.found.startswith("1 not as locked: keras ")
+
+
+@pytest.mark.usefixtures("quick")
+def test_cached_data_are_found(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, mnist_dir: pathlib.Path
+) -> None:
+    assert of(doctor.examine(tmp_path), "data").state == doctor.WARNING
+    (tmp_path / source.MNIST).symlink_to(mnist_dir)
+    monkeypatch.setattr(source, "default_cache_dir", lambda: tmp_path)
+    found = of(doctor.examine(tmp_path), "data")
+    assert (found.state, found.found) == (
+        doctor.OK,
+        f"mnist is cached in {tmp_path / source.MNIST}; digits come with scikit-learn",
+    )
+
+
+def test_a_mirror_that_answers_is_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(b"")
+    silent, mirror = (f"{folder.as_uri()}/" for folder in (tmp_path / "none", tmp_path))
+    monkeypatch.setattr(download, "MIRRORS", (silent, mirror))
+    monkeypatch.setattr(doctor, "_gpus", lambda _: doctor.Check("GPUs", doctor.OK, ""))
+    assert of(doctor.examine(tmp_path), "data").found.startswith(f"mnist can be had from {mirror}")
+
+
+def test_a_tensorflow_that_does_not_start_blocks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorflow.py").write_text("raise ImportError('libcuda is broken')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = doctor._gpus(False)
+    assert (found.state, "libcuda is broken" in found.found) == (doctor.BLOCKED, True)
+
+
+@pytest.mark.usefixtures("quick")
+def test_json_that_cannot_be_written_is_wrong_usage(tmp_path: pathlib.Path, capsys: Any) -> None:
+    assert commands.main(["doctor", "--output", str(tmp_path), "--json", "/proc/none/file"]) == 2
+    assert capsys.readouterr().err.startswith("error: --json names a file")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["prune"], "--keep"),
+        (["prune", "--keep", "0"], "1 or more, not 0"),
+        (["prune", "--keep", "2", "--output", "/proc/none"], "names the folder that runs have written"),
+        (["rollback", "x"], "invalid int value"),
+        (["rollback", "--output", "/proc/none"], "there is none in"),
+        (["label", "1"], "NAME"),
+        (["label", "1", "canary", "--output", "/proc/none"], "1 is none"),
+        (["doctor", "--keep"], "unrecognized arguments"),
+    ],
+)
+def test_wrong_usage_of_a_command_is_one_line(capsys: Any, arguments: list[str], told: str) -> None:
+    assert commands.main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert told in errors

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a run ends for the person who started it: the table of the verdict, and a report that cannot be written."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from components.findings import GateResult
+from components.report import gates
+from pipeline import record
+from pipeline.local import run
+from pipeline.local.console import Console
+
+GATES = [
+    GateResult("data", 0, 0, True, ""),
+    GateResult("infra-latency", 123.4, 100.0, False, ""),
+    GateResult("change", -0.0045, -0.003, False, "", candidate=0.9875, baseline=0.992, interval=(-0.006, -0.003)),
+    GateResult("best", 0.001, -0.002, True, "", candidate=0.9875, baseline=0.9865),
+    GateResult("accuracy-floor", 0.9875, 0.98, True, "", baseline=0.992, interval=(0.985, 0.99)),
+    GateResult("recall-floor", None, 0.8, False, ""),
+    GateResult("tfma-validation", None, None, False, ""),
+]
+
+
+@pytest.fixture
+def written(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / "console.txt"
+
+
+@pytest.fixture
+def console(written: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Console]:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    with written.open("w", encoding="utf-8") as stream:
+        opened = Console(stream)
+        yield opened
+        opened.close()
+
+
+def test_the_table_has_what_models_are_compared_by_and_what_failed(console: Console, written: pathlib.Path) -> None:
+    console.verdict(gates.short({"gates": [vars(gate) for gate in GATES]}))
+    console.close()
+    text = written.read_text(encoding="utf-8")
+    assert [line.rstrip() for line in text.splitlines()] == [
+        "metric                 candidate baseline      difference (95 %)    limit",
+        "latency of one image    123.4 ms        –                      – 100.0 ms ✗ fail",
+        "accuracy vs production    98.75%   99.20% -0.45 (-0.60 to -0.30)    -0.30 ✗ fail",
+        "accuracy vs best ever     98.75%   98.65%                  +0.10    -0.20 ✓ pass",
+        "accuracy                  98.75%   99.20%                      –   98.00% ✓ pass",
+        "lowest class recall            –        –                      –   80.00% ✗ fail",
+        "tfma-validation                –        –                      –        – ✗ fail",
+    ]
+
+
+def test_a_run_without_gates_has_no_table(console: Console, written: pathlib.Path) -> None:
+    console.verdict(gates.short({"gates": []}))
+    console.close()
+    assert written.read_text(encoding="utf-8") == ""
+
+
+def test_a_report_that_cannot_be_written_leaves_the_verdict(
+    console: Console, written: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    row: dict[str, Any] = record.new("20260101-000000-aaaa", verdict=record.PUSHED, log=str(tmp_path / "log.txt"))
+    (tmp_path / "report.html").mkdir()  # something else is in its place
+    run._report(row, tmp_path, console)
+    console.close()
+    [line] = written.read_text(encoding="utf-8").splitlines()
+    assert line.startswith("The report could not be written, the log has the cause: IsADirectoryError: ")
+    assert "Traceback" in (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert (row["report"], row["verdict"]) == (None, "pushed")
+
+
+def test_a_report_with_a_fault_in_it_leaves_the_verdict(
+    console: Console, written: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    broken = [{"name": "change"}]  # not what a gate's result looks like
+    row = record.new("20260101-000000-aaaa", verdict=record.PUSHED, log=str(tmp_path / "log.txt"), gates=broken)
+    run._report(row, tmp_path, console)
+    console.close()
+    assert "The report could not be written" in written.read_text(encoding="utf-8")
+    assert (row["report"], row["verdict"]) == (None, "pushed")
+    assert not (tmp_path / "report.html").exists()

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which versions, runs and artifacts stay, where models are pushed to a folder and to an object store."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from components.errors import BadInput
+from components.push import destination, history, labels, publish, versions
+from pipeline.local import prune
+from pipeline.place import Place
+from tests import object_stores
+
+# Accuracy of the versions 1 to 5: the second is the best.
+ACCURACIES = (0.90, 0.99, 0.95, 0.96, 0.97)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[object_stores.S3]:
+    with object_stores.running() as running:
+        yield running
+
+
+@pytest.fixture(params=["folder", "store"])
+def place(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Place:
+    """Five runs of a day each, each of which pushed a version and left an artifact; the metadata are lost."""
+    output = tmp_path / "output"
+    if request.param == "store":
+        request.getfixturevalue("server").bucket("models")
+        model = destination.at("s3://models/serving/mnist")
+    else:
+        model = destination.at(output / "serving" / "mnist")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "saved_model.pb").write_bytes(b"graph" * 1000)
+    for number, accuracy in enumerate(ACCURACIES, start=1):
+        run_id = f"2026010{number}-120000-000{number}"
+        artifact = output / "pipeline_root" / "train" / "model" / str(number)
+        artifact.mkdir(parents=True)
+        (artifact / "weights").write_bytes(bytes(1000))
+        (output / "runs" / run_id).mkdir(parents=True)
+        record = {"run_id": run_id, "artifacts": {"train.model": str(artifact)}}
+        (output / "runs" / run_id / "record.json").write_text(json.dumps(record))
+        told = {"run_id": run_id, "dataset": {"name": "mnist"}, "metrics": {"accuracy": accuracy}}
+        publish.publish(tmp_path / "source", model, {}, functools.partial(_provenance, told))
+    return Place(output, model)
+
+
+def _provenance(told: dict[str, Any], number: int) -> dict[str, Any]:
+    return {**told, "version": number}
+
+
+def numbers(place: Place) -> list[int]:
+    return [version.number for version in versions.all_versions(place.model)]
+
+
+def test_what_must_stay_stays(place: Place) -> None:
+    labels.change(place.model, 1, "blue")
+    (place.output / "runs" / "compare-20260103-120000-0003-20260105-120000-0005.html").write_text("page")
+    result = prune.prune(place, 1)
+    assert result["kept"]["versions"] == {1: "blue", 2: "the best ever pushed", 5: "in production"}
+    assert numbers(place) == [1, 2, 5]
+    kept = [f"2026010{number}-120000-000{number}" for number in (1, 2, 5)]
+    assert result["kept"]["runs"] == kept == sorted(path.name for path in (place.output / "runs").iterdir())
+    left = place.output / "pipeline_root" / "train" / "model"
+    assert sorted(path.name for path in left.iterdir()) == ["1", "2", "5"]
+    assert result["removed"] == {
+        "versions": [3, 4], "runs": ["20260103-120000-0003", "20260104-120000-0004"], "artifacts": 2, "checkpoints": 0
+    }  # fmt: skip
+    assert result["freed"]["artifacts"] == 2000
+    assert result["freed"]["total"] == sum(size for name, size in result["freed"].items() if name != "total")
+    assert (result["freed"]["versions"] > 10000) == place.model.url.startswith("/")
+    assert "There are no metadata" in result["note"]
+    assert [(line["action"], line.get("versions")) for line in history.read(place.model)][-1] == ("prune", [3, 4])
+    assert versions.next_number(place.model) == 6
+
+
+def test_a_second_time_nothing_is_left_to_do(place: Place) -> None:
+    prune.prune(place, 2)
+    before = history.read(place.model)
+    again = prune.prune(place, 2)
+    assert again["removed"] == {"versions": [], "runs": [], "artifacts": 0, "checkpoints": 0}
+    assert again["freed"]["total"] == 0
+    assert history.read(place.model) == before
+
+
+def test_a_canary_and_what_is_in_production_stay(place: Place) -> None:
+    labels.change(place.model, 5, "canary")
+    assert prune.prune(place, 1)["kept"]["versions"] == {2: "the best ever pushed", 4: "in production", 5: "canary"}
+    assert numbers(place) == [2, 4, 5]
+
+
+def test_with_many_to_keep_nothing_goes(place: Place) -> None:
+    assert prune.prune(place, 9)["removed"]["versions"] == []
+    assert numbers(place) == [1, 2, 3, 4, 5]
+
+
+def test_only_checkpoints_that_no_kept_run_goes_on_from_go(place: Place) -> None:
+    folder = place.output / "checkpoints"
+    for name, day in (("before", 1), ("after", 3)):
+        (folder / name).mkdir(parents=True)
+        then = time.mktime((2026, 1, day, 0, 0, 0, 0, 0, -1))
+        os.utime(folder / name, (then, then))
+    # The oldest run that stays is that of the second day, which made the best version.
+    assert prune.prune(place, 1)["removed"]["checkpoints"] == 1
+    assert [path.name for path in folder.iterdir()] == ["after"]
+
+
+@pytest.mark.parametrize("keep", [0, -1])
+def test_at_least_one_is_kept(place: Place, keep: int) -> None:
+    with pytest.raises(BadInput, match="1 or more"):
+        prune.prune(place, keep)
+    assert len(numbers(place)) == 5
