@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from components import features, intervals
 from components.evaluate.limits import ModelLimits
 from components.findings import GateResult
 
@@ -33,14 +34,14 @@ def judge(
         One result for each limit. Where a figure is not a number, no comparison with it passes.
     """
     accuracy, before = candidate["accuracy"], baseline or {}
-    intervals = candidate["intervals"]
+    measured = candidate["intervals"]
     if baseline is not None:
         what = f"the model in production (version {baseline['version']})"
-        yield _no_worse("change", accuracy, baseline["accuracy"], limits.change, what, intervals.get("change"))
+        yield _no_worse("change", accuracy, baseline["accuracy"], limits.change, what, measured.get("change"))
     if best is not None:
         what = f"the best version ever pushed (version {best['version']})"
         same = baseline is not None and best["version"] == baseline["version"]
-        interval = intervals.get("change") if same else None  # TFMA compares with one model only
+        interval = measured.get("change") if same else None  # TFMA compares with one model only
         yield _no_worse("best", accuracy, best["accuracy"], limits.best, what, interval)
     yield _at_least(
         "test-examples",
@@ -61,7 +62,7 @@ def judge(
         finite,
         reason,
         baseline=_or_none(before.get("loss")),
-        interval=_ends(intervals.get("loss")),
+        interval=_ends(measured.get("loss")),
     )
     yield _at_least(
         "accuracy-floor",
@@ -69,7 +70,7 @@ def judge(
         accuracy,
         limits.accuracy[model_type],
         before=before.get("accuracy"),
-        interval=intervals.get("accuracy"),
+        interval=measured.get("accuracy"),
     )
     worst = min(candidate["recall"], key=lambda name: _nan_first(candidate["recall"][name]), default=None)
     if worst is not None:
@@ -79,7 +80,14 @@ def judge(
             candidate["recall"][worst],
             limits.recall,
             before=before.get("recall", {}).get(worst),
+            interval=_recall_interval(candidate, worst),
         )
+
+
+def _recall_interval(figures: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """Wilson's: the share of one class needs no resampling, and TFMA would take longer for it than for all the rest."""
+    row = figures["confusion"][features.CLASSES.index(name)]
+    return intervals.wilson(row[features.CLASSES.index(name)], sum(row)) if sum(row) else None
 
 
 def _at_least(

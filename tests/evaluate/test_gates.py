@@ -13,7 +13,20 @@ LIMITS = ModelLimits(accuracy={"cnn": 0.98}, change=0.003, best=0.002, recall=0.
 
 def figures(accuracy: float = 0.99, loss: float = 0.03, examples: int = 10_000, **recall: float) -> dict[str, Any]:
     by_class = dict.fromkeys("0123456789", 0.99) | {key[1:]: value for key, value in recall.items()}
-    return {"accuracy": accuracy, "loss": loss, "examples": examples, "recall": by_class, "intervals": {}}
+    counts = [[0] * 10 for _ in range(10)]
+    for row, share in enumerate(by_class.values()):
+        counts[row][row] = 0 if math.isnan(share) else round(1000 * share)
+        counts[row][row - 1] = 1000 - counts[row][row]
+    return {
+        "accuracy": accuracy, "loss": loss, "examples": examples, "recall": by_class, "intervals": {},
+        "confusion": counts,
+    }  # fmt: skip
+
+
+def test_the_lowest_recall_has_the_interval_of_its_class() -> None:
+    low, high = judge(figures(c7=0.9))["recall-floor"].interval or (0, 0)
+    # 900 of 1,000 by Wilson's formula.
+    assert (low, high) == pytest.approx((0.879848, 0.917091), abs=1e-6)
 
 
 def judge(candidate: dict[str, Any], baseline: float | None = None, best: float | None = None) -> dict[str, GateResult]:
