@@ -27,7 +27,7 @@ USE_PIP_INDEX = index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$(.uv/bin/python 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run tensorboard test test-quick lint lock lock-gpu sbom audit image clean
+.PHONY: help setup run tensorboard test test-quick bench lint lock lock-gpu sbom audit image clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ test: $(DEV_STAMP) ## Run all tests (MNIST_DATA_DIR=DIR adds those on the real f
 
 test-quick: $(DEV_STAMP) ## Run all tests but the slow ones
 	@$(VENV) -m pytest -m "not slow" $(ARGS)
+
+bench: $(RUN_STAMP) ## Measure the pipeline against its floors on MNIST's files (DATA_DIR=DIR; some 12 minutes)
+	@$(VENV) -m benchmarks.bench $(DATA_DIR) $(ARGS)
 
 lint: $(DEV_STAMP) ## Check style and types
 	@.venv/bin/ruff check .

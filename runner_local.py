@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import pathlib
 import resource
 import signal
@@ -72,9 +71,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """Puts the configuration together, finds the data, and runs."""
-    from pipeline import config, record
+    from pipeline import config, place
     from pipeline.local.console import Console
 
+    place.check_json(args.json)
     file = config.read_toml(pathlib.Path(args.config), config.CONFIG_KEYS, "config file") if args.config else {}
     told = {
         key.replace("_", "-"): value for key, value in vars(args).items() if key not in ("config", "json", "explain")
@@ -88,10 +88,7 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.closing(Console(sys.stderr if args.json == "-" else sys.stdout)) as console:
         effective, choice = _settle(draft, named, flags, file, console)
         row = _explain(effective, choice, console) if args.explain else _run(effective, choice, console)
-    if args.json == "-":
-        print(json.dumps(row, indent=1))
-    elif args.json:
-        record.write(row, pathlib.Path(args.json).absolute())
+    place.write_json(row, args.json)
     return int(row.get("exit_code", 0))
 
 
@@ -157,27 +154,28 @@ def main(arguments: Sequence[str]) -> int:
 
 def died(arguments: Sequence[str], number: int, folder: pathlib.Path | None) -> int:
     """Says, and puts into the record, that a signal ended the process that did the work; returns the exit code."""
-    from pipeline import record
+    from pipeline import place, record
 
     row = record.read(folder) if folder else record.new("")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     stage = next((f" in the stage {one['name']}" for one in row["stages"] if one["state"] == "running"), "")
+    asked = number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    guess = "" if asked else " (the kernel and libraries do that when memory runs out)"
     row["reason"] = (
-        f"{signal.Signals(number).name} ended the process{stage}, which had used {peak / 2**30:.1f} GiB "
-        "(the kernel and libraries do that when memory runs out); what was finished is kept, and the same command goes "
-        "on from there"
+        f"{signal.Signals(number).name} ended the process{stage}, which had used {peak / 2**30:.1f} GiB{guess}; "
+        "what was finished is kept, and the same command goes on from there"
     )
     row["sentence"] = record.sentence(row)
     told = parse(arguments).json if folder else None
     console = sys.stderr if told == "-" else sys.stdout
     print(row["sentence"], file=console)
-    if folder:
-        print(f"Record and log: {folder}", file=console)
-        record.write(row, folder / record.RECORD_FILE)
-    if told == "-":
-        print(json.dumps(row, indent=1))
-    elif told:
-        record.write(row, pathlib.Path(told).absolute())
+    try:
+        if folder:
+            print(f"Record and log: {folder}", file=console)
+            record.write(row, folder / record.RECORD_FILE)
+        place.write_json(row, told)
+    except (OSError, ProjectError) as error:  # the disk may be full as well
+        print(f"The record could not be written: {error}", file=sys.stderr)
     return int(row["exit_code"])
 
 

@@ -1,75 +1,105 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole pipeline against a plain Keras script that does the same work: process start to a model on disk.
-
-    python benchmarks/whole_run.py DATA_DIR [--runs 3] [--steps 1290]
+"""Whole runs, process start to pushed model, against a plain Keras script that does the same work.
 
 Both read the same files, train the same network for the same steps, evaluate on the test images and export. The
 pipeline also checks the data, measures with TFMA, tries the export in a fresh process, passes the gates, pushes and
-reports. The two take turns, so that a machine whose speed drifts treats both alike. Prints one JSON object: seconds
-(wall, CPU) of each run, and the medians of the ratios pair by pair.
+reports. In each round the two take turns, then come a run with nothing changed and one with another network.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import pathlib
-import statistics
-import subprocess
+import shutil
 import sys
-import tempfile
-import time
+from collections.abc import Callable, Collection
+from typing import Any
 
-ROOT = pathlib.Path(__file__).parents[1]
+from benchmarks.measurement import Measurement, Options
+from benchmarks.processes import ROOT, Timed, timed
+from components.errors import ProjectError
 
-
-def timed(command: list[str]) -> dict[str, float]:
-    """Runs a command; returns its wall seconds and the CPU seconds of it and all its children."""
-    before, started = os.times(), time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    wall, after = time.monotonic() - started, os.times()
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"wall": round(wall, 2), "cpu": round(cpu, 2)}
+_BATCH_SIZE = "128"
+# What need not run again when only the network changed. All else in a run is start-up, train, evaluate, gates and push.
+_DATA_STAGES = frozenset({"ingest", "schema", "statistics", "anomalies", "data-check", "transform"})
+_LAYER = 'layers.Dense(300, activation="relu")'
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data_dir", type=pathlib.Path, help="folder with the four files of MNIST")
-    parser.add_argument("--runs", type=int, default=3, help="pairs of runs (default: 3)")
-    parser.add_argument("--steps", type=int, default=1290, help="training steps of 128 images (default: 1290)")
-    args = parser.parse_args()
-    data, steps = str(args.data_dir.absolute()), str(args.steps)
-    pairs = []
-    for _ in range(args.runs):
-        with tempfile.TemporaryDirectory() as folder:
-            plain = timed(
-                [sys.executable, "benchmarks/plain_keras.py", data, "--steps", steps, "--export", f"{folder}/plain"]
-            )
-            whole = timed(
-                [
-                    sys.executable,
-                    "runner_local.py",
-                    "--data-dir",
-                    data,
-                    "--train-steps",
-                    steps,
-                    "--batch-size",
-                    "128",
-                    "--output",
-                    f"{folder}/output",
-                ]
-            )
-        pairs.append({"plain": plain, "pipeline": whole})
-        print(json.dumps(pairs[-1]), file=sys.stderr)
-    ratios = {
-        kind: round(statistics.median(pair["pipeline"][kind] / pair["plain"][kind] for pair in pairs), 2)
-        for kind in ("wall", "cpu")
+def measure(options: Options, say: Callable[[str], None]) -> list[Measurement]:
+    """Runs all four once for each round."""
+    rows: list[dict[str, float]] = []
+    for number in range(1, options.rounds + 1):
+        rows.append(_round(options, options.scratch / f"whole-{number}"))
+        told = ", ".join(f"{name} {value:.1f}" for name, value in rows[-1].items())
+        say(f"  round {number} of {options.rounds}, seconds: {told}")
+    by_name = {name: [row[name] for row in rows] for name in rows[0]}
+    return [
+        Measurement("whole run / plain Keras script", "s", by_name["run"], by_name["plain"], at_most=1.6),
+        Measurement("the same, CPU time", "CPU s", by_name["run CPU"], by_name["plain CPU"]),
+        Measurement("run with nothing changed", "s", by_name["unchanged"], at_most=2.0),
+        Measurement(
+            "run with another network / start-up, train, evaluate, gates and push of the full run",
+            "s", by_name["network"], by_name["its part"], at_most=1.25,
+        ),
+        Measurement("stage evaluate / `model.evaluate`", "s", by_name["evaluate"], by_name["model.evaluate"]),
+    ]  # fmt: skip
+
+
+def _round(options: Options, folder: pathlib.Path) -> dict[str, float]:
+    folder.mkdir()
+    plain_script = [sys.executable, ROOT / "benchmarks/plain_keras.py", options.data_dir, "--steps", str(options.steps)]
+    plain = timed([*plain_script, "--batch-size", _BATCH_SIZE, "--export", folder / "plain"])
+    laps = json.loads(plain.stdout.splitlines()[-1])["seconds"]
+    checkout = _checkout(folder / "checkout")
+    full, record = _run(options, checkout, {"pushed"})
+    unchanged, _ = _run(options, checkout, {"unchanged"})
+    _change_network(checkout)
+    # Whether it is better is not the question.
+    network, _ = _run(options, checkout, {"pushed", "not_blessed"})
+    seconds = {stage["name"]: stage["seconds"] for stage in record["stages"]}
+    shutil.rmtree(folder)
+    return {
+        "plain": plain.seconds,
+        "run": full.seconds,
+        "plain CPU": plain.cpu_seconds,
+        "run CPU": full.cpu_seconds,
+        "unchanged": unchanged.seconds,
+        "network": network.seconds,
+        "its part": full.seconds - sum(seconds[name] for name in _DATA_STAGES),
+        "evaluate": seconds["evaluate"],
+        "model.evaluate": laps["evaluate"],
     }
-    print(json.dumps({"steps": args.steps, "pairs": pairs, "ratio": ratios}, indent=1))
 
 
-if __name__ == "__main__":
-    main()
+def _run(options: Options, checkout: pathlib.Path, verdicts: Collection[str]) -> tuple[Timed, dict[str, Any]]:
+    file = checkout / "record.json"
+    file.unlink(missing_ok=True)
+    ended = timed(
+        [
+            sys.executable, "runner_local.py", "--data-dir", options.data_dir, "--train-steps", str(options.steps),
+            "--batch-size", _BATCH_SIZE, "--output", checkout / "output", "--json", file,
+        ],
+        checkout,
+        good=(0, 3),
+    )  # fmt: skip
+    record = json.loads(file.read_text(encoding="utf-8"))
+    if record["verdict"] not in verdicts:
+        raise ProjectError(f"the verdict must be {' or '.join(sorted(verdicts))}; the run said: {record['sentence']}")
+    return ended, record
+
+
+def _checkout(copy: pathlib.Path) -> pathlib.Path:
+    """A copy of what a run needs of this project, to be edited; compiled, as an installation is."""
+    for name in ("components", "pipeline"):
+        shutil.copytree(ROOT / name, copy / name)
+    for name in ("runner_local.py", "requirements.lock"):
+        shutil.copy2(ROOT / name, copy / name)
+    return copy
+
+
+def _change_network(checkout: pathlib.Path) -> None:
+    networks = checkout / "components/train/networks.py"
+    text = networks.read_text(encoding="utf-8")
+    if text.count(_LAYER) != 1:
+        raise ProjectError(f"{_LAYER} must be in components/train/networks.py once, to change it; name another layer")
+    networks.write_text(text.replace(_LAYER, _LAYER.replace("300", "301")), encoding="utf-8")

@@ -118,7 +118,7 @@ def find_profile(name: str) -> pathlib.Path:
     Raises:
         BadInput: where there is neither.
     """
-    built_in = PROFILES / f"{name}.toml"
+    built_in = PROFILES / f"{_typed('profile', name, str)}.toml"
     path = built_in if built_in.is_file() else pathlib.Path(name).expanduser().absolute()
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.toml")))

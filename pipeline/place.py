@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import sys
 from typing import Any, NamedTuple
@@ -41,10 +42,33 @@ def of(args: argparse.Namespace) -> Place:
     Raises:
         BadInput: a flag or the config file is wrong.
     """
+    check_json(args.json)
     file = config.read_toml(pathlib.Path(args.config), config.CONFIG_KEYS, "config file") if args.config else {}
     flags = {"output": args.output, "serving-dir": args.serving_dir, "serving-name": args.serving_name}
     settled = config.build(flags, file, config.find_profile(file.get("profile", "mnist")))
     return Place(settled.output, destination.at(settled.serving_dir))
+
+
+def check_json(to: str | None) -> None:
+    """Says before any work starts that --json names a file that could not be written in the end.
+
+    Raises:
+        BadInput: it is in no folder, is one itself, or is not writable.
+    """
+    if to is None or to == "-":
+        return
+    path = pathlib.Path(to).absolute()
+    reason = (
+        f"{path.parent} is no folder"
+        if not path.parent.is_dir()
+        else "it is a folder"
+        if path.is_dir()
+        else "it is not writable"
+        if not os.access(path if path.exists() else path.parent, os.W_OK)
+        else ""
+    )
+    if reason:
+        raise BadInput(f"--json names a file that can be written, but {to}: {reason}")
 
 
 def write_json(result: Any, to: str | None) -> None:

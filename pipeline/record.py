@@ -65,9 +65,13 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def newest(runs: pathlib.Path) -> dict[str, Any] | None:
-    """The record of the last run that has one, None without any."""
+    """The record of the last run that has one, None without any or where that one is damaged."""
     paths = sorted(runs.glob(f"*/{RECORD_FILE}"), key=lambda path: path.parent.name)
-    return json.loads(paths[-1].read_text(encoding="utf-8")) if paths else None
+    try:
+        row = read(paths[-1].parent) if paths else None
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and row.keys() >= new("").keys() else None
 
 
 def sentence(record: Mapping[str, Any]) -> str:

@@ -200,9 +200,7 @@ class Models:
         """The labels of the folder; those of before while the file cannot be read, as when it is half written."""
         try:
             labels = versions.labels(self.folder)
-            if not isinstance(labels, dict) or not all(type(number) is int for number in labels.values()):
-                raise ValueError("it must hold an object of labels and version numbers")
-        except (OSError, ValueError) as error:
+        except (OSError, BadInput) as error:
             if str(error) != self._labels_complaint:
                 self._labels_complaint = str(error)
                 _log.error("%s is not followed: %s", self.folder / versions.LABELS_FILE, error)

@@ -79,7 +79,7 @@ def judge(
             f"lowest recall, that of class {worst},",
             candidate["recall"][worst],
             limits.recall,
-            before=before.get("recall", {}).get(worst),
+            before=min(before.get("recall", {}).values(), default=None),  # of whichever class
             interval=_recall_interval(candidate, worst),
         )
 

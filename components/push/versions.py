@@ -16,6 +16,7 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
+from components.errors import BadInput
 from components.push import destination
 from components.push.destination import Where
 
@@ -59,10 +60,13 @@ def all_versions(where: Where) -> list[Version]:
 
 
 def find(where: Where, number: int) -> Version:
-    """One version, which must be there."""
+    """One version, which must be there.
+
+    Raises:
+        BadInput: its provenance file is damaged.
+    """
     folder = destination.at(where)
-    provenance = folder.read(f"{number}/{EXTRA}/{PROVENANCE_FILE}")
-    return Version(number, folder.location(number), json.loads(provenance) if provenance else {})
+    return Version(number, folder.location(number), _read_object(folder, f"{number}/{EXTRA}/{PROVENANCE_FILE}"))
 
 
 def production(where: Where) -> Version | None:
@@ -85,9 +89,16 @@ def next_number(where: Where) -> int:
 
 
 def labels(where: Where) -> dict[str, int]:
-    """The labels and their versions."""
-    text = destination.at(where).read(LABELS_FILE)
-    return json.loads(text) if text is not None else {}
+    """The labels and their versions.
+
+    Raises:
+        BadInput: their file is damaged.
+    """
+    folder = destination.at(where)
+    found = _read_object(folder, LABELS_FILE)
+    if not all(type(number) is int for number in found.values()):
+        raise _damaged(folder, LABELS_FILE, " of labels and version numbers")
+    return found
 
 
 def state(where: Where) -> str:
@@ -100,6 +111,24 @@ def state(where: Where) -> str:
 def _production(folder: destination.Destination) -> int | None:
     canaries = {number for label, number in labels(folder).items() if label == CANARY}
     return max((n for n, complete in folder.numbers().items() if complete and n not in canaries), default=None)
+
+
+def _read_object(folder: destination.Destination, name: str) -> dict[str, Any]:
+    """A JSON object beside or in a version, empty where there is no such file."""
+    text = folder.read(name)
+    if text is None:
+        return {}
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise _damaged(folder, name)
+    return content
+
+
+def _damaged(folder: destination.Destination, name: str, what: str = "") -> BadInput:
+    return BadInput(f"{folder.url}/{name} must hold a JSON object{what}, and does not: put back a copy, or remove it")
 
 
 def tree_digest(folder: pathlib.Path) -> str:

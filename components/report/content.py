@@ -63,7 +63,7 @@ def gather(record: Mapping[str, Any], artifacts: Mapping[str, pathlib.Path] | No
         "training": part("the training", "train.model_run", _training),
         "evaluation": candidate and _evaluation(record, candidate, baseline),
         "galleries": answers and part("the galleries", "ingest.examples", lambda path: _galleries(path, *answers)),
-        "changed": lineage.since_baseline(record),
+        "changed": lineage.since_baseline(record, at.get("baseline.baseline")),
         "facts": lineage.facts(record),
         "settings": lineage.settings(record["config"]),
         "artifacts": record["artifacts"],

@@ -16,20 +16,23 @@ _PROVENANCE = {
     "pushed_at": "pushed at",
 }
 # They say where a run wrote or how it went, not what it made.
-_NOT_OF_THE_MODEL = frozenset({"output", "fresh", "force_push", "allow", "beam_args", "serving_name"})
+_NOT_OF_THE_MODEL = frozenset({"output", "fresh", "force_push", "allow", "beam_args", "serving_root", "serving_name"})
 
 
-def provenance(record: Mapping[str, Any], version: int | None) -> dict[str, Any]:
-    """What lies beside a version of this run's serving folder, empty where there is nothing."""
-    config = record["config"]
-    if version is None or not config or "output" not in config:
-        return {}
-    folder = pathlib.Path(config["output"]) / "serving" / config["serving_name"] / str(version)
+def _beside(model: pathlib.Path) -> dict[str, Any]:
+    """The provenance in a SavedModel's folder, empty where there is none."""
     try:
-        content = json.loads((folder / "assets.extra" / "provenance.json").read_text(encoding="utf-8"))
+        content = json.loads((model / "assets.extra" / "provenance.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _code(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The code that a run ran, whether it pushed or not; of a former record what lies beside the model it pushed."""
+    path = (record["model"] or {}).get("path")
+    known = {**(_beside(pathlib.Path(path)) if path else {}), **(record["fingerprint"] or {})}
+    return {name: known[name] for name in _PROVENANCE if known.get(name)}
 
 
 def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -42,8 +45,8 @@ def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("SHA-256 of the data", dataset.get("sha256")),
         ("fingerprint of the inputs", (record["fingerprint"] or {}).get("inputs")),
     ]
-    beside = provenance(record, model.get("version"))
-    known += [(shown, beside.get(name)) for name, shown in _PROVENANCE.items()]
+    code = _code(record)
+    known += [(shown, code.get(name)) for name, shown in _PROVENANCE.items()]
     known += [("pushed to", model.get("path")), ("candidate", record["candidate"]), ("log", record["log"])]
     return [(name, str(value)) for name, value in known if value]
 
@@ -70,19 +73,32 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[
     ]
 
 
-def since_baseline(record: Mapping[str, Any]) -> list[tuple[str, str, str]] | None:
-    """What differs between the baseline's run and this one; None where the baseline's provenance is not known."""
-    before = provenance(record, (record["baseline"] or {}).get("version"))
+def since_baseline(
+    record: Mapping[str, Any], baseline: pathlib.Path | None = None
+) -> list[tuple[str, str, str]] | None:
+    """What differs between the baseline's run and this one; None where the baseline's provenance is not known.
+
+    Args:
+        record: of the run.
+        baseline: the artifact with the baseline's copy, which the run worked with wherever production lies.
+    """
+    if not record["baseline"]:
+        return None
+    config = record["config"] or {}
+    before = _beside(baseline / "Format-Serving") if baseline else {}
+    if not before and "output" in config:  # the artifact was pruned
+        root = pathlib.Path(config.get("serving_root") or pathlib.Path(config["output"], "serving"))
+        before = _beside(root / config["serving_name"] / str(record["baseline"]["version"]))
     if not before:
         return None
     changed = []
     sha256 = (record["dataset"] or {}).get("sha256")
     if (former := before.get("dataset", {}).get("sha256")) != sha256:
         changed.append(("SHA-256 of the data", str(former), str(sha256)))
-    now = provenance(record, (record["model"] or {}).get("version"))
+    now = _code(record)
     changed += [
         (_PROVENANCE[name], str(before.get(name)), str(now[name]))
         for name in ("git_commit", "code_digest", "lock_digest")
-        if now and before.get(name) != now.get(name)
+        if name in now and before.get(name) != now[name]
     ]
-    return changed + differences(before.get("config", {}), record["config"])
+    return changed + differences(before.get("config", {}), config)

@@ -10,6 +10,7 @@ from typing import Any
 from components.errors import BadInput
 
 RECORD_FILE, REPORT_FILE = "record.json", "report.html"
+SCHEMA_VERSION = 1
 
 
 def all_runs(output: pathlib.Path) -> list[dict[str, Any]]:
@@ -17,9 +18,11 @@ def all_runs(output: pathlib.Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted((output / "runs").glob(f"*/{RECORD_FILE}")):
         try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
+            record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
+        if isinstance(record, dict) and record.get("schema_version") == SCHEMA_VERSION:
+            found.append(record)
     return found
 
 

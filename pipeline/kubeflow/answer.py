@@ -16,7 +16,17 @@ STDOUT = "-"
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Adds `--json [FILE]`."""
-    parser.add_argument("--json", nargs="?", const=STDOUT, metavar="FILE", help="write the result there, or to stdout")
+    parser.add_argument(
+        "--json", nargs="?", const=STDOUT, type=_file, metavar="FILE", help="write the result there, or to stdout"
+    )
+
+
+def _file(text: str) -> str:
+    """Before anything is done whose result would be lost."""
+    path = pathlib.Path(text).absolute()
+    if text != STDOUT and (path.is_dir() or not path.parent.is_dir()):
+        raise argparse.ArgumentTypeError(f"it takes a file that can be written, in a folder that is there, not {text}")
+    return text
 
 
 def give(args: argparse.Namespace, text: str, result: Any) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import yaml
-from google.protobuf import json_format, message
+from google.protobuf import message as protobuf
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.errors import BadInput
-from pipeline.kubeflow import lint_contents, lint_executors, lint_graph, lint_kubernetes
+from pipeline.kubeflow import lint_contents, lint_executors, lint_graph, lint_kubernetes, message
 from pipeline.kubeflow.finding import Finding
 
 Json = dict[str, Any]
@@ -28,7 +28,7 @@ def check(text: str) -> list[Finding]:
     """
     try:
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as of a date with a 13th month
         return [Finding("yaml", "the file", f"a package is YAML; {' '.join(str(error).split())}", "compile it again")]
     specs = [one for one in documents if isinstance(one, dict) and ("pipelineInfo" in one or "root" in one)]
     if len(specs) != 1:
@@ -37,13 +37,16 @@ def check(text: str) -> list[Finding]:
     [spec] = specs
     others = [one for one in documents if one is not spec]
 
-    findings = _parses(spec, pipeline_spec_pb2.PipelineSpec(), "fields", "the PipelineSpec")
     deployment = spec.get("deploymentSpec") or {}
-    config = pipeline_spec_pb2.PipelineDeploymentConfig()
-    findings += _parses(deployment, config, "deployment-fields", "deploymentSpec")
+    spec, findings = _parsed(spec, pipeline_spec_pb2.PipelineSpec, "fields", "the PipelineSpec")
+    config, more = _parsed(
+        deployment, pipeline_spec_pb2.PipelineDeploymentConfig, "deployment-fields", "deploymentSpec"
+    )
+    findings += more
     if findings:  # what does not have the form cannot be looked into
         return findings
-    executors = deployment.get("executors", {})
+    spec = {"root": {}, **spec, "deploymentSpec": config}
+    executors = config.get("executors", {})
     return [
         *lint_graph.check(spec),
         *lint_executors.check(spec, executors),
@@ -53,17 +56,22 @@ def check(text: str) -> list[Finding]:
 
 
 def refuse(findings: Sequence[Finding], what: str) -> None:
-    """Raises BadInput with every finding, where there is one."""
+    """Raises BadInput with every finding, where there is one; what is wrong in many places is said once."""
     if findings:
-        listed = " ".join(f"({number}) {finding.sentence}" for number, finding in enumerate(findings, 1))
+        places: dict[tuple[str, str, str], list[str]] = {}
+        for one in findings:
+            places.setdefault((one.rule, one.found, one.way_out), []).append(one.where)
+        alike = [
+            Finding(rule, where[0] + (f" and {len(where) - 1} more" if len(where) > 1 else ""), found, way_out).sentence
+            for (rule, found, way_out), where in places.items()
+        ]
+        listed = " ".join(f"({number}) {sentence}" for number, sentence in enumerate(alike, 1))
         raise BadInput(f"{what} breaks rules of Kubeflow Pipelines: {listed}")
 
 
-def _parses(document: Any, into: message.Message, rule: str, where: str) -> list[Finding]:
-    try:
-        json_format.ParseDict(document, into)
-    except (json_format.ParseError, TypeError, ValueError, AttributeError) as error:
-        text = " ".join(str(error).split())
-        found = f"the server takes the fields of its own format only, or drops what holds another; {text}"
-        return [Finding(rule, where, found, "correct the field's name, place or type")]
-    return []
+def _parsed(document: Any, kind: type[protobuf.Message], rule: str, where: str) -> tuple[Json, list[Finding]]:
+    said, error = message.parse(document, kind)
+    if not error:
+        return said, []
+    found = f"the server takes the fields of its own format only, or drops what holds another; {error}"
+    return said, [Finding(rule, where, found, "correct the field's name, place or type")]

@@ -28,10 +28,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         text = pathlib.Path(args.package).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"FILE must be a readable package; {args.package}: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise BadInput(f"FILE must be a readable package; {args.package}: {why}") from None
     findings = lint.check(text)
     lines = [finding.sentence for finding in findings] or [f"{args.package}: nothing to complain about"]
     answer.give(args, "\n".join(lines) + "\n", [dataclasses.asdict(finding) for finding in findings])
     if findings:
-        raise BadInput(f"{args.package} breaks rules of Kubeflow Pipelines: {len(findings)} findings")
+        count = f"{len(findings)} finding{'s' if len(findings) > 1 else ''}"
+        raise BadInput(f"{args.package} breaks rules of Kubeflow Pipelines: {count}")
     return 0

@@ -6,12 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.errors import BadInput
-from pipeline.kubeflow import resources
+from pipeline.kubeflow import message, resources
 from pipeline.kubeflow.finding import Finding
 
 Json = dict[str, Any]
@@ -51,17 +50,16 @@ def check(documents: Sequence[Any], executors: Mapping[str, Json]) -> Iterator[F
             "documents", where, f"a package has one besides the PipelineSpec; found {len(documents)}", "join them"
         )
     for document in documents:
-        try:
-            json_format.ParseDict(document, pipeline_spec_pb2.PlatformSpec())
-        except (json_format.ParseError, TypeError, ValueError, AttributeError) as error:
-            found = f"the server ignores all of a document with an unknown field; {' '.join(str(error).split())}"
+        said, error = message.parse(document, pipeline_spec_pb2.PlatformSpec)
+        if error:
+            found = f"the server ignores all of a document with an unknown field; {error}"
             yield Finding("platform", where, found, "write platforms.kubernetes.deploymentSpec.executors")
             continue
-        platforms = document.get("platforms", {})
+        platforms = said.get("platforms", {})
         for name in sorted(set(platforms) - {_PLATFORM}) or ([] if platforms else ["none"]):
             found = f"the server knows the platform {_PLATFORM} only, and ignores others; found {name}"
             yield Finding("platform", where, found, f"write platforms.{_PLATFORM}")
-        for label, config in platforms.get(_PLATFORM, {}).get("deploymentSpec", {}).get("executors", {}).items():
+        for label, config in _configs(said).items():
             yield from _executor(label, config, executors)
 
 
@@ -69,12 +67,17 @@ def mounts(documents: Sequence[Any]) -> frozenset[str]:
     """Every path at which a volume is mounted in some container."""
     found = set()
     for document in documents:
-        platform = document.get("platforms", {}).get(_PLATFORM, {}) if isinstance(document, Mapping) else {}
-        for config in platform.get("deploymentSpec", {}).get("executors", {}).values():
-            for entries in config.values():
+        said, _ = message.parse(document, pipeline_spec_pb2.PlatformSpec)
+        for config in _configs(said).values():
+            for entries in message.parse(config, kubernetes_executor_config_pb2.KubernetesExecutorConfig)[0].values():
                 if isinstance(entries, list):
                     found |= {one["mountPath"] for one in entries if isinstance(one, Mapping) and "mountPath" in one}
     return frozenset(found)
+
+
+def _configs(said: Json) -> Json:
+    configs: Json = said.get("platforms", {}).get(_PLATFORM, {}).get("deploymentSpec", {}).get("executors", {})
+    return configs
 
 
 def _executor(label: str, config: Json, executors: Mapping[str, Json]) -> Iterator[Finding]:
@@ -83,11 +86,9 @@ def _executor(label: str, config: Json, executors: Mapping[str, Json]) -> Iterat
         known = ", ".join(executors)
         found = "an entry belongs to an executor of the PipelineSpec, and the server ignores any other"
         yield Finding("platform-executor", where, found, f"name one of {known}")
-    try:
-        json_format.ParseDict(config, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
-    except (json_format.ParseError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())
-        found = f"servers ignore a field that they don't know, or refuse it when a run starts; {text}"
+    config, error = message.parse(config, kubernetes_executor_config_pb2.KubernetesExecutorConfig)
+    if error:
+        found = f"servers ignore a field that they don't know, or refuse it when a run starts; {error}"
         yield Finding("platform-field", where, found, "correct the field's name, place or type")
         return
     for field, instead in _UNREAD.items():

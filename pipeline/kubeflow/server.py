@@ -28,6 +28,7 @@ from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH, To
 from components.errors import BadInput, ProjectError
 
 TOKEN_VARIABLE = "KFP_TOKEN"
+AUTHORITIES = "SSL_CERT_FILE"  # names the file with the authorities that are trusted
 CONNECT_SECONDS, READ_SECONDS = 4.0, 9.0
 # All of the first request, finding the host's address included, for which there is no other limit.
 FIRST_SECONDS = 10.0
@@ -128,9 +129,10 @@ class Server:
         self.host = host or "the cluster"
         self.namespace = namespace or ""
         self._token = token
-        with self.asking("answer"), warnings.catch_warnings():
+        with self.asking("say how it is"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it needs a server of version 2
-            self.client = _in_time(lambda: _Client(namespace, host=host, credentials=token))
+            authorities = os.environ.get(AUTHORITIES)
+            self.client = _in_time(lambda: _Client(namespace, host=host, credentials=token, ssl_ca_cert=authorities))
         self._api = self.client._run_api.api_client
         self.host = self._api.configuration.host
         self.namespace = self.client.get_user_namespace()
@@ -175,7 +177,11 @@ class Server:
             raise self._refusal(error, what, taken) from None
         except (urllib3.exceptions.HTTPError, TimeoutError) as error:
             raise BadInput(f"{self.host} does not answer ({_cause(error)}): see that it can be reached.") from None
-        except (ValueError, AttributeError, kfp_server_api.OpenApiException):  # a page, or JSON of something else
+        except (ValueError, AttributeError, kfp_server_api.OpenApiException) as error:
+            before = error.__context__  # without an answer, the client fails to read it
+            if isinstance(before, kfp_server_api.ApiException) and not before.status:
+                raise self._refusal(before, what, taken) from None
+            # A page, or JSON of something else.
             raise BadInput(f"{self.host} does not answer as Kubeflow Pipelines does, asked to {what}.") from None
 
     def _refusal(self, error: Any, what: str, taken: str) -> ProjectError:
@@ -183,7 +189,13 @@ class Server:
         because = f": {said}" if said else ""
         status = error.status
         if not status:
-            return BadInput(f"{self.host} does not answer ({self._said(error.reason)}): see that it can be reached.")
+            reason = self._said(error.reason)
+            way_out = "see that it can be reached"
+            if "CERTIFICATE_VERIFY_FAILED" in reason:
+                way_out = f"name the authority of its certificate in {AUTHORITIES}"
+            elif reason.startswith("SSLError"):
+                way_out = "give --host with http://, if it is not https"
+            return BadInput(f"{self.host} does not answer ({reason}): {way_out}.")
         if status == 401 or 300 <= status < 400:
             refused = "refuses the token" if self._token else "wants a token"
             return BadInput(

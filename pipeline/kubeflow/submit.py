@@ -48,7 +48,8 @@ def upload(server: Server, package: pathlib.Path, pipeline: str | None, version:
         package: what `compile` wrote.
         pipeline: another name than the package's own.
         version: the version's name; by default it is made of the pipeline's name and the package's SHA-256, so that the
-            same package is not uploaded twice.
+            same package is not uploaded twice as a version. The server itself names a new pipeline's first version, as
+            the pipeline; one with the given name is then added.
 
     Returns:
         pipeline, pipeline_id, version, version_id and url.
@@ -61,19 +62,22 @@ def upload(server: Server, package: pathlib.Path, pipeline: str | None, version:
     _check_name("pipeline", name)
     if version:
         _check_name("version", version)
-    version = version or f"{name}-{hashlib.sha256(content).hexdigest()[:12]}"
+    named = version or f"{name}-{hashlib.sha256(content).hexdigest()[:12]}"
     pipeline_id = _find_pipeline(server, name)
     taken = (
-        f"{server.host} has {name} {version} already, or a {name} that this account does not see: nothing is uploaded; "
+        f"{server.host} has {name} {named} already, or a {name} that this account does not see: nothing is uploaded; "
         "give --version or --pipeline another name."
     )
     with server.asking("take the package", taken):
+        uploaded = None
         if pipeline_id is None:
-            made = server.client.upload_pipeline(str(package), name, namespace=server.namespace or None)
-            newest = server.client.list_pipeline_versions(made.pipeline_id, page_size=1, sort_by="created_at desc")
-            uploaded = newest.pipeline_versions[0]
-        else:
-            uploaded = server.client.upload_pipeline_version(str(package), version, pipeline_id=pipeline_id)
+            pipeline_id = server.client.upload_pipeline(
+                str(package), name, namespace=server.namespace or None
+            ).pipeline_id
+            first = server.client.list_pipeline_versions(pipeline_id, page_size=1, sort_by="created_at desc")
+            uploaded = first.pipeline_versions[0]
+        if uploaded is None or version not in (None, uploaded.display_name):
+            uploaded = server.client.upload_pipeline_version(str(package), named, pipeline_id=pipeline_id)
     return {
         "pipeline": name,
         "pipeline_id": uploaded.pipeline_id,
@@ -300,5 +304,5 @@ def _read_package(package: pathlib.Path) -> tuple[bytes, Mapping[str, Any]]:
         return content, spec if spec["pipelineInfo"]["name"] else {}
     except OSError as error:
         raise BadInput(f"The package {package} cannot be read ({error.strerror}): `compile` writes one.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, StopIteration, KeyError, TypeError):
+    except (yaml.YAMLError, ValueError, StopIteration, KeyError, TypeError, RecursionError):
         raise BadInput(f"{package} is no pipeline package, which has a pipelineInfo with a name.") from None

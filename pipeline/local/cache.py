@@ -19,6 +19,7 @@ from tfx.orchestration import metadata
 from tfx.orchestration.portable import cache_utils
 
 from components.push import versions
+from pipeline.metadata import place_of
 
 CONTENT_DIGEST = "content_sha256"
 _log = logging.getLogger(__name__)
@@ -86,9 +87,11 @@ def clear_away(connection: Any, pipeline_root: pathlib.Path) -> None:
         for execution in stale:
             execution.last_known_state = states.CANCELED
         handle.store.put_executions(stale)
-        known = {pathlib.Path(artifact.uri) for artifact in handle.store.get_artifacts()}
+        # By its place in there, not its whole path: the output folder may have been moved, or named through a link.
+        known = {place_of(artifact.uri) for artifact in handle.store.get_artifacts()}
     # NODE/KEY/EXECUTION holds an artifact, NODE/.system/WHAT/EXECUTION what lives only as long as its execution.
     published = [path for path in pipeline_root.glob("*/*/*") if path.parent.name != ".system"]
-    for folder in [*(path for path in published if path not in known), *pipeline_root.glob("*/.system/*/*")]:
+    orphans = [path for path in published if path.relative_to(pipeline_root).as_posix() not in known]
+    for folder in [*orphans, *pipeline_root.glob("*/.system/*/*")]:
         _log.info("removing %s, which no finished stage has published", folder)
         shutil.rmtree(folder, ignore_errors=True)

@@ -176,7 +176,7 @@ def _files_of(
     """The digests of the project's files in the run that an execution belongs to, empty where they are not known."""
     for context in handle.store.get_contexts_by_execution(execution.id):
         path = output / "runs" / context.name / record.RECORD_FILE
-        if path.is_file():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # pruned, or damaged
             return dict((record.read(path.parent)["fingerprint"] or {}).get("files", {}))
     return {}
 

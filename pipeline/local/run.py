@@ -22,7 +22,7 @@ from components.ingest.source import Choice
 from components.push import versions
 from pipeline import code_digest, outcome, record
 from pipeline.config import Config
-from pipeline.local import lock, supervise
+from pipeline.local import database, lock, supervise
 from pipeline.local.console import Console, redirected
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def run(config: Config, choice: Choice, console: Console) -> dict[str, Any]:
         The record; it also lies in `output/runs/RUN_ID/record.json`.
 
     Raises:
-        BadInput: the output folder is not writable, or another run uses it.
+        BadInput: the output folder is not writable, another run uses it, or its metadata are damaged.
     """
     with lock.held(config.output):
         console.say(choice.sentence)
@@ -71,6 +71,7 @@ def run(config: Config, choice: Choice, console: Console) -> dict[str, Any]:
                 f"Nothing has changed since run {former['run_id']}: its verdict stands (--fresh runs all again)."
             )
             return former
+        database.check(config.output / "metadata.db")
         _drop_orphans(config.output, console)
         _drop_old_checkpoints(config.output)
         run_id = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -85,7 +86,7 @@ def run(config: Config, choice: Choice, console: Console) -> dict[str, Any]:
             },
             config=config.to_record(),
             log=str(folder / "log.txt"),
-            fingerprint={"files": code_digest.project_files() | _code(config)["schema"]},
+            fingerprint={"files": code_digest.project_files() | _code(config)["schema"], **code_digest.provenance()},
         )  # fmt: skip
         # Until it ends, a run's record says that it did not.
         _save(row)
@@ -117,6 +118,7 @@ def explain(config: Config, choice: Choice, console: Console) -> list[dict[str, 
             same = f"nothing has changed since run {former['run_id']}, whose verdict would be repeated"
             rows = [{"stage": name, "runs": False, "reason": same} for name in _CODE]
         else:
+            database.check(config.output / "metadata.db")
             with redirected(pathlib.Path(os.devnull)):
                 from pipeline.local import explain
 
@@ -285,7 +287,7 @@ def _former(config: Config, fingerprint: str) -> dict[str, Any] | None:
         return None
     if not all(pathlib.Path(former[key] or "").is_file() for key in ("report", "log")):
         return None
-    for folder, digest in print_["artifacts"].items():
+    for folder, digest in print_.get("artifacts", {}).items():
         if not pathlib.Path(folder).is_dir() or versions.tree_digest(pathlib.Path(folder)) != digest:
             return None
     if former["verdict"] == record.PUSHED:

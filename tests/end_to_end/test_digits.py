@@ -4,6 +4,7 @@
 import json
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from components.ingest import idx
 from tests import browser
 
+ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
@@ -113,6 +115,27 @@ def test_nothing_changed(run: Any, first: Any, output: pathlib.Path, serving_dig
     assert again.record["verdict"] == "unchanged"
     assert again.record["run_id"] == first.record["run_id"]
     assert serving_digest(output / "serving") == before
+
+
+def test_a_verdict_is_repeated_without_tensorflow_within_two_seconds(
+    first: Any, output: pathlib.Path, guard: dict[str, str]
+) -> None:
+    program = (
+        "import sys, runner_local\n"
+        "code = runner_local.main(sys.argv[1:])\n"
+        "heavy = {'tensorflow', 'tfx', 'apache_beam', 'ml_metadata'} & set(sys.modules)\n"
+        "sys.exit(f'{code} {heavy}' if code or heavy else 0)\n"
+    )
+    arguments = ("--dataset", "digits", "--train-steps", "200", "--output", str(output))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, env=guard, capture_output=True, text=True, check=False
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert f"Nothing has changed since run {first.record['run_id']}" in done.stdout
+    # Of the processor, so that nothing else on this machine counts.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
 
 
 def test_the_same_model_trained_afresh_is_not_pushed_again(

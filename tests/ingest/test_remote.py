@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import gzip
 import http.server
-import ipaddress
 import os
 import pathlib
 import ssl
@@ -19,13 +17,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from components.errors import BadInput
 from components.ingest import download, idx, source
-from tests import object_stores
+from tests import certificates, object_stores
 from tests.object_stores import S3
 
 SHAPE = (28, 28)
@@ -271,23 +266,7 @@ def elsewhere(to: str) -> Callable[[http.server.BaseHTTPRequestHandler], None]:
 
 @pytest.fixture
 def certificate(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A certificate for 127.0.0.1 that vouches for itself, and its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = tmp_path / "certificate.pem"
-    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + secret)
-    return path
+    return certificates.write(tmp_path / "certificate.pem")
 
 
 def test_a_redirection_is_followed_but_not_from_https_to_http(

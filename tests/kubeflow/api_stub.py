@@ -16,6 +16,7 @@ import email.policy
 import http.server
 import json
 import re
+import ssl
 import threading
 import urllib.parse
 import uuid
@@ -302,8 +303,8 @@ class Api:
 
 
 @contextlib.contextmanager
-def serving(api: Api) -> Iterator[str]:
-    """Serves on loopback; yields the address."""
+def serving(api: Api, context: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Serves on loopback, with a context by https; yields the address."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def handle_one(self) -> None:
@@ -340,10 +341,12 @@ def serving(api: Api) -> Iterator[str]:
 
     stopped = threading.Event()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http{'s' if context else ''}://127.0.0.1:{server.server_port}"
     finally:
         stopped.set()
         server.shutdown()

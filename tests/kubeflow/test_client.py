@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+import ssl
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import yaml
 import runner_kfp
 from pipeline import record
 from pipeline.kubeflow import watch
+from tests import certificates
 from tests.kubeflow import api_stub
 
 TOKEN = "secret-token-of-ann"
@@ -184,6 +186,15 @@ def test_upload_makes_a_pipeline_then_versions_of_it_and_no_version_twice(api, h
     assert "--version" in err
     assert call("upload", package, "--host", host, "--version", "second")[0] == 0
     assert [row["display_name"] for row in api.versions.values()] == ["mnist-tfx", made["version"], "second"]
+
+
+def test_upload_of_a_new_pipeline_with_a_version_of_ones_own(api, host, package, call):
+    """The server names a new pipeline's first version itself."""
+    code, out, _ = call("upload", package, "--host", host, "--version", "first")
+    assert (code, out.startswith("Uploaded first of mnist-tfx: ")) == (0, True)
+    assert [row["display_name"] for row in api.versions.values()] == ["mnist-tfx", "first"]
+    assert call("upload", package, "--host", host, "--pipeline", "other", "--version", "other")[0] == 0
+    assert [row["display_name"] for row in api.versions.values()] == ["mnist-tfx", "first", "other"]
 
 
 @pytest.mark.parametrize(
@@ -367,6 +378,14 @@ def test_record_of_a_waited_for_run_is_the_json(api, host, call, tmp_path):
     code, out, _ = call("run", "--host", host, "--wait", "--json", tmp_path / "r.json")
     assert (code, json.loads((tmp_path / "r.json").read_text())["verdict"]) == (3, "stopped")
     assert "STOPPED" in out
+
+
+@pytest.mark.usefixtures("uploaded")
+def test_nothing_is_started_whose_result_has_no_place(api, host, call, tmp_path):
+    for place in (tmp_path, tmp_path / "none" / "r.json"):
+        code, out, err = call("run", "--host", host, "--json", place)
+        assert (code, out, one_sentence(err), "--json" in err) == (2, "", True, True)
+    assert not api.runs
 
 
 def test_record_of_a_pipeline_that_the_server_has_renamed(api, host, package, call):
@@ -605,6 +624,27 @@ def test_server_that_sends_pages_or_to_a_login(api, host, call):
     api.page, api.redirect = False, True
     code, _, err = call("list", "--host", host)
     assert (code, one_sentence(err), "token" in err) == (2, True, True)
+
+
+def test_server_with_a_certificate_of_ones_own_authority(api, call, monkeypatch, tmp_path):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate = certificates.write(tmp_path / "certificate.pem")
+    context.load_cert_chain(certificate)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with api_stub.serving(api, context) as host:
+        code, _, err = call("list", "--host", host)
+        assert (code, one_sentence(err), "certificate in SSL_CERT_FILE" in err) == (2, True, True), err
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert call("list", "--host", host)[0] == 0
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+        code, _, err = call("list", "--host", host)
+        assert (code, one_sentence(err)) == (2, True), err
+
+
+def test_server_without_https(host, call):
+    """An address without a scheme is taken for one of https."""
+    code, _, err = call("list", "--host", host.removeprefix("http://"))
+    assert (code, one_sentence(err), "--host with http://" in err) == (2, True, True), err
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import runner_kfp
+from components.errors import BadInput
 from pipeline.kubeflow import lint
 from tests.kubeflow import packages
 
@@ -304,6 +305,43 @@ def test_there_is_one_pipeline_and_one_document_beside_it(text):
     assert [one.rule for one in lint.check("")] == ["documents"]
 
 
+@pytest.mark.parametrize("empty", [None, []], ids=repr)
+def test_what_is_empty_is_taken_for_missing(text, empty):
+    """As a name with nothing behind it is, which YAML reads as null."""
+    spec, kubernetes = yaml.safe_load_all(text)
+    spec["pipelineInfo"] = spec["root"]["inputDefinitions"] = empty
+    inner(spec)["push"]["inputs"] = inner(spec)["schema"]["componentRef"] = empty
+    inner(spec)["train"]["cachingOptions"] = inner(spec)["train"]["retryPolicy"] = empty
+    spec["components"]["comp-evaluate"]["outputDefinitions"] = container(spec, "ingest")["resources"] = empty
+    pods(kubernetes)["exec-train"]["secretAsEnv"] = None
+    found = {one.rule for one in lint.check(yaml.safe_dump_all([spec, kubernetes]))}
+    assert {"pipeline-name", "input", "component", "producer"} <= found
+    spec["root"] = kubernetes["platforms"]["kubernetes"]["deploymentSpec"] = empty
+    spec["deploymentSpec"] = None
+    found = {one.rule for one in lint.check(yaml.safe_dump_all([spec, kubernetes]))}
+    assert {"root", "executor"} <= found
+
+
+def test_what_is_written_otherwise_and_means_the_same(text):
+    spec, kubernetes = yaml.safe_load_all(text)
+    inner(spec)["train"]["retryPolicy"]["maxRetryCount"] = "2"
+    spec["schema_version"] = spec.pop("schemaVersion")
+    assert lint.check(yaml.safe_dump_all([spec, kubernetes])) == []
+
+
+@pytest.mark.parametrize("broken", ["a: 2024-13-45", "[" * 3000, "{root: {dag: {tasks: {a: }}}}", "root: &a [*a]"])
+def test_a_file_that_is_no_package_is_said_to_be_none(broken):
+    assert len(lint.check(broken)) == 1
+
+
+def test_what_is_wrong_in_many_places_is_said_once(text):
+    spec, kubernetes = yaml.safe_load_all(text)
+    for name in ("push", "train", "ingest"):
+        container(spec, name)["image"] = ""
+    with pytest.raises(BadInput, match=r"^it breaks rules of [^:]*: \(1\) image: exec-ingest and 2 more: "):
+        lint.refuse(lint.check(yaml.safe_dump_all([spec, kubernetes])), "it")
+
+
 def test_a_path_in_a_mounted_volume_is_no_local_path(text):
     spec, kubernetes = yaml.safe_load_all(text)
     parameters(spec)["data_dir"]["defaultValue"] = "/data/mnist"
@@ -324,7 +362,11 @@ def test_the_command_lists_what_it_finds(text, tmp_path: pathlib.Path, capsys):
     assert told.err == f"error: {file} breaks rules of Kubeflow Pipelines: 2 findings\n"
     assert runner_kfp.main(["lint", str(file), "--json"]) == 2
     assert [one["rule"] for one in json.loads(capsys.readouterr().out)] == ["schema-version", "pipeline-name"]
-    assert runner_kfp.main(["lint", str(file), "--json", str(tmp_path / "no" / "file")]) == 2
-    assert "--json takes a file that can be written" in capsys.readouterr().err
+    for place, said in (
+        (tmp_path / "no" / "file", "--json: it takes a file that can be written"),
+        ("/dev/full", "--json takes a file that can be written; /dev/full: No space left on device"),
+    ):
+        assert runner_kfp.main(["lint", str(file), "--json", str(place)]) == 2
+        assert said in capsys.readouterr().err
     assert runner_kfp.main(["lint", str(tmp_path / "none.yaml")]) == 2
     assert "must be a readable package" in capsys.readouterr().err

@@ -95,6 +95,11 @@ def test_unknown_top_level_keys_and_unreadable_files_are_refused(tmp_path: pathl
         config.read_toml(tmp_path / "none.toml", config.CONFIG_KEYS, "config file")
 
 
+def test_a_profile_is_a_name() -> None:
+    with pytest.raises(BadInput, match="profile must be str, not 3"):
+        config.find_profile(3)  # type: ignore[arg-type]
+
+
 def test_a_profile_of_ones_own_names_its_schema_and_its_floors(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('name = "mine"\nschema = "mine.pbtxt"\n')

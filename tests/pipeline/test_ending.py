@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run ends for the person who started it: the table of the verdict, and a report that cannot be written."""
+"""How a run ends for the person who started it: the table of the verdict, and what cannot be read or written."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import pathlib
+import signal
+import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+import runner_local
+from components.errors import BadInput
 from components.findings import GateResult
 from components.report import gates
 from pipeline import record
-from pipeline.local import run
+from pipeline.local import database, run
 from pipeline.local.console import Console
 
 GATES = [
@@ -84,3 +90,63 @@ def test_a_report_with_a_fault_in_it_leaves_the_verdict(
     assert "The report could not be written" in written.read_text(encoding="utf-8")
     assert (row["report"], row["verdict"]) == (None, "pushed")
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("to", ["/proc/none/record.json", "/proc"])
+def test_a_record_that_could_not_be_written_is_said_before_any_work(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], to: str
+) -> None:
+    output = tmp_path / "output"
+    assert runner_local.main(["--dataset", "digits", "--output", str(output), "--json", to]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --json names a file that can be written, but {to}: ")
+    assert not output.exists()
+
+
+def test_a_record_goes_through_a_link_and_not_in_its_place(tmp_path: pathlib.Path) -> None:
+    record.write(record.new("20260101-000000-aaaa"), tmp_path / record.RECORD_FILE)
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert runner_local.died(["--json", str(tmp_path / "link")], signal.SIGKILL, tmp_path) == 1
+    assert (tmp_path / "link").is_symlink()  # as /dev/stderr is
+    assert json.loads((tmp_path / "file").read_text())["reason"].startswith("SIGKILL ended the process")
+
+
+@pytest.mark.parametrize(
+    ("number", "guessed"), [(signal.SIGKILL, True), (signal.SIGABRT, True), (signal.SIGTERM, False)]
+)
+def test_memory_is_named_only_where_it_may_be_the_cause(
+    capsys: pytest.CaptureFixture[str], number: int, guessed: bool
+) -> None:
+    assert runner_local.died([], number, None) == 1
+    assert ("memory" in capsys.readouterr().out) is guessed
+
+
+def test_a_killed_run_whose_record_cannot_be_written_says_so(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record.write(record.new("20260101-000000-aaaa"), tmp_path / record.RECORD_FILE)
+    assert runner_local.died(["--json", "/proc/none/record.json"], signal.SIGKILL, tmp_path) == 1
+    told = capsys.readouterr()
+    assert told.out.startswith("FAILED: SIGKILL ended the process")
+    assert told.err.startswith("The record could not be written: --json names a file")
+
+
+@pytest.mark.parametrize("content", ["", '{"verdict": ', "[]", "{}", '{"run_id": "x", "verdict": "pushed"}'])
+def test_a_damaged_record_is_no_former_verdict(tmp_path: pathlib.Path, content: str) -> None:
+    (tmp_path / "20260101-000000-aaaa").mkdir()
+    record.write(record.new("20260101-000000-aaaa"), tmp_path / "20260101-000000-aaaa" / record.RECORD_FILE)
+    assert record.newest(tmp_path) is not None
+    (tmp_path / "20260101-000000-aaaa" / record.RECORD_FILE).write_text(content)
+    assert record.newest(tmp_path) is None
+
+
+@pytest.mark.parametrize("pages", [0, 1, 3])
+def test_damaged_metadata_are_said_before_any_work(tmp_path: pathlib.Path, pages: int) -> None:
+    path = tmp_path / "metadata.db"
+    database.check(path)  # none yet
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE artifact (name TEXT)")
+        connection.executemany("INSERT INTO artifact VALUES (?)", [(f"{row:>100}",) for row in range(1000)])
+    database.check(path)
+    path.write_bytes(path.read_bytes()[: 4096 * pages] or b"something else")
+    with pytest.raises(BadInput, match=r"must be a sound SQLite database, but .*; put back a copy, or remove it"):
+        database.check(path)

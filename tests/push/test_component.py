@@ -13,7 +13,7 @@ from tfx.types.channel import Channel
 
 from components import findings
 from components.artifacts import Checks
-from components.errors import GateStopped
+from components.errors import BadInput, GateStopped
 from components.push import card, card_text, component, content, rollback, versions
 from tests import object_stores
 from tests.transform import stages
@@ -169,6 +169,14 @@ def test_an_object_store_is_pushed_to_and_read_as_a_folder_is(tmp_path: pathlib.
             push(serving, candidate(tmp_path / "three", 3.0), against, tmp_path / "pushed3", run_id="r3")
         again = push(serving, candidate(tmp_path / "four", 2.0), against, tmp_path / "pushed4", run_id="r4")
         assert again.get_int_custom_property("pushed") == 0
+
+
+def test_a_store_that_cannot_be_pushed_to_is_refused_before_any_work(tmp_path: pathlib.Path) -> None:
+    with object_stores.running() as server:
+        server.bucket("models")
+        server.conditions = False
+        with pytest.raises(BadInput, match="refuses to create an object twice"):
+            baseline("s3://models/serving/mnist", tmp_path / "before")
 
 
 def test_other_weights_or_another_program_are_another_model(tmp_path: pathlib.Path) -> None:

@@ -2,6 +2,9 @@
 import json
 import pathlib
 
+import pytest
+
+from components.errors import BadInput
 from components.push import versions
 
 
@@ -61,3 +64,20 @@ def test_state_tells_a_changed_byte(tmp_path: pathlib.Path) -> None:
     assert before.startswith("1:")
     (tmp_path / "1" / "saved_model.pb").write_bytes(b"grapH")
     assert versions.state(tmp_path) != before
+
+
+@pytest.mark.parametrize("content", ["", '{"canary": ', "[]", '{"canary": "2"}', '{"canary": null}'])
+def test_damaged_labels_are_one_sentence_and_put_no_canary_in_production(tmp_path: pathlib.Path, content: str) -> None:
+    add(tmp_path, 1)
+    add(tmp_path, 2)
+    (tmp_path / "labels.json").write_text(content)
+    with pytest.raises(BadInput, match=r"labels\.json must hold a JSON object"):
+        versions.production(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", '{"dataset": ', "[]"])
+def test_a_damaged_provenance_is_one_sentence(tmp_path: pathlib.Path, content: str) -> None:
+    add(tmp_path, 1)
+    (tmp_path / "1" / "assets.extra" / "provenance.json").write_text(content)
+    with pytest.raises(BadInput, match=r"1/assets\.extra/provenance\.json must hold a JSON object"):
+        versions.production(tmp_path)

@@ -37,8 +37,11 @@ def test_lists_as_json(output: pathlib.Path, capsys: pytest.CaptureFixture[str],
     assert json.loads((tmp_path / "list.json").read_text()) == rows
 
 
-def test_an_unreadable_record_is_left_out(output: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (output / "runs" / "20260102-000000-bbbb" / "record.json").write_text("{")
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_an_unreadable_record_is_left_out(
+    output: pathlib.Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    (output / "runs" / "20260102-000000-bbbb" / "record.json").write_text(content)
     assert command.main(["--output", str(output)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
 

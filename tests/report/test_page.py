@@ -108,6 +108,29 @@ def test_what_changed_since_the_baseline(make_run, tmp_path: pathlib.Path) -> No
     assert changes == "What changed since the baseline (version 1) what baseline this run training.seed 7 1"
 
 
+def test_changed_code_is_told_also_of_a_run_that_pushed_nothing(make_run, tmp_path: pathlib.Path) -> None:
+    code = {"git_commit": "c" * 40, "code_digest": "d" * 64, "lock_digest": "e" * 64}
+    record = make_run(verdict="not_blessed", model=None, fingerprint={"inputs": "cd" * 32, **code})
+    path = tmp_path / "output/serving/mnist/1/assets.extra/provenance.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | code | {"code_digest": "f" * 64}))
+    text = text_of(record, tmp_path)
+    changes = words(section(text, "changes"))
+    assert f"SHA-256 of the code {'f' * 64} {'d' * 64}" in changes
+    assert "commit" not in changes
+    assert "locked" not in changes
+    assert f"commit {'c' * 40}" in words(section(text, "lineage"))
+
+
+@pytest.mark.parametrize("serving", ["elsewhere", "s3://bucket/models"])
+def test_the_baseline_is_known_wherever_models_are_pushed_to(make_run, tmp_path: pathlib.Path, serving: str) -> None:
+    baseline = tmp_path / "artifact"
+    record = make_run(artifacts={"baseline.baseline": str(baseline)})
+    record["config"]["serving_root"] = serving
+    baseline.mkdir()
+    (tmp_path / "output/serving/mnist/1").rename(baseline / "Format-Serving")
+    assert words(section(text_of(record, tmp_path), "changes")).endswith("training.seed 7 1")
+
+
 def test_forced_and_allowed_are_visible(make_run, tmp_path: pathlib.Path) -> None:
     finding = {
         "name": "label-noise", "sentence": "Some labels look wrong.", "measured": 0.1, "limit": 0.05, "count": 2,
