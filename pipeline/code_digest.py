@@ -58,9 +58,10 @@ def provenance() -> dict[str, str | None]:
 
 
 def _git_commit() -> str | None:
-    """The commit that is checked out, None outside a checkout or without git."""
+    """The commit that is checked out, and `-dirty` where a file differs; None outside a checkout or without git."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

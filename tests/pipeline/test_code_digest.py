@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import pathlib
+import re
 import shutil
+import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -60,3 +62,15 @@ def test_the_whole_project_has_a_digest_of_all_that_a_run_uses(edit: Callable[[s
     before = code_digest.of_project()
     edit(edited)
     assert code_digest.of_project() != before
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_commit_says_whether_files_differ_from_it(edit: Callable[[str], None], tmp_path: pathlib.Path) -> None:
+    assert code_digest.provenance()["git_commit"] is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=n@example.com"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "all"]):
+        subprocess.run([*git, *command], check=True)
+    commit = code_digest.provenance()["git_commit"] or ""
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    edit("pipeline/graph.py")
+    assert code_digest.provenance()["git_commit"] == f"{commit}-dirty"
