@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from benchmarks import plain_keras
 from benchmarks.measurement import Measurement, Options
-from components.train import loop, networks
+from components.train import loop, networks, objective
 from components.train.hyperparameters import Hyperparameters
 
 _BATCH_SIZE = 128
@@ -30,7 +30,7 @@ def measure(options: Options, say: Callable[[str], None]) -> list[Measurement]:
     steps = -(-len(images) // _BATCH_SIZE)
     ours, floor = (networks.build(Hyperparameters.of("cnn")) for _ in range(2))
     for network in (ours, floor):
-        loop.compile_network(network, Hyperparameters.of("cnn", train_steps=steps))
+        objective.compile_network(network, Hyperparameters.of("cnn", train_steps=steps))
 
     def ours_for(steps: int, count: int, name: str) -> float:
         folders = (str(options.scratch / f"{kind}-{name}") for kind in ("logs", "checkpoints"))

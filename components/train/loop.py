@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training itself: compile a network and fit it for a number of steps."""
+"""Training itself: fit a compiled network for a number of steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ _progress = logging.getLogger("progress")
 
 # A small data set has many short passes; several of them make one epoch, so that reports and validations stay few.
 MOST_EPOCHS = 20
-_WARM_UP_STEPS = 100
 _VALIDATION_BATCH = 500
 
 
@@ -41,28 +40,6 @@ class Training:
     epochs: list[dict[str, float]]
     seconds: float
     parameters: int
-
-
-def compile_network(network: keras.Model, hyperparameters: Hyperparameters) -> None:
-    """Adam on cross-entropy, the learning rate rising over a short warm-up and falling to 0 along a cosine.
-
-    The fall to 0 does what averaging the last weights would: on few steps it is worth more than any other single thing.
-    (Loshchilov and Hutter, "SGDR", 2017.)
-    """
-    warm_up = min(_WARM_UP_STEPS, hyperparameters.train_steps // 10)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=hyperparameters.learning_rate if not warm_up else 0.0,
-        decay_steps=max(1, hyperparameters.train_steps - warm_up),
-        warmup_target=hyperparameters.learning_rate if warm_up else None,
-        warmup_steps=warm_up,
-    )
-    network.compile(
-        optimizer=keras.optimizers.Adam(schedule),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-        # XLA makes these convolutions three times slower on a CPU, on top of the time it takes to compile them.
-        jit_compile=bool(tf.config.list_logical_devices("GPU")),
-    )
 
 
 def fit(

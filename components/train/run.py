@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from components import features
-from components.train import data, loop, networks, signatures
+from components.train import data, loop, networks, objective, signatures
 from components.train.checkpoints import folder_of
 from components.train.hyperparameters import Hyperparameters
 from components.train.transform_graph import TransformGraph
@@ -54,7 +54,7 @@ def run_fn(fn_args: FnArgs) -> None:
     train = data.load(fn_args.train_files, transform, features.TRAIN)
     val = data.load(fn_args.eval_files, transform, features.VAL)
     network = networks.build(hyperparameters)
-    loop.compile_network(network, hyperparameters)
+    objective.compile_network(network, hyperparameters, jit_compile=bool(tf.config.list_logical_devices("GPU")))
     _progress.info("training %s on %s images", hyperparameters.model, f"{len(train[0]):,}")
     checkpoint_folder = ""
     if config.get("checkpoints"):
