@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between the open-source launcher and TFX's entrypoint: what the one gives and what the other expects.
+"""Between the open-source launcher and TFX's executors: what the one gives and what the others expect.
 
 The launcher downloads a task's inputs to /minio/…, /s3/… or /gcs/…, runs the command, and uploads the outputs from
 there. What it tells the command is an ExecutorInput as JSON, and what it expects back is an ExecutorOutput. Both follow
-one protocol that TFX's entrypoint reads as Vertex AI writes it. Each function here makes up for one difference; they
-change the dictionary that they are given. The differences were read in kubeflow/pipelines 2.14 to 2.17
+one protocol, which TFX knows as Vertex AI writes it. Each function here makes up for one difference; they change the
+dictionary that they are given. The differences were read in kubeflow/pipelines 2.14 to 2.17
 (backend/src/v2: driver, component/launcher_v2.go, metadata).
 """
 
@@ -73,16 +73,11 @@ def make_output_folders(executor_input: Json) -> None:
         pathlib.Path(artifact["uri"]).mkdir(parents=True, exist_ok=True)
 
 
-def redirect_output(executor_input: Json, file: pathlib.Path) -> None:
-    """TFX writes its answer to another file, so that the launcher finds no answer before it is a right one."""
-    executor_input["outputs"]["outputFile"] = str(file)
-
-
 def restore_uris(executor_output: Json, uri_of: Mapping[str, str]) -> None:
     """A local path in the answer makes the launcher skip the upload, and is nowhere in the next task's container.
 
     Args:
-        executor_output: TFX's answer.
+        executor_output: the executor's answer.
         uri_of: local path -> URI, of the task's inputs and outputs.
     """
     for artifact in _answered(executor_output):
@@ -98,13 +93,6 @@ def restore_uris_in_metadata(executor_output: Json, uri_of: Mapping[str, str]) -
                 for path in longest_first:
                     value = value.replace(path, uri_of[path])
                 artifact["metadata"][name] = value
-
-
-def drop_nulls(executor_output: Json) -> None:
-    """A null among the metadata makes the launcher fail when it publishes them."""
-    for artifact in _answered(executor_output):
-        known = artifact.get("metadata", {})
-        artifact["metadata"] = {name: value for name, value in known.items() if value is not None}
 
 
 def uris(executor_input: Json) -> dict[str, str]:

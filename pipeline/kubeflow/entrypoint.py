@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs in the container of every task: TFX's own entrypoint, between two adaptations to the open-source launcher.
+"""Runs in the container of every task: its executor, between two adaptations to the open-source launcher.
 
     python -m pipeline.kubeflow.entrypoint --executor_class_path CLASS --json_serialized_invocation_args JSON
         --json_serialized_inputs_spec_args JSON [option for Beam …] --task NODE --code_digest SHA256
 
-On Vertex AI, where TFX's entrypoint is at home, it is called as it is. The exit code is 0, 3 where a gate stopped, 2
-for input that is refused, and 1 for anything else; but for the last there is one sentence on stderr and no trace.
+On Vertex AI, where TFX's own entrypoint is at home, that one is called as it is. The exit code is 0, 3 where a gate
+stopped, 2 for input that is refused, and 1 for anything else; but for the last there is one sentence on stderr and no
+trace.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import json
 import os
 import pathlib
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from components import lean_import
 from components.errors import ProjectError
 from pipeline import code_digest, outcome
 from pipeline.kubeflow import adapt, notes, parameters
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json_serialized_inputs_spec_args", default="{}")
     told, beam_args = parser.parse_known_args(arguments)
     try:
+        lean_import.import_tensorflow()
         told.json_serialized_invocation_args = _with_facts(told.json_serialized_invocation_args, told.task)
         if on_vertex():
             check_code(told.code_digest)
@@ -69,46 +71,37 @@ def call_tfx(told: argparse.Namespace, beam_args: Sequence[str]) -> None:
     from absl import logging
     from tfx.orchestration.kubeflow.v2 import compiler_utils
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
-    from tfx.types.artifact import Artifact
 
-    from components import artifacts
+    from pipeline.kubeflow import execute
 
     logging.use_absl_handler()
     # It imports a type by its title; for those of this project that is not the name of the class.
-    for name, kind in vars(artifacts).items():
-        if isinstance(kind, type) and issubclass(kind, Artifact) and kind is not Artifact:
-            compiler_utils.TITLE_TO_CLASS_PATH[vars(kind)["TYPE_NAME"]] = f"{artifacts.__name__}.{name}"
+    for title, kind in execute.types().items():
+        compiler_utils.TITLE_TO_CLASS_PATH[title] = f"{kind.__module__}.{kind.__qualname__}"
     kubeflow_v2_run_executor.main((told, list(beam_args)))
 
 
-def call_adapted(told: argparse.Namespace, beam_args: Sequence[str]) -> dict[str, Any]:
-    """Calls TFX's entrypoint with what the launcher gives, and gives the launcher what TFX's entrypoint answers.
+def run_adapted(told: argparse.Namespace, beam_args: Sequence[str]) -> dict[str, Any]:
+    """Runs the executor with what the launcher gives, and gives the launcher what it answers.
 
     Returns:
         The ExecutorOutput, as the launcher gets it.
     """
+    from pipeline.kubeflow import execute
+
     executor_input = json.loads(told.json_serialized_invocation_args)
+    inputs_spec = json.loads(told.json_serialized_inputs_spec_args)
     uri_of = adapt.uris(executor_input)
-    output_file = pathlib.Path(executor_input["outputs"]["outputFile"])
-
-    with tempfile.TemporaryDirectory() as scratch:
-        answer_file = pathlib.Path(scratch) / "executor_output.json"
-        adapt.drop_launchers_outputs(executor_input)
-        adapt.restore_input_types(executor_input, json.loads(told.json_serialized_inputs_spec_args))
-        adapt.unwrap_metadata(executor_input)
-        adapt.drop_servers_metadata(executor_input)
-        adapt.localize(executor_input)
-        adapt.make_output_folders(executor_input)
-        adapt.redirect_output(executor_input, answer_file)
-        call_tfx(
-            argparse.Namespace(**{**vars(told), "json_serialized_invocation_args": json.dumps(executor_input)}),
-            beam_args,
-        )
-        answer = json.loads(answer_file.read_text(encoding="utf-8"))
-
+    adapt.drop_launchers_outputs(executor_input)
+    adapt.restore_input_types(executor_input, inputs_spec)
+    adapt.unwrap_metadata(executor_input)
+    adapt.drop_servers_metadata(executor_input)
+    adapt.localize(executor_input)
+    adapt.make_output_folders(executor_input)
+    answer = execute.execute(told.executor_class_path, executor_input, inputs_spec, beam_args)
     adapt.restore_uris(answer, uri_of)
     adapt.restore_uris_in_metadata(answer, uri_of)
-    adapt.drop_nulls(answer)
+    output_file = pathlib.Path(executor_input["outputs"]["outputFile"])
     output_file.parent.mkdir(parents=True, exist_ok=True)
     output_file.write_text(json.dumps(answer), encoding="utf-8")
     return answer
@@ -150,7 +143,7 @@ def _run_noted(told: argparse.Namespace, beam_args: Sequence[str]) -> None:
     notes.write(prefix, notes.Note(told.task, outcome.RUNNING, started, None, inputs, {}))
     try:
         check_code(told.code_digest)
-        answer = call_adapted(told, beam_args)
+        answer = run_adapted(told, beam_args)
     except Exception as error:
         failure = outcome.Failure.of(outcome.cause(error))
         note = notes.Note(told.task, outcome.FAILED, started, time.time(), inputs, {}, failure)

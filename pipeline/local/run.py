@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from components import lean_import
 from components.errors import BadInput
 from components.ingest.source import Choice
 from components.push import versions
@@ -120,6 +121,7 @@ def explain(config: Config, choice: Choice, console: Console) -> list[dict[str, 
         else:
             database.check(config.output / "metadata.db")
             with redirected(pathlib.Path(os.devnull)):
+                lean_import.import_tensorflow()
                 from pipeline.local import explain
 
                 code = _code(config)
@@ -208,6 +210,7 @@ def _run_stages(config: Config, choice: Choice, console: Console, row: dict[str,
     with redirected(pathlib.Path(row["log"])), console.stages():
         console.stage("start", "running", 0)
         try:
+            lean_import.import_tensorflow()
             from pipeline.local import stages as local_stages
 
             ir = _compile(config, choice, row)

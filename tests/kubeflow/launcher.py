@@ -36,7 +36,7 @@ PRELOAD = [
     "tfx.components.statistics_gen.executor",
     "tfx.components.trainer.executor",
     "tfx.components.transform.executor",
-    "tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor",
+    "pipeline.kubeflow.execute",
 ]
 
 

@@ -24,10 +24,8 @@ ADAPTATIONS = [
     "drop_servers_metadata",
     "localize",
     "make_output_folders",
-    "redirect_output",
     "restore_uris",
     "restore_uris_in_metadata",
-    "drop_nulls",
 ]
 MODEL = {"instanceSchema": "title: tfx.Model\ntype: object\n"}
 SPEC = {"artifacts": {"model": {"artifactType": MODEL}}, "parameters": {"steps": {"parameterType": "NUMBER_INTEGER"}}}

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the lean import of TensorFlow leaves out, and that everybody else still finds it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+LOOK = """
+import importlib, json, sys
+from components import lean_import
+lean_import.import_tensorflow() if sys.argv[1] == "lean" else importlib.import_module("tensorflow")
+loaded = [name for name in ("keras", "sklearn", "pandas", "IPython") if name in sys.modules]
+import pandas, sklearn.base
+print(json.dumps([loaded, float(sys.modules["keras"].ops.sum(pandas.DataFrame([[1.0, 2.0]]).to_numpy()))]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "loaded"), [("lean", ["keras"]), ("plain", ["keras", "sklearn", "pandas", "IPython"])], ids=str
+)
+def test_keras_is_imported_without_what_it_is_not_used_with(how, loaded):
+    command = [sys.executable, "-c", LOOK, how]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert json.loads(answer) == [loaded, 3.0]
