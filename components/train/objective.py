@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a network is trained towards, and how: loss, optimizer, learning rate. Keras alone, for any of its backends."""
+
+from __future__ import annotations
+
+import keras
+
+from components.train.hyperparameters import Hyperparameters
+
+_WARM_UP_STEPS = 100
+
+
+def compile_network(network: keras.Model, hyperparameters: Hyperparameters, jit_compile: bool = False) -> None:
+    """Adam on cross-entropy, the learning rate rising over a short warm-up and falling to 0 along a cosine.
+
+    The fall to 0 does what averaging the last weights would: on few steps it is worth more than any other single thing.
+    (Loshchilov and Hutter, "SGDR", 2017.)
+
+    Args:
+        network: is compiled in place.
+        hyperparameters: learning rate and number of steps are taken from here.
+        jit_compile: whether XLA compiles the steps. For a GPU; it makes these convolutions three times slower on a CPU,
+            on top of the time that compiling takes. JAX always compiles: without, it goes operation by operation.
+    """
+    warm_up = min(_WARM_UP_STEPS, hyperparameters.train_steps // 10)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=hyperparameters.learning_rate if not warm_up else 0.0,
+        decay_steps=max(1, hyperparameters.train_steps - warm_up),
+        warmup_target=hyperparameters.learning_rate if warm_up else None,
+        warmup_steps=warm_up,
+    )
+    network.compile(
+        optimizer=keras.optimizers.Adam(schedule),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=jit_compile or keras.backend.backend() == "jax",
+    )
