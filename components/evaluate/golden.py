@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asks an exported model golden requests, as a program that a fresh process runs: nothing but TensorFlow is there.
 
+Keras, installed as it is, cannot be imported here, nor what Keras would import: a model that needs it does not load.
+
     python golden.py SAVED_MODEL REQUESTS ANSWERS
 
 REQUESTS is a folder with one serialized tensor for each signature, SIGNATURE.tensor, as `tf.io.serialize_tensor` writes
@@ -11,6 +13,10 @@ import json
 import pathlib
 import sys
 import time
+
+if __name__ == "__main__":
+    for absent in ("keras", "tf_keras", "sklearn", "pandas", "IPython"):
+        sys.modules[absent] = None  # type: ignore[assignment]
 
 import tensorflow as tf
 

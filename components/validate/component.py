@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import pathlib
+from concurrent import futures
 from typing import NamedTuple
 
 from tfx.components.example_validator.component import ExampleValidator
@@ -54,14 +55,15 @@ def DataCheck(
     progress = logging.getLogger("progress")
     found = list(check.dataset_changed(examples.get_string_custom_property("dataset"), _dataset(baseline)))
 
-    progress.info("looking at every image")
+    progress.info("looking at every image and label")
     splits = {split: images.load(examples.uri, split) for split in features.SPLITS}
-    found += pixels.check(splits, PixelLimits(**json.loads(pixel_limits)))
-
-    progress.info("looking for wrong labels")
     training = images.in_file_order(splits[features.TRAIN], splits[features.VAL])
     classes = len(features.CLASSES)
-    noise = label_noise.find(training, classes)
+    # Both are NumPy at work on large arrays, which leaves Python to the other.
+    with futures.ThreadPoolExecutor(1) as beside:
+        looked = beside.submit(pixels.check, splits, PixelLimits(**json.loads(pixel_limits)))
+        noise = label_noise.find(training, classes)
+        found += looked.result()
     found += label_noise.check(training, classes, LabelLimits(**json.loads(label_limits)), noise)
 
     for split in features.SPLITS:

@@ -3,20 +3,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from components import features
 from components.findings import Finding
 from components.validate import near_duplicates
-from components.validate.images import Images, finding, named, over, part_of
+from components.validate.images import Images, Joined, Pixels, Rows, blocks, finding, named, over, part_of
 
 DUPLICATE_IMAGES = "duplicate-images"
 TEST_LEAK = "test-leak"
 NEAR_TEST_LEAK = "near-test-leak"
 
-Place = tuple[str, int]  # a split and the position in it
+_BLOCK = 4096  # images that are looked at at a time
 
 
 def duplicates(splits: Mapping[str, Images], share: float) -> Iterator[Finding]:
@@ -26,13 +28,13 @@ def duplicates(splits: Mapping[str, Images], share: float) -> Iterator[Finding]:
         splits: images by split.
         share: of a split's images, 0 .. 1, that may do so.
     """
-    train = _places(splits, [features.TRAIN] if features.TRAIN in splits else [])
     for split, images in splits.items():
-        seen = dict(train) if split not in (features.TRAIN, features.TEST) else {}
-        repeated = np.array(
-            [i for i, image in enumerate(images.pixels) if seen.setdefault(image.tobytes(), (split, i)) != (split, i)],
-            np.int64,
-        )
+        alone = split in (features.TRAIN, features.TEST) or features.TRAIN not in splits
+        before = [] if alone else [splits[features.TRAIN].pixels]
+        known = Joined([*before, images.pixels])
+        own = np.arange(len(known) - len(images), len(known))
+        first = _first_of(known, images.pixels)
+        repeated = np.flatnonzero((first >= 0) & (first < own))
         if len(repeated) > share * len(images):
             where = split if split in (features.TRAIN, features.TEST) else f"{split} or {features.TRAIN}"
             measured = len(repeated) / len(images)
@@ -60,15 +62,15 @@ def leaks(splits: Mapping[str, Images], leaked: int, near_leaked: int, near_dist
     if not others or features.TEST not in splits:
         return
     test = splits[features.TEST]
-    known = _places(splits, others)
-    sources = [known.get(image.tobytes()) for image in test.pixels]
-    exact = np.array([i for i, source in enumerate(sources) if source is not None], np.int64)
+    known = Joined([splits[split].pixels for split in others])
+    sources = _first_of(known, test.pixels)
+    exact = np.flatnonzero(sources >= 0)
     where = " or ".join(others)
     if len(exact) > leaked:
         yield finding(
             TEST_LEAK,
             f"{part_of(len(exact), features.TEST, test)} are also in {where}, {len(exact) - leaked:,} over the limit "
-            f"of {leaked:,} (such as {test.ids[exact[0]]}, which is {_called(splits, sources[exact[0]])})",
+            f"of {leaked:,} (such as {test.ids[exact[0]]}, which is {_called(splits, others, int(sources[exact[0]]))})",
             "take them out of one of the two, for the model would be tested on what it has learned by heart",
             len(exact),
             leaked,
@@ -76,16 +78,14 @@ def leaks(splits: Mapping[str, Images], leaked: int, near_leaked: int, near_dist
             named(test, exact),
         )
     rest = np.setdiff1d(np.arange(len(test)), exact)
-    compared = np.concatenate([splits[split].pixels for split in others])
-    pairs = near_duplicates.find(test.pixels[rest], compared, near_distance)
+    pairs = near_duplicates.find(test.pixels[rest], known, near_distance)
     near = rest[pairs.images]
     if len(near) > near_leaked:
-        places = [(split, i) for split in others for i in range(len(splits[split]))]
         yield finding(
             NEAR_TEST_LEAK,
             f"{part_of(len(near), features.TEST, test)} have a near copy in {where}, at a distance of at most "
             f"{near_distance:g}, {len(near) - near_leaked:,} over the limit of {near_leaked:,} (the nearest, at "
-            f"{pairs.distances[0]:.2f}, are {test.ids[near[0]]} and {_called(splits, places[pairs.others[0]])})",
+            f"{pairs.distances[0]:.2f}, are {test.ids[near[0]]} and {_called(splits, others, int(pairs.others[0]))})",
             "take them out of one of the two, for the model would be tested on what it has learned by heart",
             len(near),
             near_leaked,
@@ -94,15 +94,31 @@ def leaks(splits: Mapping[str, Images], leaked: int, near_leaked: int, near_dist
         )
 
 
-def _places(splits: Mapping[str, Images], names: list[str]) -> dict[bytes, Place]:
-    """Where each image is, the first place that has it."""
-    # In reverse, so that the first place is the last to be written.
-    places = [(name, i) for name in names for i in range(len(splits[name]))]
-    return {splits[name].pixels[i].tobytes(): (name, i) for name, i in reversed(places)}
+def _first_of(known: Rows, images: Pixels) -> npt.NDArray[np.int64]:
+    """Where among the known images each image is for the first time, pixel by pixel; -1 where it is not: int64 [n]."""
+    hashes, places = np.unique(_hashes(known), return_index=True)
+    wanted = _hashes(images)
+    found = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
+    first = np.where(hashes[found] == wanted, places[found], -1) if len(hashes) else np.full(len(images), -1)
+    for rows in blocks(len(images), _BLOCK):
+        rows = rows[first[rows] >= 0]
+        other = (known[first[rows]] != images[rows]).any(axis=(1, 2))
+        first[rows[other]] = -1  # the same hash by chance: once in ten million data sets of a million images
+    return first
 
 
-def _called(splits: Mapping[str, Images], place: Place | None) -> str:
-    if place is None:
-        raise ValueError("Only an image that was found elsewhere has a place there.")
-    split, index = place
-    return f"{splits[split].ids[index]} of {split}"
+def _hashes(images: Rows) -> npt.NDArray[np.uint64]:
+    """A hash of each image, uint64 [n]."""
+    digests = (
+        hashlib.blake2b(image, digest_size=8).digest() for rows in blocks(len(images), _BLOCK) for image in images[rows]
+    )
+    return np.frombuffer(b"".join(digests), np.uint64)
+
+
+def _called(splits: Mapping[str, Images], names: list[str], place: int) -> str:
+    """An image by its place in several splits, one after the other."""
+    for split in names:
+        if place < len(splits[split]):
+            return f"{splits[split].ids[place]} of {split}"
+        place -= len(splits[split])
+    raise ValueError("Only an image that was found has a place.")

@@ -4,14 +4,55 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from components.findings import Finding
 
+Pixels = npt.NDArray[np.uint8]
 MAX_EXAMPLES = 20  # ids that a finding names
+
+
+class Rows(Protocol):
+    """Images one below the other: an array of them, or several as one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: npt.NDArray[np.int64]) -> Pixels: ...
+
+
+class Joined:
+    """Several arrays of images as one, without a copy of them: only what is asked for is gathered.
+
+    Args:
+        arrays: uint8 [n, height, width] each.
+        order: which image of all comes at each place; as they are where None.
+    """
+
+    def __init__(self, arrays: Sequence[Pixels], order: npt.NDArray[np.int64] | None = None) -> None:
+        self._arrays = arrays
+        self._starts = np.cumsum([0, *map(len, arrays)])
+        self._order = order
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, rows: npt.NDArray[np.int64]) -> Pixels:
+        places = rows if self._order is None else self._order[rows]
+        gathered = np.empty((len(places), *self._arrays[0].shape[1:]), np.uint8)
+        for array, start in zip(self._arrays, self._starts, strict=False):
+            inside = np.flatnonzero((places >= start) & (places < start + len(array)))
+            gathered[inside] = array[places[inside] - start]
+        return gathered
+
+
+def blocks(count: int, size: int) -> Iterator[npt.NDArray[np.int64]]:
+    """The numbers 0 .. count - 1, in order, in blocks of at most `size`."""
+    for start in range(0, count, size):
+        yield np.arange(start, min(start + size, count))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +66,20 @@ class Images:
     """
 
     ids: Sequence[str]
-    pixels: npt.NDArray[np.uint8]
+    pixels: Pixels
     labels: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Images with labels that may be too many to have them in one array; the attributes are those of `Images`."""
+
+    ids: Sequence[str]
+    pixels: Rows
+    labels: npt.NDArray[np.int64]
 
 
 def finding(

@@ -21,6 +21,9 @@ import dataclasses
 
 import numpy as np
 import numpy.typing as npt
+from scipy import spatial
+
+from components.validate.images import Pixels, Rows, blocks
 
 _NOISE = 16  # taken from every pixel: two standard deviations of the noise that a copy may have
 _DIRECTIONS = 16  # of the first pass: they rule out all but 258 of the 10,000 test images of MNIST
@@ -48,12 +51,12 @@ class Pairs:
     distances: Floats
 
 
-def find(images: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8], distance: float) -> Pairs:
+def find(images: Pixels, others: Rows, distance: float) -> Pairs:
     """Finds the images that have a near copy among the others.
 
-    All pairs are compared, by blocks of matrix products: seconds for 10,000 by 60,000 images of 28x28, a few hundred
-    bytes of memory per image. A first pass in a few principal directions, where every distance is at most the true one,
-    rules out nearly all images of a clean set.
+    A first pass in a few principal directions, where every distance is at most the true one, rules out nearly all
+    images of a clean set; a tree finds neighbours there without comparing all pairs. Those that are left are compared
+    with all others, by blocks of matrix products. The others are read block by block and take 200 bytes of memory each.
 
     Args:
         images: uint8 [n, height, width], the images to look up.
@@ -63,19 +66,24 @@ def find(images: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8], distance:
     none = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
     if not len(images) or not len(others):
         return none
-    looked_up, compared = _reduce(images), _reduce(others)
-    middle = compared.mean(axis=0)
+    looked_up = _reduce(images)
+    total = np.zeros(looked_up.shape[1])
+    for rows in blocks(len(others), _COLUMNS):
+        total += _reduce(others[rows]).sum(axis=0)
+    middle = (total / len(others)).astype(np.float32)
     looked_up -= middle
-    compared -= middle
     directions = np.linalg.eigh(looked_up.T @ looked_up)[1][:, -_DIRECTIONS:].astype(np.float32)
-    bounds, _ = _nearest(looked_up @ directions, compared @ directions)
-    candidates = np.flatnonzero(bounds <= distance * 1.01)  # the margin is for the rounding of float32
+    projected = [(_reduce(others[rows]) - middle) @ directions for rows in blocks(len(others), _COLUMNS)]
+    tree = spatial.cKDTree(np.concatenate(projected))
+    # The margin is for the rounding of float32.
+    bounds, _ = tree.query(looked_up @ directions, distance_upper_bound=distance * 1.01 + 1e-4, workers=-1)
+    candidates = np.flatnonzero(np.isfinite(bounds))
     if not len(candidates):
         return none
-    distances, nearest = _nearest(looked_up[candidates], compared)
+    distances, nearest = _nearest(looked_up[candidates], others, middle)
     if distances.min() > distance:
         return none
-    near = np.flatnonzero(distances <= min(distance, _RELATIVE * _spacing(compared)))
+    near = np.flatnonzero(distances <= min(distance, _RELATIVE * _spacing(others, middle)))
     near = near[np.argsort(distances[near], kind="stable")]
     return Pairs(candidates[near], nearest[near], distances[near])
 
@@ -94,16 +102,19 @@ def _reduce(pixels: npt.NDArray[np.uint8]) -> Floats:
 
 
 def _nearest(
-    vectors: Floats, others: Floats, not_self: npt.NDArray[np.int64] | None = None
+    vectors: Floats, others: Rows, middle: Floats, not_self: npt.NDArray[np.int64] | None = None
 ) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Distance to, and index of, the nearest of the others: float32 [n], int64 [n]. `not_self` [n] are left out."""
+    """Distance to, and index of, the nearest of the others: float32 [n], int64 [n]. `not_self` [n] are left out.
+
+    `vectors` are reduced and have `middle` taken off, the others are images.
+    """
     # |a - b|^2 in one matrix product: (-2 a, |a|^2, 1) . (b, 1, |b|^2)
     left = _extend(vectors, -2, squares_first=True)
-    right = _extend(others, 1, squares_first=False)
     best = np.full(len(left), np.inf, np.float32)
     index = np.zeros(len(left), np.int64)
-    for column in range(0, len(right), _COLUMNS):
-        part = np.ascontiguousarray(right[column : column + _COLUMNS].T)
+    for columns in blocks(len(others), _COLUMNS):
+        column = int(columns[0])
+        part = np.ascontiguousarray(_extend(_reduce(others[columns]) - middle, 1, squares_first=False).T)
         for row in range(0, len(left), _ROWS):
             squares = left[row : row + _ROWS] @ part
             if not_self is not None:
@@ -124,8 +135,8 @@ def _extend(vectors: Floats, factor: int, squares_first: bool) -> Floats:
     return np.hstack([np.float32(factor) * vectors, *extra], dtype=np.float32)
 
 
-def _spacing(vectors: Floats) -> float:
+def _spacing(others: Rows, middle: Floats) -> float:
     """The median distance of an image to its nearest neighbour in the same set, from an even sample."""
-    sample = np.unique(np.linspace(0, len(vectors) - 1, min(_SAMPLE, len(vectors))).astype(np.int64))
-    distances, _ = _nearest(vectors[sample], vectors, not_self=sample)
+    sample = np.unique(np.linspace(0, len(others) - 1, min(_SAMPLE, len(others))).astype(np.int64))
+    distances, _ = _nearest(_reduce(others[sample]) - middle, others, middle, not_self=sample)
     return float(np.median(distances))

@@ -135,6 +135,19 @@ def test_the_same_seed_gives_the_same_answer(digit_splits):
     assert first.ids == second.ids
 
 
+def test_memory_for_few_images_gives_the_same_answer(digit_splits, monkeypatch):
+    images = labelled(digit_splits["train"], flipped(digit_splits["train"].labels, 0.05, 1))
+    kept = label_noise.find(images, 10)
+
+    monkeypatch.setattr(label_noise, "_BLOCK", 200)
+    monkeypatch.setattr(label_noise, "_KEPT_BYTES", 3 * 200 * 1200 * 4)
+    computed_again = label_noise.find(images, 10)
+
+    assert len(kept.ids) > 50
+    assert computed_again.ids == kept.ids
+    assert np.allclose(computed_again.confidence, kept.confidence, atol=1e-4)
+
+
 def test_labels_out_of_range_are_left_to_another_check(digit_splits):
     labels = digit_splits["train"].labels.copy()
     labels[:100] = 10

@@ -90,3 +90,20 @@ def test_nothing_is_near_to_nothing(digit_splits):
 
     assert len(near_duplicates.find(images, images[:0], 0.4).images) == 0
     assert len(near_duplicates.find(images[:0], images, 0.4).images) == 0
+
+
+def test_blocks_of_any_size_give_the_same_answer(digit_splits, monkeypatch):
+    train = digit_splits["train"].pixels
+    images = np.concatenate([train[:100], noisy(train[700:800], noises(train[700:800].shape)["normal"])])
+    whole = near_duplicates.find(images, train[300:], 0.4)
+
+    monkeypatch.setattr(near_duplicates, "_COLUMNS", 100)
+    monkeypatch.setattr(near_duplicates, "_ROWS", 7)
+    in_blocks = near_duplicates.find(images, train[300:], 0.4)
+
+    assert sorted(whole.others) == list(range(400, 500))
+    # Two at nearly the same distance may change places.
+    assert dict(zip(in_blocks.images, in_blocks.others, strict=True)) == dict(
+        zip(whole.images, whole.others, strict=True)
+    )
+    assert np.allclose(in_blocks.distances, whole.distances, atol=1e-4)

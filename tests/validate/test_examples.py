@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import tensorflow as tf
+
+from components import features
+from components.ingest import encode
+from components.validate import examples
+
+
+def test_what_was_written_comes_back_also_in_the_order_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(examples, "_BATCH", 3)  # so that the array grows several times
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (10, *features.IMAGE_SHAPE), np.uint8)
+    labels = random.integers(0, 10, 10, np.uint8)
+    chosen = {features.TRAIN: np.array([0, 2, 3, 5, 6, 8, 9]), features.VAL: np.array([1, 4, 7])}
+    for split, rows in chosen.items():
+        (tmp_path / f"Split-{split}").mkdir()
+        for number, part in enumerate(np.array_split(rows, 2)):
+            with tf.io.TFRecordWriter(str(tmp_path / f"Split-{split}/data-{number}")) as writer:
+                for example in encode.examples(pixels[part], labels[part], "file", part):
+                    writer.write(example)
+
+    splits = {split: examples.load(str(tmp_path), split) for split in chosen}
+
+    for split, rows in chosen.items():
+        assert splits[split].ids == [f"file#{row}" for row in rows]
+        assert np.array_equal(splits[split].pixels, pixels[rows])
+        assert np.array_equal(splits[split].labels, labels[rows])
+    joined = examples.in_file_order(*splits.values())
+    assert joined.ids == [f"file#{row}" for row in range(10)]
+    assert np.array_equal(joined.pixels[np.arange(10)], pixels)
+    assert np.array_equal(joined.labels, labels)
