@@ -14,6 +14,7 @@ UV := .uv/bin/uv
 VENV := .venv/bin/python
 RUN_STAMP := .venv/run.stamp
 DEV_STAMP := .venv/dev.stamp
+JAX_STAMP := .venv-jax/stamp
 # What is built from source is built with locked tools too.
 SYNC = $(UV) pip $(1) --python $(VENV) --require-hashes --build-constraints requirements-build.lock \
 	--require-build-hashes --preview-features build-dependency-hashes
@@ -27,7 +28,7 @@ USE_PIP_INDEX = index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$(.uv/bin/python 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run tensorboard test test-quick bench lint lock lock-gpu sbom audit image clean
+.PHONY: help setup run tensorboard test test-quick bench models lint lock lock-gpu sbom audit image clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -40,16 +41,19 @@ run: $(RUN_STAMP) ## Run the whole pipeline on this machine (make run ARGS="--da
 	@$(VENV) runner_local.py $(ARGS)
 
 tensorboard: $(RUN_STAMP) ## Open TensorBoard on all runs below output/ (ARGS="--port 6007")
-	@.venv/bin/tensorboard --logdir output/pipeline_root/train/model_run --host 127.0.0.1 $(ARGS)
+	@.venv/bin/tensorboard --logdir output/pipeline_root --host 127.0.0.1 $(ARGS)
 
-test: $(DEV_STAMP) ## Run all tests (MNIST_DATA_DIR=DIR adds those on the real files)
+test: $(DEV_STAMP) $(JAX_STAMP) ## Run all tests (MNIST_DATA_DIR=DIR adds those on the real files)
 	@$(VENV) -m pytest $(ARGS)
 
-test-quick: $(DEV_STAMP) ## Run all tests but the slow ones
+test-quick: $(DEV_STAMP) $(JAX_STAMP) ## Run all tests but the slow ones
 	@$(VENV) -m pytest -m "not slow" $(ARGS)
 
 bench: $(RUN_STAMP) ## Measure the pipeline against its floors on MNIST's files (DATA_DIR=DIR; some 12 minutes)
 	@$(VENV) -m benchmarks.bench $(DATA_DIR) $(ARGS)
+
+models: $(RUN_STAMP) ## Train every model with three seeds on MNIST's files, for docs/models.md (DATA_DIR=DIR; an hour)
+	@$(VENV) -m benchmarks.models $(DATA_DIR) $(ARGS)
 
 lint: $(DEV_STAMP) ## Check style and types
 	@.venv/bin/ruff check .
@@ -60,6 +64,8 @@ lock: $(UV) ## Resolve the dependencies anew and write the requirements*.lock fi
 	@$(USE_PIP_INDEX); $(UV) lock --upgrade
 	@$(call EXPORT,requirements.lock,what the pipeline needs,--no-dev)
 	@$(call EXPORT,requirements-dev.lock,what tests and linting add to requirements.lock,--only-group dev)
+	@$(call EXPORT,requirements-jax.lock,what the tests of the networks on JAX add to requirements.lock,--only-group jax \
+		$(patsubst %,--no-emit-package %,ml-dtypes numpy opt-einsum scipy))
 	@$(call EXPORT,requirements-build.lock,uv and what builds the packages that have no wheels,--only-group build)
 	@$(MAKE) --no-print-directory lock-gpu
 
@@ -89,7 +95,7 @@ audit: $(DEV_STAMP) ## Look for known vulnerabilities in what is locked for this
 	exit $$status
 
 clean: ## Remove the environment, uv and all caches, but nothing that a run has written
-	rm -rf .uv .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .uv .venv .venv-jax .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 GPU_ADDS := what the image for GPUs adds to requirements.lock, CUDA for Linux and Python 3.13
@@ -120,4 +126,8 @@ $(RUN_STAMP): requirements.lock compat/pyproject.toml $(shell find compat/src -n
 
 $(DEV_STAMP): requirements-dev.lock $(RUN_STAMP)
 	@$(USE_PIP_INDEX); $(call SYNC,install) --no-deps -r requirements-dev.lock
+	@touch $@
+
+$(JAX_STAMP): requirements-jax.lock $(RUN_STAMP)
+	@$(USE_PIP_INDEX); $(call SYNC,install) --quiet --no-deps --target .venv-jax -r requirements-jax.lock
 	@touch $@

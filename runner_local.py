@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from components.errors import ProjectError
-from pipeline.arguments import HYPERPARAMETERS, Parser, add_training
+from pipeline import answer
+from pipeline.arguments import HYPERPARAMETERS, Parser, add_compute, add_training
 from pipeline.local import commands, supervise
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--allow", action="append", metavar="FINDING", help="a finding of the data gate that must not stop the run"
     )
     add_training(parser)
+    add_compute(parser)
     run = parser.add_argument_group("run")
     run.add_argument("--config", metavar="FILE", help="TOML file; flags go over it")
     run.add_argument("--output", metavar="DIR", help="all that a run writes; default: output/")
@@ -55,9 +57,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="where models are pushed: a path, s3:// or gs://; default: OUTPUT/serving",
     )
     run.add_argument("--serving-name", metavar="NAME", help="name of the model's folder there; default: mnist")
-    run.add_argument(
-        "--json", nargs="?", const="-", metavar="FILE", help="write the record of the run there, or to stdout"
-    )
+    answer.add_json(run)
     run.add_argument(
         "--explain", action="store_true", help="run nothing; say which stages would run, and the reason for each"
     )
@@ -71,10 +71,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """Puts the configuration together, finds the data, and runs."""
-    from pipeline import config, place
+    from pipeline import config
     from pipeline.local.console import Console
 
-    place.check_json(args.json)
     file = config.read_toml(pathlib.Path(args.config), config.CONFIG_KEYS, "config file") if args.config else {}
     told = {
         key.replace("_", "-"): value for key, value in vars(args).items() if key not in ("config", "json", "explain")
@@ -85,10 +84,10 @@ def run(args: argparse.Namespace) -> int:
     # The profile may depend on the data, and finding the data on what is configured: what both need comes first.
     named = told["profile"] or file.get("profile")
     draft = config.build(flags, file, config.find_profile(named or "mnist"))
-    with contextlib.closing(Console(sys.stderr if args.json == "-" else sys.stdout)) as console:
+    with contextlib.closing(Console(answer.stream(args.json))) as console:
         effective, choice = _settle(draft, named, flags, file, console)
         row = _explain(effective, choice, console) if args.explain else _run(effective, choice, console)
-    place.write_json(row, args.json)
+    answer.write(row, args.json)
     return int(row.get("exit_code", 0))
 
 
@@ -154,7 +153,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def died(arguments: Sequence[str], number: int, folder: pathlib.Path | None) -> int:
     """Says, and puts into the record, that a signal ended the process that did the work; returns the exit code."""
-    from pipeline import place, record
+    from pipeline import record
 
     row = record.read(folder) if folder else record.new("")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -166,14 +165,17 @@ def died(arguments: Sequence[str], number: int, folder: pathlib.Path | None) -> 
         "what was finished is kept, and the same command goes on from there"
     )
     row["sentence"] = record.sentence(row)
-    told = parse(arguments).json if folder else None
-    console = sys.stderr if told == "-" else sys.stdout
-    print(row["sentence"], file=console)
+    told = None
+    try:
+        told = parse(arguments).json if folder else None
+    except ProjectError as error:  # its file could be written when the run began
+        print(f"The record could not be written: {error}", file=sys.stderr)
+    answer.say(told, row["sentence"])
     try:
         if folder:
-            print(f"Record and log: {folder}", file=console)
+            answer.say(told, f"Record and log: {folder}")
             record.write(row, folder / record.RECORD_FILE)
-        place.write_json(row, told)
+        answer.write(row, told)
     except (OSError, ProjectError) as error:  # the disk may be full as well
         print(f"The record could not be written: {error}", file=sys.stderr)
     return int(row["exit_code"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import dataclasses
 import importlib
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from benchmarks import table
+from benchmarks import table, tfx_example
 from benchmarks.measurement import Measurement, Options
 from benchmarks.processes import ROOT
 from components import features
@@ -32,7 +33,12 @@ PARTS = {
     "training": "benchmarks.training",
     "start-up": "benchmarks.start_up",
     "kubeflow": "benchmarks.kubeflow_task",
+    "growth": "benchmarks.growth",
+    "tfx-example": "benchmarks.tfx_example",
 }
+# Measured once, however many rounds the others take: it takes long, and differences of a tenth do not matter to it.
+_ONCE = frozenset({"growth"})
+_FACTORS, _QUICK_FACTORS = (3, 10), (2,)
 PAGE = ROOT / "docs/performance.md"
 _STEPS, _ROUNDS = 1290, 3
 _QUICK_STEPS, _QUICK_ROUNDS = 60, 1
@@ -46,6 +52,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", choices=PARTS, action="append", help="measure this part; may be given again")
     parser.add_argument("--rounds", type=int, help=f"of which the medians are taken; default: {_ROUNDS}")
     parser.add_argument("--steps", type=int, help=f"training steps of 128 images; default: {_STEPS}")
+    parser.add_argument(
+        "--factor",
+        type=int,
+        action="append",
+        help="how many times the images the growth is measured on; may be given again; default: 3 and 10",
+    )
+    parser.add_argument(
+        "--tfx-example",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="folder of TFX's own example for MNIST, to be measured against; without it that part is left out",
+    )
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -64,9 +82,12 @@ def run(args: argparse.Namespace, command: str) -> None:
     """
     rounds = args.rounds if args.rounds is not None else _QUICK_ROUNDS if args.quick else _ROUNDS
     steps = args.steps if args.steps is not None else _QUICK_STEPS if args.quick else _STEPS
-    for name, value in (("--rounds", rounds), ("--steps", steps)):
-        if value < 1:
-            raise BadInput(f"{name} must be at least 1, not {value}")
+    factors = tuple(args.factor or (_QUICK_FACTORS if args.quick else _FACTORS))
+    for name, value, least in (("--rounds", rounds, 1), ("--steps", steps, 1), ("--factor", min(factors), 2)):
+        if value < least:
+            raise BadInput(f"{name} must be at least {least}, not {value}")
+    parts = args.only or [name for name in PARTS if args.tfx_example or name != "tfx-example"]
+    example = tfx_example.check(args.tfx_example) if "tfx-example" in parts else None
     page = args.page or (None if args.only or args.quick else PAGE)
     if page:
         table.check(page)
@@ -79,11 +100,21 @@ def run(args: argparse.Namespace, command: str) -> None:
         if not told:
             raise BadInput("the folder with MNIST's files must be named: make bench DATA_DIR=DIR; received none")
         data = source.resolve(data_dir=pathlib.Path(told).resolve(), image_shape=features.IMAGE_SHAPE).source
-        options = Options(pathlib.Path(data.directory), scratch / "digits", scratch, rounds, steps)
-        rows = [row for name in args.only or PARTS for row in _part(name, options)]
+        options = Options(
+            pathlib.Path(data.directory),
+            scratch / "digits",
+            scratch,
+            rounds,
+            steps,
+            factors,
+            None if args.quick else source.default_cache_dir() / "distorted",
+            example,
+        )
+        once = dataclasses.replace(options, rounds=1)
+        rows = [row for name in parts for row in _part(name, once if name in _ONCE else options)]
     facts = [
         f"Measured {table.today()}: data set {data.name}, {data.images:,} images; {steps:,} training steps of 128",
-        f"Medians of {rounds} rounds, in each of which what is measured and its floor take turns",
+        f"Medians of {rounds} rounds, in each of which what is measured and its floor take turns; growth in one round",
         f"{table.machine()}; load average before: {load:.1f}",
         table.versions(),
         f"`{command}`",
@@ -154,7 +185,7 @@ def main(arguments: Sequence[str]) -> int:
 def _public(arguments: Sequence[str], args: argparse.Namespace) -> str:
     """The arguments without the names of this machine's folders."""
     told = shlex.join(arguments)
-    for path, name in ((args.data_dir, "DATA_DIR"), (args.page, "FILE")):
+    for path, name in ((args.data_dir, "DATA_DIR"), (args.page, "FILE"), (args.tfx_example, "DIR")):
         told = told.replace(str(path), name) if path else told
     return told
 

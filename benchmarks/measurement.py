@@ -19,6 +19,9 @@ class Options:
         scratch: folder for all that is written; it is removed in the end.
         rounds: how often each thing is measured, at least once.
         steps: training steps of 128 images.
+        factors: how many times the images the growth is measured on.
+        cache: folder that keeps larger data sets for the next time; None: they go into `scratch`.
+        example: folder of TFX's own example for MNIST; None: it is not run.
     """
 
     data_dir: pathlib.Path
@@ -26,6 +29,9 @@ class Options:
     scratch: pathlib.Path
     rounds: int
     steps: int
+    factors: Sequence[int] = ()
+    cache: pathlib.Path | None = None
+    example: pathlib.Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)

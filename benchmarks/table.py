@@ -50,16 +50,21 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def machine() -> str:
-    """Processor, cores and memory of this machine, in a sentence."""
+def processor() -> str:
+    """The name of this machine's processor."""
     cpu = platform.processor() or platform.machine()
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():
         named = [line.partition(":")[2] for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = " ".join(named[0].split()) if named else cpu
+    return cpu
+
+
+def machine() -> str:
+    """Processor, cores and memory of this machine, in a sentence."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     cores = f"{os.cpu_count()} cores, {memory:.0f} GiB of memory"
-    return f"Machine: {cpu} ({platform.machine()}), {cores}, {platform.system()}"
+    return f"Machine: {processor()} ({platform.machine()}), {cores}, {platform.system()}"
 
 
 def versions() -> str:
@@ -73,24 +78,30 @@ def today() -> str:
     return datetime.datetime.now().date().isoformat()
 
 
-def check(page: pathlib.Path) -> None:
+def check(page: pathlib.Path, begin: str = BEGIN) -> None:
     """Raises BadInput where a page has no place for the table."""
-    _split(page)
+    _split(page, begin)
 
 
-def put(page: pathlib.Path, text: str) -> None:
+def get(page: pathlib.Path, begin: str = BEGIN) -> list[list[str]]:
+    """The cells of the table that is there, line by line, without its head; raises as `check` does."""
+    lines = [line for line in _split(page, begin)[1].splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+
+
+def put(page: pathlib.Path, text: str, begin: str = BEGIN) -> None:
     """Puts a text in the place of what was between the page's markers."""
-    before, after = _split(page)
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    before, _, after = _split(page, begin)
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
-def _split(page: pathlib.Path) -> tuple[str, str]:
+def _split(page: pathlib.Path, begin: str) -> tuple[str, str, str]:
     try:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
         raise BadInput(f"the page for the table must be a file that can be read; {page}: {error.strerror}") from error
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise BadInput(f"the page for the table must have a line {BEGIN} and, after it, one {END}; {page} has not")
-    return before, after
+    before, found, rest = text.partition(begin)
+    between, end, after = rest.partition(END)
+    if not found or not end:
+        raise BadInput(f"the page for the table must have a line {begin} and, after it, one {END}; {page} has not")
+    return before, between, after

@@ -10,6 +10,7 @@ from benchmarks import plain_keras
 from benchmarks.measurement import Measurement, Options
 from components.train import loop, networks, objective
 from components.train.hyperparameters import Hyperparameters
+from components.train.kept import Kept
 
 _BATCH_SIZE = 128
 _VALIDATION_BATCH = 500
@@ -28,7 +29,7 @@ def measure(options: Options, say: Callable[[str], None]) -> list[Measurement]:
     most = options.steps * _BATCH_SIZE
     images, labels = images[held_out:][:most], labels[held_out:][:most]
     steps = -(-len(images) // _BATCH_SIZE)
-    ours, floor = (networks.build(Hyperparameters.of("cnn")) for _ in range(2))
+    ours, exported, floor = (networks.build(Hyperparameters.of("cnn")) for _ in range(3))
     for network in (ours, floor):
         objective.compile_network(network, Hyperparameters.of("cnn", train_steps=steps))
 
@@ -36,7 +37,7 @@ def measure(options: Options, say: Callable[[str], None]) -> list[Measurement]:
         folders = (str(options.scratch / f"{kind}-{name}") for kind in ("logs", "checkpoints"))
         told = Hyperparameters.of("cnn", train_steps=steps, batch_size=_BATCH_SIZE)
         started = time.monotonic()
-        loop.fit(ours, told, (images[:count], labels[:count]), val, *folders)
+        loop.fit(ours, exported, told, Kept(images[:count], labels[:count]), Kept(*val), *folders)
         return steps / (time.monotonic() - started)
 
     def floor_for(steps: int, count: int) -> float:

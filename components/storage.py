@@ -13,6 +13,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import pathlib
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
@@ -104,6 +105,32 @@ def connect(url: str) -> tuple[Any, str]:
         # What is gzipped stays so: the reader of the files unpacks it, with care.
         client = {"client_kwargs": {"timeout": timeout, "trust_env": True, "auto_decompress": False}}
         return HTTPFileSystem(**client, use_listings_cache=False, skip_instance_cache=True), url
+
+
+def fetch(url: str, folder: pathlib.Path) -> None:
+    """Copies every object below a URL into a folder, which is made; without any object, an empty one.
+
+    Raises:
+        BadInput: the store cannot be used, or the name of an object leads out of the folder.
+    """
+    files, root = connect(url)
+    folder.mkdir(parents=True, exist_ok=True)
+    with refusals(url):
+        for name in files.find(root):
+            files.get_file(name, str(inside(folder, name.removeprefix(f"{root}/"), url)))
+
+
+def inside(folder: pathlib.Path, name: str, url: str) -> pathlib.Path:
+    """The path of an object of this name in a folder; the folder that it lies in is made.
+
+    Raises:
+        BadInput: it leads out of the folder.
+    """
+    target = folder / name
+    if not target.resolve().is_relative_to(folder.resolve()):
+        raise BadInput(f"{url}: the name of an object leads out of it: {name!r}. Remove it.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
 
 
 @contextlib.contextmanager

@@ -3,13 +3,38 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import pathlib
 from collections.abc import Sequence
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Runners whose workers are this process or its children.
+_HERE = frozenset({"FnApiRunner", "DirectRunner"})
 
 
 def arguments(given: Sequence[str]) -> list[str]:
     """Names the runner unless a person did: Beam's own choice tries to download one, so it depends on the network."""
-    if any(arg.partition("=")[0] == "--runner" for arg in given):
-        return list(given)
+    told = list(given) if _value(given, "--runner") else ["--runner=FnApiRunner", *given]
     # With any Beam option set, TFX builds a source package of itself for remote workers, 2 to 3 seconds in each stage,
-    # unless it sees that they have a container image. This runner has no remote workers.
-    return ["--runner=FnApiRunner", "--sdk_container_image=none", *given]
+    # unless it sees that they have a container image. Workers on this machine have this very installation.
+    here = _value(told, "--runner") in _HERE or _value(told, "--environment_type") == "LOOPBACK"
+    if here and _value(told, "--sdk_container_image") is None:
+        told.append("--sdk_container_image=none")
+    return told
+
+
+def let_workers_import() -> None:
+    """Lets the processes that Beam starts on this machine import this project, from whatever folder it was started."""
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(_ROOT) not in known:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, known)])
+
+
+def _value(given: Sequence[str], option: str) -> str | None:
+    """The value of an option, given as `--option=value` or as two arguments."""
+    for argument, following in itertools.zip_longest(given, given[1:], fillvalue=""):
+        name, equals, value = argument.partition("=")
+        if name == option:
+            return value if equals else following
+    return None

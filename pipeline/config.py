@@ -11,12 +11,14 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, get_type_hints
 
 from components import storage
 from components.errors import BadInput
 from components.evaluate.limits import InfraLimits, ModelLimits
+from components.train import search_space
+from components.train.devices import Compute
 from components.train.hyperparameters import MODELS, Hyperparameters
 from components.validate import kinds
 from components.validate.label_noise import LabelLimits
@@ -24,12 +26,13 @@ from components.validate.pixels import PixelLimits
 
 PROFILES = pathlib.Path(__file__).parent / "profiles"
 DEFAULT_MODEL = "cnn"
+_MOST_TRIALS = 10_000
 TABLES = ("training", "pixels", "labels", "model-gate", "infra-gate")
 # Where a profile and a config file differ: the first describes data, the second a run.
 PROFILE_KEYS = ("name", "schema")
 CONFIG_KEYS = (
     "dataset", "data-dir", "span", "profile", "output", "serving-dir", "serving-name", "fresh", "allow", "force-push",
-    "beam-arg",
+    "beam-arg", "tune", "accelerator", "gpus", "precision",
 )  # fmt: skip
 
 
@@ -45,6 +48,9 @@ class Config:
         profile: name of the data-set profile in force, None while the data set is not known yet.
         schema: file of the curated schema (text format of tensorflow_metadata's Schema).
         hyperparameters: the model and how it is trained.
+        compute: what the training runs on.
+        tune: how many sets of hyperparameters a search tries before the training; 0: there is no search.
+        fixed: the hyperparameters that a person gave and a search leaves alone; empty without one.
         pixel_limits: what the data gate holds images and labels against.
         label_limits: what it holds suspect labels against.
         model_limits: the limits of the model gate.
@@ -64,6 +70,9 @@ class Config:
     profile: str
     schema: pathlib.Path
     hyperparameters: Hyperparameters
+    compute: Compute
+    tune: int
+    fixed: tuple[str, ...]
     pixel_limits: PixelLimits
     label_limits: LabelLimits
     model_limits: ModelLimits
@@ -145,6 +154,8 @@ def build(flags: Mapping[str, Any], file: Mapping[str, Any], profile_path: pathl
     top = dict(file) | {key: value for key, value in flags.items() if value is not None and key != "training"}
     given = _given(flags)
     training = _merge(profile.get("training", {}), file.get("training", {}), given)
+    hyperparameters = _hyperparameters(training, given)
+    tune, fixed = _search(top.get("tune", 0), hyperparameters, {*file.get("training", {}), *given})
     data_dir = _location(top.get("data-dir"), "data-dir", *storage.OBJECT_STORES, *storage.WEB)
     return Config(
         dataset=_one_of("dataset", top.get("dataset", "auto"), ("auto", "mnist", "digits")),
@@ -152,7 +163,10 @@ def build(flags: Mapping[str, Any], file: Mapping[str, Any], profile_path: pathl
         span=_typed("span", top.get("span"), int | None),
         profile=_typed("name", profile.get("name", profile_path.stem), str),
         schema=schema,
-        hyperparameters=_hyperparameters(training, given),
+        hyperparameters=hyperparameters,
+        compute=Compute.of(top.get("accelerator"), top.get("gpus"), top.get("precision")),
+        tune=tune,
+        fixed=fixed,
         pixel_limits=_limits(PixelLimits, "pixels", profile, file),
         label_limits=_limits(LabelLimits, "labels", profile, file),
         model_limits=_limits(ModelLimits, "model-gate", profile, file),
@@ -190,6 +204,17 @@ def _hyperparameters(training: Mapping[str, Any], given: Mapping[str, Any]) -> H
         if key != "model" and (key in given or known is None or getattr(known, key.replace("-", "_")) is not None)
     }
     return Hyperparameters.of(model, **fields)
+
+
+def _search(trials: Any, hyperparameters: Hyperparameters, given: Collection[str]) -> tuple[int, tuple[str, ...]]:
+    """How many sets of hyperparameters to try, and which of them a person gave."""
+    if not 0 <= _typed("tune", trials, int) <= _MOST_TRIALS:
+        raise BadInput(f"tune must be a whole number from 0 (no search) to {_MOST_TRIALS}, not {trials}")
+    if not trials:
+        return 0, ()
+    fixed = tuple(sorted({name.replace("-", "_") for name in given} - {"model"}))
+    search_space.of(hyperparameters, fixed)
+    return trials, fixed
 
 
 def _limits(kind: type, name: str, *layers: Mapping[str, Any]) -> Any:

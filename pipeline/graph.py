@@ -77,11 +77,31 @@ def build(config: Config, place: Place) -> list[BaseNode]:
 
     transformed = transform(examples=examples, schema=validation.schema).with_id("transform")
 
+    tuned = []
+    if config.tune:
+        from components.train.tuner_component import tune  # KerasTuner, of which other graphs have no use
+
+        tuned.append(
+            tune(
+                examples=examples,
+                transform_graph=transformed.outputs["transform_graph"],
+                schema=validation.schema,
+                hyperparameters=place.hyperparameters,
+                trials=config.tune,
+                fixed=config.fixed,
+                compute=config.compute,
+                code_digest=code_digest.of_module("components.train.tuner_component"),
+                checkpoints=place.checkpoints,
+            ).with_id("tune")
+        )
+
     trained = train(
         examples=examples,
         transform_graph=transformed.outputs["transform_graph"],
         schema=validation.schema,
         hyperparameters=place.hyperparameters,
+        compute=config.compute,
+        found=tuned[0].outputs["best_hyperparameters"] if tuned else None,
         code_digest=code_digest.of_module("components.train.component"),
         checkpoints=place.checkpoints,
     ).with_id("train")
@@ -116,7 +136,7 @@ def build(config: Config, place: Place) -> list[BaseNode]:
         run=json.dumps(place.run, sort_keys=True),
     )
 
-    data_gate = gate("data-gate", checks=validation.checks, before=[transformed, trained])
+    data_gate = gate("data-gate", checks=validation.checks, before=[transformed, *tuned, trained])
     infra_gate = gate("infra-gate", checks=tried.outputs["checks"], before=[pushed])
     model_gate = gate("model-gate", checks=evaluated.outputs["checks"], force_reason=place.force_push, before=[pushed])
     return [
@@ -125,6 +145,7 @@ def build(config: Config, place: Place) -> list[BaseNode]:
         *validation,
         data_gate,
         transformed,
+        *tuned,
         trained,
         tried,
         infra_gate,

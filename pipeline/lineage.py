@@ -11,27 +11,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from components.errors import BadInput, ProjectError
-from pipeline import place
+from components.errors import ProjectError
+from pipeline import answer, place
+from pipeline.arguments import Parser
 
 # Columns where there is no terminal: no digest is broken.
 _FILE_WIDTH = 160
-
-
-class _Parser(argparse.ArgumentParser):
-    """One line on stderr and exit code 2 for wrong usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{message}; see --help")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 done, 2 wrong usage or no such version, 1 anything else."""
     try:
         args = _parse(arguments)
-        place.write_json(_do(args), args.json)
+        answer.write(_do(args), args.json)
     except ProjectError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return error.exit_code
@@ -39,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="python -m pipeline.lineage", description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser = Parser(prog="python -m pipeline.lineage", description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("version", nargs="?", type=int, metavar="VERSION", help="default: the one in production")
     parser.add_argument("--compare", nargs=2, type=int, metavar=("A", "B"), help="two versions")
     place.add_arguments(parser)

@@ -99,13 +99,19 @@ def fill(row: dict[str, Any], stages: Sequence[Stage]) -> None:
             closed[0].sentence if closed else f"{len(found)} findings, all of them allowed" if found else "no findings"
         )
         row["gates"].append(vars(findings.GateResult("data", len(closed), 0, not closed, reason)))
+    if "tune" in by_name:
+        row["tuning"] = _read_json(by_name["tune"].uri("tuner_results") / "trials.json")
     if "train" in by_name:
         training = _read_json(by_name["train"].uri("model_run") / "training.json")
         row["candidate"] = by_name["train"].location("model")
         row["devices"] = training["devices"]
+        # What was trained with, be it told or found by a search.
+        row["config"] = row["config"] | {"training": training["hyperparameters"]}
         row["model"] = {
             "type": row["config"]["training"]["model"],
             "parameters": training["parameters"],
+            "best_epoch": training["best_epoch"],
+            "stopped_early": training["stopped_early"],
             "version": None,
             "path": None,
         }

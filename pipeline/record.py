@@ -33,6 +33,7 @@ def new(run_id: str, **known: Any) -> dict[str, Any]:
         "dataset": None,
         "config": None,
         "model": None,
+        "tuning": None,
         "candidate": None,
         "metrics": None,
         "baseline": None,

@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import json
 import pathlib
+from typing import Any
 
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
@@ -85,7 +86,10 @@ def Push(
     saved_model = pathlib.Path(model.uri) / "Format-Serving"
     schema_file = pathlib.Path(io_utils.get_only_uri_in_dir(schema.uri))
     judged_against = baseline.get_string_custom_property("state")
+    training = json.loads((pathlib.Path(model_run.uri) / "training.json").read_text(encoding="utf-8"))
     told = json.loads(run)
+    if "config" in told:  # with what was trained with, be it told or found by a search
+        told["config"] |= {"training": training["hyperparameters"]}
     digest = content.model_digest(saved_model)
     folder.settle()
     production = versions.production(folder)
@@ -119,7 +123,7 @@ def Push(
                     "splits": json.loads(examples.get_string_custom_property("splits")),
                 },
                 "schema": {"sha256": hashlib.sha256(schema_file.read_bytes()).hexdigest()},
-                **_judgement(digest, model_run.uri, data_checks.uri, infra_checks.uri, model_checks.uri),
+                **_judgement(digest, training, data_checks.uri, infra_checks.uri, model_checks.uri),
             },
             judged_against=judged_against,
         )
@@ -131,10 +135,9 @@ def Push(
 
 
 def _judgement(
-    digest: str, model_run: str, data_checks: str, infra_checks: str, model_checks: str
+    digest: str, training: dict[str, Any], data_checks: str, infra_checks: str, model_checks: str
 ) -> dict[str, object]:
     """What is known of the candidate: the part of the provenance that comes from other stages' artifacts."""
-    training = json.loads((pathlib.Path(model_run) / "training.json").read_text(encoding="utf-8"))
     figures = json.loads((pathlib.Path(model_checks) / "metrics.json").read_text(encoding="utf-8"))
     gates = [result for folder in (infra_checks, model_checks) for result in findings.read(folder)[1]]
     found, _ = findings.read(data_checks)

@@ -70,10 +70,7 @@ class ObjectStore:
 
     def fetch(self, number: int, folder: pathlib.Path) -> None:
         for name in self._below(f"{number}/"):
-            target = folder / name
-            if not target.resolve().is_relative_to(folder.resolve()):
-                raise BadInput(f"{self.location(number)}: the name of an object leads out of it: {name!r}. Remove it.")
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target = storage.inside(folder, name, self.location(number))
             with storage.refusals(self.location(number)):
                 self._fs.get_file(self._path(f"{number}/{name}"), str(target))
 

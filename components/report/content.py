@@ -60,6 +60,7 @@ def gather(record: Mapping[str, Any], artifacts: Mapping[str, pathlib.Path] | No
         "samples": part("the sample images", "ingest.examples", data.samples),
         "findings": part("the findings", "data-check.checks", lambda _: data.findings(record, images)),
         "suspects": part("the suspect labels", "data-check.checks", lambda path: data.suspects(path, images)),
+        "tuning": record.get("tuning") and _tuning(record["tuning"]),
         "training": part("the training", "train.model_run", _training),
         "evaluation": candidate and _evaluation(record, candidate, baseline),
         "galleries": answers and part("the galleries", "ingest.examples", lambda path: _galleries(path, *answers)),
@@ -72,11 +73,26 @@ def gather(record: Mapping[str, Any], artifacts: Mapping[str, pathlib.Path] | No
     }
 
 
+def _tuning(tuning: Mapping[str, Any]) -> dict[str, Any]:
+    """The trials, the best first, with a column for each hyperparameter that was searched."""
+    ended = [row for row in tuning["trials"] if row["val_accuracy"] is not None]
+    return {
+        **tuning,
+        "names": list(tuning["space"]),
+        "first": tuning["trials"][0],
+        "best": next(row for row in ended if row["number"] == tuning["winner"]),
+        "trials": [
+            *sorted(ended, key=lambda row: (-row["val_accuracy"], row["val_loss"], row["number"])),
+            *(row for row in tuning["trials"] if row["val_accuracy"] is None),
+        ],
+    }
+
+
 def _training(model_run: pathlib.Path) -> dict[str, Any]:
     training = json.loads((model_run / "training.json").read_text(encoding="utf-8"))
     epochs = training["epochs"]
     return training | {
-        "last": epochs[-1] if epochs else None,
+        "best": next((row for row in epochs if row["epoch"] == training.get("best_epoch")), None),
         "charts": {
             "accuracy": charts.training(epochs, "accuracy"),
             "loss": charts.training(epochs, "loss"),

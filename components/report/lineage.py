@@ -16,7 +16,9 @@ _PROVENANCE = {
     "pushed_at": "pushed at",
 }
 # They say where a run wrote or how it went, not what it made.
-_NOT_OF_THE_MODEL = frozenset({"output", "fresh", "force_push", "allow", "beam_args", "serving_root", "serving_name"})
+_NOT_OF_THE_MODEL = frozenset(
+    {"output", "fresh", "force_push", "allow", "beam_args", "serving_root", "serving_name", "tune", "fixed"}
+)
 
 
 def _beside(model: pathlib.Path) -> dict[str, Any]:

@@ -13,15 +13,13 @@ from tensorboard.plugins.hparams import api as hparams
 from components import features
 from components.train import pictures
 from components.train.hyperparameters import Hyperparameters
+from components.train.validation import Validation
 
 _MISTAKES = 32  # images in the gallery
-_BATCH = 1000
 
 
 class Board(keras.callbacks.Callback):
-    """Writes the hyperparameters, and after each epoch pictures of how the network does on val.
-
-    The pictures cost one pass over val without gradients for each epoch, as the validation itself does.
+    """Writes the hyperparameters, and after each epoch pictures of how the network does on val, from its answers there.
 
     Tags:
         `val/confusion_matrix`: rows are the true classes.
@@ -29,12 +27,10 @@ class Board(keras.callbacks.Callback):
             probability of the answer in percent.
     """
 
-    def __init__(self, log_folder: str, val: tuple[np.ndarray, np.ndarray], hyperparameters: Hyperparameters):
-        """Prepares for images float32 [n, height, width, 1] in [0, 1] and labels int64 [n]."""
+    def __init__(self, log_folder: str, validation: Validation, hyperparameters: Hyperparameters):
+        """Prepares; `validation` must come before it among the callbacks."""
         super().__init__()
-        images, labels = val
-        known = (labels >= 0) & (labels < len(features.CLASSES))
-        self._images, self._labels = (images, labels) if known.all() else (images[known], labels[known])
+        self._validation = validation
         self._hyperparameters = {
             name: value for name, value in hyperparameters.to_config().items() if value is not None
         }
@@ -52,21 +48,22 @@ class Board(keras.callbacks.Callback):
             hparams.hparams(self._hyperparameters)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        probabilities = self.model.predict(self._images, batch_size=_BATCH, verbose=0)
+        probabilities, labels = self._validation.probabilities, self._validation.val.labels
         answers = probabilities.argmax(axis=1)
+        known = np.flatnonzero((labels >= 0) & (labels < len(features.CLASSES)))
         matrix = np.zeros((len(features.CLASSES), len(features.CLASSES)), np.int64)
-        np.add.at(matrix, (self._labels, answers), 1)
-        wrong = np.flatnonzero(answers != self._labels)
-        wrong = wrong[np.argsort(probabilities[wrong, self._labels[wrong]], kind="stable")][:_MISTAKES]
+        np.add.at(matrix, (labels[known], answers[known]), 1)
+        wrong = known[answers[known] != labels[known]]
+        wrong = wrong[np.argsort(probabilities[wrong, labels[wrong]], kind="stable")][:_MISTAKES]
         with self._writer.as_default(step=epoch):
             tf.summary.image("val/confusion_matrix", pictures.confusion(matrix, features.CLASSES)[None])
             if len(wrong):
                 captions = [
-                    f"{features.CLASSES[self._labels[row]]} as {features.CLASSES[answers[row]]}, "
+                    f"{features.CLASSES[labels[row]]} as {features.CLASSES[answers[row]]}, "
                     f"{100 * probabilities[row, answers[row]]:.0f}%"
                     for row in wrong
                 ]
-                tf.summary.image("val/mistakes", pictures.gallery(self._images[wrong], captions)[None])
+                tf.summary.image("val/mistakes", pictures.gallery(self._validation.val.images(wrong), captions)[None])
         self._writer.flush()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What watches a training: where it stops, what it reports, and that its loss stays a number."""
+"""What watches a training: where it stops, what it reports, and that it does not diverge."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ import keras
 import numpy as np
 
 from components.errors import GateStopped
+from components.train.step import GRADIENT_NORM
 
 _progress = logging.getLogger("progress")
+
+# A healthy gradient, all variables together, stays below 100.
+_EXPLODED = 1e6
 
 
 class StopAfter(keras.callbacks.Callback):
@@ -29,11 +33,11 @@ class StopAfter(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-class NanWatch(keras.callbacks.Callback):
+class DivergenceWatch(keras.callbacks.Callback):
     """Raises GateStopped, with a sentence, when the training diverges.
 
-    It looks at the loss of each step, and at the weights after each epoch: relu turns NaN into 0, so weights can be
-    lost while the loss stays a number.
+    It looks at the loss and the gradient of each step, and at the weights after each epoch: relu turns NaN into 0, so
+    weights can be lost while loss and gradient stay numbers.
     """
 
     def __init__(self, first_step: int, train_steps: int, learning_rate: float):
@@ -42,10 +46,13 @@ class NanWatch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._step += 1
+        told = logs or {}
         # The mean over the epoch so far: once it is not finite, it stays so.
-        loss = (logs or {}).get("loss", 0.0)
+        loss, norm = told.get("loss", 0.0), told.get(GRADIENT_NORM, 0.0)
         if not math.isfinite(loss):
             self._stop(f"its loss must be a finite number, but was {loss}")
+        if not norm <= _EXPLODED:
+            self._stop(f"the norm of its gradient must stay below {_EXPLODED:g}, but was {norm:.3g}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         for variable in self.model.variables:
@@ -66,10 +73,10 @@ class History(keras.callbacks.Callback):
     `val_accuracy`, and the `learning_rate` at the end of the epoch.
     """
 
-    def __init__(self, rows: list[dict[str, float]], epochs: int, train_steps: int):
-        """Adds to `rows`, which holds the epochs of an earlier process where there was one."""
+    def __init__(self, rows: list[dict[str, float]], epochs: int, train_steps: int, show: bool = True):
+        """Adds to `rows`, which holds the epochs of an earlier process where there was one; `show` is for progress."""
         super().__init__()
-        self._rows, self._epochs, self._train_steps = rows, epochs, train_steps
+        self._rows, self._epochs, self._train_steps, self._show = rows, epochs, train_steps, show
         self._steps = int(rows[-1]["steps"]) if rows else 0
         self._began = time.monotonic() - (rows[-1]["seconds"] if rows else 0)
 
@@ -83,6 +90,8 @@ class History(keras.callbacks.Callback):
         self._rows.append(
             {"epoch": epoch + 1, "steps": self._steps, "seconds": seconds, **measured, "learning_rate": rate}
         )
+        if not self._show:
+            return
         _progress.info(
             "epoch %d/%d, step %d/%d: loss %.4f, accuracy %.2f %%, on val %.2f %%, %.0f s",
             epoch + 1,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.orchestration.data_types import RuntimeParameter
@@ -15,14 +15,9 @@ from tfx.utils import json_utils
 
 from components import features
 from components.train import executor
-from components.train.hyperparameters import Hyperparameters
+from components.train.devices import Compute
 
 RUN_FN = "components.train.run.run_fn"
-
-
-def _kind(hint: Any) -> type:
-    kind: type = next((one for one in get_args(hint) if one is not type(None)), hint)
-    return kind
 
 
 class TrainSpec(component_spec.ComponentSpec):
@@ -31,8 +26,8 @@ class TrainSpec(component_spec.ComponentSpec):
     INPUTS = standard_component_specs.TrainerSpec.INPUTS
     OUTPUTS = standard_component_specs.TrainerSpec.OUTPUTS
     PARAMETERS = standard_component_specs.TrainerSpec.PARAMETERS | {
-        executor.PROPERTIES[name]: component_spec.ExecutionParameter(type=_kind(hint), optional=True)
-        for name, hint in get_type_hints(Hyperparameters).items()
+        executor.PROPERTIES[name]: component_spec.ExecutionParameter(type=kind, optional=True)
+        for name, kind in executor.KINDS.items()
     }
     TYPE_ANNOTATION = standard_component_specs.TrainerSpec.TYPE_ANNOTATION
 
@@ -50,6 +45,8 @@ def train(
     transform_graph: BaseChannel,
     schema: BaseChannel,
     hyperparameters: Mapping[str, Any],
+    compute: Compute | None = None,
+    found: BaseChannel | None = None,
     code_digest: str = "",
     checkpoints: str = "",
 ) -> Trainer:
@@ -61,6 +58,8 @@ def train(
         schema: Schema; it makes no difference to the training, but the pushed model can be traced to it.
         hyperparameters: fields of `Hyperparameters`. Values go into `custom_config`, the one place from which the
             worker reads them; a RuntimeParameter gets there when the run has settled it.
+        compute: what it runs on; None for what there is.
+        found: HyperParameters that a search chose (`tuner_component`); its values go over `hyperparameters`.
         code_digest: digest of the code of this stage; it is there for the cache key, and so that changed code does not
             go on where other code stopped.
         checkpoints: folder outside of the artifacts, the same for each run, in which a training that was killed finds
@@ -74,6 +73,7 @@ def train(
     config = {
         **settled,
         **({executor.UNLESS_TOLD: {name: value.default for name, value in told.items()}} if told else {}),
+        **(compute or Compute()).to_config(),
         "code_digest": code_digest,
         "checkpoints": checkpoints,
     }
@@ -82,6 +82,7 @@ def train(
             examples=examples,
             transform_graph=transform_graph,
             schema=schema,
+            **({standard_component_specs.HYPERPARAMETERS_KEY: found} if found is not None else {}),
             run_fn=RUN_FN,
             train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN], num_steps=settled.get("train_steps")),
             eval_args=trainer_pb2.EvalArgs(splits=[features.VAL]),

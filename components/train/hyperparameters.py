@@ -26,6 +26,8 @@ class Hyperparameters:
         batch_size: images per step.
         train_steps: steps in all; how many passes over the training images that is follows from their number.
         seed: of the initial weights, the order of the images and dropout, 0 .. 2^31 - 1.
+        patience: epochs without a higher accuracy on val after which the training stops early; 0: it never does. The
+            learning rate still falls as if all steps were to come.
         ksize1: height and width of the first convolution's kernels, pixels.
         ksize2: the same of the second.
         nfil1: filters of the first convolution.
@@ -38,6 +40,7 @@ class Hyperparameters:
     batch_size: int
     train_steps: int
     seed: int = 1
+    patience: int = 0
     ksize1: int | None = None
     ksize2: int | None = None
     nfil1: int | None = None
@@ -102,6 +105,7 @@ def _check(hyperparameters: Hyperparameters) -> None:
         "batch_size": (1, 2**20),
         "train_steps": (1, 2**40),
         "seed": (0, 2**31 - 1),
+        "patience": (0, 2**20),
         "ksize1": (1, smallest_side),
         "ksize2": (1, smallest_side),
         "nfil1": (1, 2**16),
@@ -148,5 +152,7 @@ MODELS = {
             dropout=0.25,
         ),
         Hyperparameters("mlp", learning_rate=0.002, batch_size=128, train_steps=2150),
+        Hyperparameters("fast", learning_rate=0.01, batch_size=128, train_steps=860, dropout=0.1),
+        Hyperparameters("best", learning_rate=0.003, batch_size=128, train_steps=17200, dropout=0.3),
     )
 }

@@ -13,6 +13,7 @@ import keras
 from keras import layers
 
 from components import features
+from components.train.augmentation import Distort
 from components.train.hyperparameters import Hyperparameters
 
 
@@ -22,6 +23,17 @@ def build(hyperparameters: Hyperparameters) -> keras.Sequential:
     # The answer is float32 whatever the precision of the layers before it.
     answer = layers.Dense(len(features.CLASSES), activation="softmax", dtype="float32", name="probabilities")
     return keras.Sequential([keras.Input((*features.IMAGE_SHAPE, 1)), *stack, answer], name=hyperparameters.model)
+
+
+def for_inference(network: keras.Sequential) -> keras.Sequential:
+    """The same layers with the same weights, without those that are there for training images alone.
+
+    Whoever loads it needs Keras and no code of this project.
+    """
+    kept = [layer for layer in network.layers if not isinstance(layer, Distort)]
+    if len(kept) == len(network.layers):
+        return network
+    return keras.Sequential([keras.Input((*features.IMAGE_SHAPE, 1)), *kept], name=network.name)
 
 
 def linear(hyperparameters: Hyperparameters) -> list[layers.Layer]:
@@ -73,6 +85,46 @@ def mlp(hyperparameters: Hyperparameters) -> list[layers.Layer]:
     return [layers.Flatten(), *(layers.Dense(units, activation="relu") for units in (256, 128))]
 
 
+def _convolution(filters: int, kernel: int, pool: bool = False) -> list[layers.Layer]:
+    """A convolution without padding, a max-pool where one is asked for, batch norm (which has the bias) and relu.
+
+    The pool comes first, so that the others have a quarter of the work: it saves 23 % of a step of `best`.
+    """
+    return [
+        layers.Conv2D(filters, kernel, use_bias=False),
+        *([layers.MaxPooling2D(2)] if pool else []),
+        layers.BatchNormalization(momentum=0.9),
+        layers.Activation("relu"),
+    ]
+
+
+def fast(hyperparameters: Hyperparameters) -> list[layers.Layer]:
+    """Three convolutions with two max-pools and batch norm (3x3x64 = 576 values), dropout, 10: 40,986 parameters."""
+    return [
+        *_convolution(16, 5, pool=True),
+        *_convolution(48, 3, pool=True),
+        *_convolution(64, 3),
+        layers.Flatten(),
+        layers.Dropout(hyperparameters.dropout),
+    ]
+
+
+def best(hyperparameters: Hyperparameters) -> list[layers.Layer]:
+    """Distorted images, four convolutions with two max-pools and batch norm (2x2x128 = 512 values), dropout, 10.
+
+    190,858 parameters.
+    """
+    return [
+        Distort(rotation=12, zoom=0.12, shear=0.2, shift=2, bend=1.0),
+        *_convolution(32, 5, pool=True),
+        *_convolution(64, 3),
+        *_convolution(96, 3, pool=True),
+        *_convolution(128, 3),
+        layers.Flatten(),
+        layers.Dropout(hyperparameters.dropout),
+    ]
+
+
 NETWORKS: dict[str, Callable[[Hyperparameters], list[layers.Layer]]] = {
-    network.__name__: network for network in (linear, dnn, dnn_dropout, cnn, keras_cnn, mlp)
+    network.__name__: network for network in (linear, dnn, dnn_dropout, cnn, keras_cnn, mlp, fast, best)
 }

@@ -6,14 +6,14 @@ from __future__ import annotations
 import argparse
 import functools
 import pathlib
-import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from components.errors import BadInput, ProjectError
-from pipeline.kubeflow import answer
+from pipeline import answer
 
 if TYPE_CHECKING:
+    from pipeline.kubeflow import submit
     from pipeline.kubeflow.server import Server
 
 PACKAGE = "pipeline.yaml"  # what `compile` writes if it is told no other name
@@ -89,16 +89,8 @@ def _connected(run: Callable[[argparse.Namespace, Server], Any], args: argparse.
     from pipeline.kubeflow import server
 
     result = run(args, server.connect(args.host, args.namespace, args.token_file))
-    answer.give(args, "", result)
+    answer.write(result, args.json)
     return int(result.get("exit_code", 0)) if getattr(args, "wait", False) else 0
-
-
-def _stream(args: argparse.Namespace) -> TextIO:
-    return sys.stderr if args.json == answer.STDOUT else sys.stdout
-
-
-def _say(args: argparse.Namespace, text: str) -> None:
-    _stream(args).write(f"{text}\n")
 
 
 def upload(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
@@ -106,7 +98,7 @@ def upload(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
     from pipeline.kubeflow import submit
 
     made = submit.upload(server, pathlib.Path(args.package), args.pipeline, args.version)
-    _say(args, f"Uploaded {made['version']} of {made['pipeline']}: {made['url']}")
+    answer.say(args.json, f"Uploaded {made['version']} of {made['pipeline']}: {made['url']}")
     return made
 
 
@@ -114,17 +106,23 @@ def run(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
     """See `submit.run`; waits if asked to."""
     from pipeline.kubeflow import submit
 
-    version = submit.find_version(server, args.pipeline, args.version)
-    started = submit.run(server, version, args.param, args.pipeline_root, args.experiment, args.service_account)
-    _say(args, f"Started run {started['run_id']} of {version.name}: {started['url']}")
+    started = submit.run(server, _start(args, server))
+    answer.say(args.json, f"Started run {started['run_id']} of {started['version']}: {started['url']}")
     return _wait(args, server, started["run_id"]) if args.wait else started
+
+
+def _start(args: argparse.Namespace, server: Server) -> submit.Start:
+    from pipeline.kubeflow import submit
+
+    version = submit.find_version(server, args.pipeline, args.version)
+    return submit.Start(version, args.param, args.pipeline_root, args.experiment, args.service_account)
 
 
 def _wait(args: argparse.Namespace, server: Server, run_id: str) -> Mapping[str, Any]:
     from pipeline import record
     from pipeline.kubeflow import run_record, watch
 
-    screen = watch.Screen(_stream(args))
+    screen = watch.Screen(answer.stream(args.json))
     ended = watch.until_end(server, run_id, screen)
     if ended.state == "CANCELED":
         raise ProjectError(f"the run {run_id} was terminated")
@@ -144,11 +142,8 @@ def schedule(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
     """See `submit.schedule`."""
     from pipeline.kubeflow import submit
 
-    version = submit.find_version(server, args.pipeline, args.version)
-    made = submit.schedule(
-        server, version, args.cron, args.name, args.param, args.pipeline_root, args.experiment, args.service_account
-    )
-    _say(args, f"Scheduled {version.name} at {made['cron']}: {made['url']}")
+    made = submit.schedule(server, _start(args, server), args.cron, args.name)
+    answer.say(args.json, f"Scheduled {made['version']} at {made['cron']}: {made['url']}")
     return made
 
 
@@ -160,7 +155,7 @@ def status(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
 
     found = watch.get(server, args.run_id)
     tasks = watch.tasks(found, watch.spec(server, found))
-    screen = watch.Screen(_stream(args))
+    screen = watch.Screen(answer.stream(args.json))
     screen.show(tasks, all_of_them=True)
     ended = found.state in watch.ENDED and found.state != "CANCELED"
     row = run_record.read(server, found) if ended else None
@@ -195,7 +190,7 @@ def terminate(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
         raise BadInput(f"The run {args.run_id} has ended already, as {found.state}.")
     with server.asking("terminate the run"):
         server.client.terminate_run(args.run_id)
-    _say(args, f"The run {args.run_id} is being terminated.")
+    answer.say(args.json, f"The run {args.run_id} is being terminated.")
     return {"run_id": args.run_id}
 
 
@@ -227,7 +222,7 @@ def list_all(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
             for one in found or []
         ]
     for row in rows:
-        _say(args, "  ".join(row.values()))
+        answer.say(args.json, "  ".join(row.values()))
     if not rows:
-        _say(args, f"No {args.what}.")
+        answer.say(args.json, f"No {args.what}.")
     return {args.what: rows}

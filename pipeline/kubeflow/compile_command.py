@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from components.errors import BadInput
+from components.train.devices import GPU
+from pipeline import answer
 from pipeline.arguments import HYPERPARAMETERS, add_training
-from pipeline.kubeflow import answer
 from pipeline.kubeflow.quiet import quiet
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def register(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser("compile", help=does, description=does, allow_abbrev=False)
     parser.set_defaults(run=run)
     parser.add_argument("--image", required=True, metavar="IMAGE", help="container image of every task")
-    parser.add_argument("--gpu-image", metavar="IMAGE", help="of the training with --gpus; default: IMAGE")
+    parser.add_argument("--gpu-image", metavar="IMAGE", help="of the training on accelerators; default: IMAGE")
     parser.add_argument("--output", default=PACKAGE, metavar="FILE", help=f"default: {PACKAGE}")
     parser.add_argument("--config", metavar="FILE", help="TOML file, as of runner_local.py; flags go over it")
     answer.add_json(parser)
@@ -55,6 +56,8 @@ def register(subparsers: Any) -> None:
             f"--{what}", action="append", default=[], metavar="TASK=REQUEST:LIMIT", help="TASK may be all"
         )
     cluster.add_argument("--gpus", type=int, default=0, metavar="N", help="accelerators of the training; default: 0")
+    cluster.add_argument("--workers", type=int, metavar="N", help="train in a TFJob of N pods; default: in the task")
+    cluster.add_argument("--gpus-per-worker", type=int, metavar="N", help="accelerators of each of them; default: 1")
     cluster.add_argument("--gpu-resource", default="nvidia.com/gpu", metavar="NAME", help="default: nvidia.com/gpu")
     cluster.add_argument(
         "--node-selector", action="append", default=[], metavar="LABEL=VALUE", help="nodes for the training"
@@ -89,6 +92,10 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(f"--output takes a file in a folder that is there; {output.absolute().parent} is not")
 
     needs = _needs(args)
+    if effective.compute.accelerator == GPU and not (needs.gpus or needs.gpus_per_worker):
+        raise BadInput(
+            "the config file asks for GPUs, so say how many a node must have with --gpus N, or with --gpus-per-worker N"
+        )
     with quiet():
         from pipeline.kubeflow import lint, package
 
@@ -101,18 +108,21 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise BadInput(f"--output takes a file that can be written; {output}: {error.strerror}") from None
     tasks, model = len(documents[0]["deploymentSpec"]["executors"]), effective.hyperparameters.model
-    answer.give(
-        args,
-        f"{output}: pipeline {package.PIPELINE}, {tasks} tasks, model {model}\n",
-        {"package": str(output.absolute()), "pipeline": package.PIPELINE, "tasks": tasks, "model": model},
-    )
+    answer.say(args.json, f"{output}: pipeline {package.PIPELINE}, {tasks} tasks, model {model}")
+    told = {"package": str(output.absolute()), "pipeline": package.PIPELINE, "tasks": tasks, "model": model}
+    answer.write(told, args.json)
     return 0
 
 
 def _flags(args: argparse.Namespace, file: dict[str, Any]) -> dict[str, Any]:
     """The flags as `config.build` takes them."""
-    names = ("dataset", "span", "allow", "profile", "data-dir", "serving-dir", "serving-name", "beam-arg")
+    names = (
+        "dataset", "span", "allow", "profile", "data-dir", "serving-dir", "serving-name", "beam-arg", "tune",
+        "precision",
+    )  # fmt: skip
     flags: dict[str, Any] = {name: getattr(args, name.replace("-", "_")) for name in names}
+    if args.gpus > 0:
+        flags |= {"accelerator": GPU, "gpus": args.gpus}
     flags["training"] = {name: getattr(args, name.replace("-", "_")) for name in ("model", *HYPERPARAMETERS)}
     if flags["data-dir"] is None and "data-dir" not in file:
         if (flags["dataset"] or file.get("dataset")) == "digits":
@@ -143,9 +153,10 @@ def _check_floors(floors: Iterable[str], profile: pathlib.Path) -> None:
 def _needs(args: argparse.Namespace) -> Needs:
     from pipeline.kubeflow import resources
 
+    gpus_per_worker = _gpus_per_worker(args)
     if args.gpus < 0 or args.retries < 0:
         raise BadInput(f"--gpus and --retries take numbers from 0; received {min(args.gpus, args.retries)}")
-    if args.gpu_image and not args.gpus:
+    if args.gpu_image and not (args.gpus or gpus_per_worker):
         raise BadInput("--gpu-image is for the training on accelerators; say how many with --gpus N")
     if args.shared_memory:
         resources.amount("--shared-memory", args.shared_memory)
@@ -161,6 +172,8 @@ def _needs(args: argparse.Namespace) -> Needs:
     return resources.Needs(
         shares=resources.shares(args.cpu, args.memory),
         gpus=args.gpus,
+        workers=args.workers or 0,
+        gpus_per_worker=gpus_per_worker,
         gpu_resource=args.gpu_resource,
         node_selector=dict(_pair("--node-selector", text, "=", "LABEL=VALUE") for text in args.node_selector),
         tolerations=tuple(_toleration(text) for text in args.toleration),
@@ -170,6 +183,24 @@ def _needs(args: argparse.Namespace) -> Needs:
         secrets=secrets,
         env=env,
     )
+
+
+def _gpus_per_worker(args: argparse.Namespace) -> int:
+    if args.workers is None:
+        if args.gpus_per_worker is not None:
+            raise BadInput("--gpus-per-worker is for the workers of a training job; say how many with --workers N")
+        return 0
+    if args.workers < 1 or (args.gpus_per_worker or 0) < 0:
+        raise BadInput(
+            f"--workers takes numbers from 1, and --gpus-per-worker from 0; received {args.workers} and "
+            f"{args.gpus_per_worker}"
+        )
+    if args.gpus:
+        raise BadInput(
+            "with --workers, the accelerators are the workers'; say how many each gets with --gpus-per-worker N, and "
+            "leave --gpus out"
+        )
+    return 1 if args.gpus_per_worker is None else int(args.gpus_per_worker)
 
 
 def _pair(flag: str, text: str, separator: str, form: str) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from typing import Any
 
 from components import lean_import
 from components.errors import ProjectError
+from components.train import exchange
 from pipeline import code_digest, outcome
 from pipeline.kubeflow import adapt, notes, parameters
 
@@ -37,13 +38,15 @@ def main(arguments: Sequence[str]) -> int:
     try:
         lean_import.import_tensorflow()
         told.json_serialized_invocation_args = _with_facts(told.json_serialized_invocation_args, told.task)
+        if not on_vertex():
+            told.json_serialized_invocation_args = _with_addresses(told.json_serialized_invocation_args, told.task)
         if on_vertex():
             check_code(told.code_digest)
             call_tfx(told, beam_args)
         else:
             _run_noted(told, beam_args)
     except Exception as error:
-        return _exit_code(error)
+        return exit_code(error)
     return 0
 
 
@@ -132,6 +135,19 @@ def _with_facts(invocation: str, task: str) -> str:
     return json.dumps(executor_input)
 
 
+def _with_addresses(invocation: str, task: str) -> str:
+    """Tells a task that launches a training job where in the store its inputs and outputs lie: the workers go there."""
+    executor_input = json.loads(invocation)
+    values = executor_input.get("inputs", {}).get("parameterValues", {})
+    config = json.loads(values.get("custom_config") or "null")  # of other tasks TFX makes a null
+    if not config or exchange.MANIFEST not in config:
+        return invocation
+    urls = {path: notes.address(uri) for path, uri in adapt.uris(executor_input).items()}
+    config[exchange.TASK] = {"name": task, "run": notes.address(notes.prefix(executor_input, task)), "urls": urls}
+    values["custom_config"] = json.dumps(config)
+    return json.dumps(executor_input)
+
+
 def _run_noted(told: argparse.Namespace, beam_args: Sequence[str]) -> None:
     """Runs the task, and notes for the report how it went before the launcher learns of it."""
     executor_input = json.loads(told.json_serialized_invocation_args)
@@ -150,7 +166,7 @@ def _run_noted(told: argparse.Namespace, beam_args: Sequence[str]) -> None:
         try:
             notes.write(prefix, note)
         except ProjectError as second:  # what the task failed of matters more
-            _say(second)
+            say(second)
         raise
     notes.write(prefix, notes.Note(told.task, outcome.DONE, started, time.time(), inputs, _artifacts(answer)))
 
@@ -163,16 +179,18 @@ def _artifacts(holder: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _exit_code(error: Exception) -> int:
+def exit_code(error: Exception) -> int:
+    """Says why the process fails, in one sentence where it was written for a person; returns the code to end with."""
     cause = outcome.cause(error)
     if isinstance(cause, ProjectError):
-        _say(cause)
+        say(cause)
         return cause.exit_code
     traceback.print_exception(error)
     return 1
 
 
-def _say(error: Exception) -> None:
+def say(error: Exception) -> None:
+    """Writes what an error says on one line, as the last line of a task's log."""
     sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
 
 

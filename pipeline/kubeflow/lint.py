@@ -14,7 +14,14 @@ from google.protobuf import message as protobuf
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.errors import BadInput
-from pipeline.kubeflow import lint_contents, lint_executors, lint_graph, lint_kubernetes, message
+from pipeline.kubeflow import (
+    lint_contents,
+    lint_executors,
+    lint_graph,
+    lint_kubernetes,
+    lint_training_job,
+    message,
+)
 from pipeline.kubeflow.finding import Finding
 
 Json = dict[str, Any]
@@ -51,6 +58,7 @@ def check(text: str) -> list[Finding]:
         *lint_graph.check(spec),
         *lint_executors.check(spec, executors),
         *lint_kubernetes.check(others, executors),
+        *lint_training_job.check(spec),
         *lint_contents.check(spec, others),
     ]
 

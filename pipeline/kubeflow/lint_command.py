@@ -9,7 +9,7 @@ import pathlib
 from typing import Any
 
 from components.errors import BadInput
-from pipeline.kubeflow import answer
+from pipeline import answer
 
 
 def register(subparsers: Any) -> None:
@@ -32,7 +32,8 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(f"FILE must be a readable package; {args.package}: {why}") from None
     findings = lint.check(text)
     lines = [finding.sentence for finding in findings] or [f"{args.package}: nothing to complain about"]
-    answer.give(args, "\n".join(lines) + "\n", [dataclasses.asdict(finding) for finding in findings])
+    answer.say(args.json, *lines)
+    answer.write([dataclasses.asdict(finding) for finding in findings], args.json)
     if findings:
         count = f"{len(findings)} finding{'s' if len(findings) > 1 else ''}"
         raise BadInput(f"{args.package} breaks rules of Kubeflow Pipelines: {count}")

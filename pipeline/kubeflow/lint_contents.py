@@ -54,6 +54,11 @@ def check(spec: dict[str, Any], others: Sequence[Any]) -> Iterator[Finding]:
     yield from _named(spec)
 
 
+def holds_secret(name: str, value: Any) -> bool:
+    """Whether a value is there whose name says that it is secret."""
+    return bool(value) and bool(_SECRET_NAME.search(name)) and not _NO_SECRET.search(name)
+
+
 def _is_in(path: str, mounts: frozenset[str]) -> bool:
     return path.startswith(_EVERYWHERE) or any(path == one or path.startswith(f"{one.rstrip('/')}/") for one in mounts)
 
@@ -67,13 +72,13 @@ def _named(spec: dict[str, Any]) -> Iterator[Finding]:
             if name in told:
                 continue
             told.add(name)
-            if variable.get("value") and _SECRET_NAME.search(name) and not _NO_SECRET.search(name):
+            if holds_secret(name, variable.get("value")):
                 found = f"the environment of a package is not secret; found a value of {name}"
                 yield Finding("secret", label, found, f"mount it with --secret SECRET:KEY={name}")
     components = {"root": spec.get("root", {}), **spec.get("components", {})}
     for owner, component in components.items():
         for name, parameter in component.get("inputDefinitions", {}).get("parameters", {}).items():
-            if parameter.get("defaultValue") and _SECRET_NAME.search(name) and not _NO_SECRET.search(name):
+            if holds_secret(name, parameter.get("defaultValue")):
                 found = f"parameters are shown to everybody; found a default of {name}"
                 yield Finding("secret", owner, found, "mount it with --secret")
         for task, described in component.get("dag", {}).get("tasks", {}).items():

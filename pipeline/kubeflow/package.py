@@ -23,7 +23,7 @@ from components.errors import BadInput
 from components.ingest import source
 from pipeline import beam, code_digest, graph
 from pipeline.config import Config
-from pipeline.kubeflow import parameters
+from pipeline.kubeflow import parameters, training_job
 from pipeline.kubeflow.parameters import Parameter
 from pipeline.kubeflow.resources import NEVER_CACHED, Needs
 
@@ -46,7 +46,7 @@ Json = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Container images: of every task, and of those on accelerators."""
+    """Container images: of every task, and of what runs on accelerators."""
 
     cpu: str
     gpu: str
@@ -87,6 +87,8 @@ def compile_graph(config: Config, training: Mapping[str, Any], images: Images, n
         container["args"] = [*map(_compact, container["args"]), "--task", name, "--code_digest", digest]
         if "accelerator" in container["resources"]:
             container["image"] = images.gpu
+        if needs.launches(name):
+            training_job.launch(tasks[name], needs, images.gpu if needs.gpus_per_worker else images.cpu, digest)
     _tell(components["comp-push"], tasks["push"], told, parameters.OF_THE_RUN)
     _add_report(components, executors, names, told, images, needs)
     return [

@@ -13,7 +13,8 @@ from components.errors import BadInput
 
 EVERY_TASK = "all"
 # They train networks, so that an accelerator is of use.
-ON_ACCELERATOR = frozenset({"train"})
+TRAIN = "train"
+ON_ACCELERATOR = frozenset({"tune", TRAIN})
 # What they do not pass is a decision, and the same a minute later; a second push would find the first one's model.
 NEVER_RETRIED = frozenset({"data-gate", "infra-gate", "model-gate", "push", "report"})
 # What they read or change lies outside of their inputs, so that the server's cache would be blind to it.
@@ -46,6 +47,8 @@ class Share:
 
 _SMALL = Share(("250m", "1"), ("1Gi", "2Gi"))
 _MIDDLE = Share(("500m", "2"), ("2Gi", "4Gi"))
+# Of a task that has workers train: it looks on.
+LAUNCHER = Share(("250m", "1"), ("1Gi", "2Gi"))
 _LARGE = Share(("1", "2"), ("3Gi", "6Gi"))
 # For MNIST's 70,000 images, with room.
 SHARES: Mapping[str, Share] = {
@@ -57,6 +60,7 @@ SHARES: Mapping[str, Share] = {
     "data-check": _LARGE,
     "data-gate": _SMALL,
     "transform": _MIDDLE,
+    "tune": Share(("2", "4"), ("4Gi", "8Gi")),
     "train": Share(("2", "4"), ("4Gi", "8Gi")),
     "infra-check": _MIDDLE,
     "infra-gate": _SMALL,
@@ -74,6 +78,9 @@ class Needs:
     Attributes:
         shares: of every task.
         gpus: how many accelerators each task of `ON_ACCELERATOR` gets.
+        workers: how many workers train in the place of the task `TRAIN`, each with what is said here of it; 0: the task
+            does. Where they do, nodes, taints and shared memory are theirs.
+        gpus_per_worker: accelerators of each.
         gpu_resource: their name on the nodes.
         node_selector: labels of the nodes for the same tasks.
         tolerations: taints of those nodes, as Kubernetes writes them.
@@ -86,6 +93,8 @@ class Needs:
 
     shares: Mapping[str, Share] = dataclasses.field(default_factory=lambda: SHARES)
     gpus: int = 0
+    workers: int = 0
+    gpus_per_worker: int = 0
     gpu_resource: str = "nvidia.com/gpu"
     node_selector: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tolerations: tuple[Mapping[str, str], ...] = ()
@@ -95,9 +104,13 @@ class Needs:
     secrets: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def launches(self, task: str) -> bool:
+        """Whether workers do the work of a task."""
+        return self.workers > 0 and task == TRAIN
+
     def container(self, task: str) -> dict[str, Any]:
         """Resources and environment, for the executor's container in the PipelineSpec."""
-        share = self.shares[task]
+        share = LAUNCHER if self.launches(task) else self.shares[task]
         resources: dict[str, Any] = {
             "resourceCpuRequest": share.cpu[0],
             "resourceCpuLimit": share.cpu[1],
@@ -135,7 +148,7 @@ class Needs:
                 {"constant": name, "pvcNameParameter": {"runtimeValue": {"constant": name}}, "mountPath": path}
                 for name, path in sorted(self.volumes.items())
             ]
-        if task in ON_ACCELERATOR:
+        if task in ON_ACCELERATOR and not self.workers:
             if self.node_selector:
                 pod["nodeSelector"] = {"labels": dict(self.node_selector)}
             if self.tolerations:

@@ -14,7 +14,7 @@ from pipeline import outcome
 from pipeline.kubeflow import notes
 
 # Outputs that are models: large, and no report looks into them.
-_MODELS = frozenset({"model", "baseline", "best", "pushed_model"})
+_MODELS = frozenset({"model", "baseline", "best", "pushed_model", "trial_runs"})
 
 
 @dataclasses.dataclass
@@ -36,7 +36,7 @@ class Stage:
         """
         path = self.folder / self.name / key
         if not path.exists():
-            _fetch(self.location(key), path)
+            storage.fetch(notes.address(self.location(key)), path)
         return path
 
     def location(self, key: str) -> str:
@@ -98,15 +98,3 @@ def _ran(note: notes.Note, folder: pathlib.Path) -> Stage:
         f"{note.task} did not end: it was killed, by a person or for want of memory or time; its pod's events say why",
     )
     return Stage(note.task, outcome.FAILED, seconds, {}, folder, killed)
-
-
-def _fetch(uri: str, folder: pathlib.Path) -> None:
-    """Copies every object of an output into a folder; an output without any becomes an empty one."""
-    url = notes.address(uri)
-    files, root = storage.connect(url)
-    folder.mkdir(parents=True)
-    with storage.refusals(url):
-        for name in files.find(root):
-            target = folder / pathlib.PurePosixPath(name).relative_to(root)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            files.get_file(name, str(target))

@@ -125,97 +125,90 @@ def spec_of(answer: Any) -> Mapping[str, Any]:
     return dict((answer or {}).get("pipeline_spec") or answer or {})
 
 
-def run(
-    server: Server,
-    version: Version,
-    parameters: Sequence[str],
-    pipeline_root: str,
-    experiment: str,
-    service_account: str | None,
-) -> dict[str, str]:
-    """Starts a run of a version.
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a run, or each run of a schedule, starts with.
 
-    Args:
-        server: where.
+    Attributes:
         version: of which pipeline.
         parameters: NAME=VALUE of the parameters that differ from their defaults.
-        pipeline_root: the URI below which the run keeps its artifacts.
+        pipeline_root: the URI below which a run keeps its artifacts.
         experiment: its name; it is made where it is missing.
-        service_account: of the run's pods.
+        service_account: of the pods; None: the server's choice.
+    """
+
+    version: Version
+    parameters: Sequence[str]
+    pipeline_root: str
+    experiment: str
+    service_account: str | None
+
+    def checked(self) -> dict[str, Any]:
+        """As the client takes it, but for the experiment.
+
+        Raises:
+            BadInput: a parameter or the root is refused.
+        """
+        check_root(self.pipeline_root)
+        return {
+            "params": typed(self.version.spec, self.parameters),
+            "pipeline_id": self.version.pipeline_id,
+            "version_id": self.version.version_id,
+            "pipeline_root": self.pipeline_root,
+            "service_account": self.service_account,
+        }
+
+    def name(self) -> str:
+        """The pipeline's and the time."""
+        return f"{self.version.pipeline} {datetime.datetime.now():%Y-%m-%d %H-%M-%S}"
+
+
+def run(server: Server, start: Start) -> dict[str, str]:
+    """Starts a run.
 
     Returns:
         run_id, name, version and url.
 
     Raises:
-        BadInput: a parameter or the root is refused.
+        BadInput: the server, or this function, refuses something.
     """
-    values = typed(version.spec, parameters)
-    check_root(pipeline_root)
-    name = f"{version.pipeline} {datetime.datetime.now():%Y-%m-%d %H-%M-%S}"
+    told, name = start.checked(), start.name()
     with server.asking("start a run"):
-        started = server.client.run_pipeline(
-            server.client.create_experiment(experiment, namespace=server.namespace).experiment_id,
-            name,
-            params=values,
-            pipeline_id=version.pipeline_id,
-            version_id=version.version_id,
-            pipeline_root=pipeline_root,
-            service_account=service_account,
-        )
+        started = server.client.run_pipeline(_experiment(server, start), name, **told)
     url = f"{server.host}/#/runs/details/{started.run_id}"
-    return {"run_id": started.run_id, "name": name, "version": version.name, "url": url}
+    return {"run_id": started.run_id, "name": name, "version": start.version.name, "url": url}
 
 
-def schedule(
-    server: Server,
-    version: Version,
-    cron: str,
-    name: str | None,
-    parameters: Sequence[str],
-    pipeline_root: str,
-    experiment: str,
-    service_account: str | None,
-) -> dict[str, str]:
-    """Starts runs of a version again and again, one at a time, without making up for missed ones.
+def schedule(server: Server, start: Start, cron: str, name: str | None) -> dict[str, str]:
+    """Starts runs again and again, one at a time, without making up for missed ones.
 
     Args:
         server: where.
-        version: of which pipeline.
+        start: of each run.
         cron: six fields, seconds first, or the usual five; in UTC unless the server is set up otherwise.
         name: the schedule's, by default the pipeline's and the time.
-        parameters: as for `run`.
-        pipeline_root: as for `run`.
-        experiment: as for `run`.
-        service_account: as for `run`.
 
     Returns:
         schedule_id, name, cron as sent, version and url.
 
     Raises:
-        BadInput: the server, or this function, refuses a field.
+        BadInput: the server, or this function, refuses something.
     """
     fields = cron.split()
     if len(fields) not in (5, 6):
         raise BadInput(f"--cron must be six fields, seconds first, or the usual five. Received {cron!r}.")
     sent = " ".join(["0", *fields] if len(fields) == 5 else fields)
-    values = typed(version.spec, parameters)
-    check_root(pipeline_root)
-    name = name or f"{version.pipeline} {datetime.datetime.now():%Y-%m-%d %H-%M-%S}"
+    told, name = start.checked(), name or start.name()
     with server.asking("make a schedule", taken=f"{server.host} has a schedule {name!r} already: give another --name."):
         made = server.client.create_recurring_run(
-            server.client.create_experiment(experiment, namespace=server.namespace).experiment_id,
-            name,
-            cron_expression=sent,
-            max_concurrency=1,
-            no_catchup=True,
-            params=values,
-            pipeline_id=version.pipeline_id,
-            version_id=version.version_id,
-            pipeline_root=pipeline_root,
-            service_account=service_account,
+            _experiment(server, start), name, cron_expression=sent, max_concurrency=1, no_catchup=True, **told
         )
     url = f"{server.host}/#/recurringrun/details/{made.recurring_run_id}"
-    return {"schedule_id": made.recurring_run_id, "name": name, "cron": sent, "version": version.name, "url": url}
+    return {"schedule_id": made.recurring_run_id, "name": name, "cron": sent, "version": start.version.name, "url": url}
+
+
+def _experiment(server: Server, start: Start) -> str:
+    return str(server.client.create_experiment(start.experiment, namespace=server.namespace).experiment_id)
 
 
 def typed(spec: Mapping[str, Any], parameters: Sequence[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands of runner_local.py beside the run itself. Each imports what it needs when it is called.
 
-`doctor` must start where nothing is installed, so this imports the standard library alone.
+`doctor` must start where nothing is installed, so this imports, and what it imports, the standard library alone.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
-from components.errors import BadInput, ProjectError
+from components.errors import ProjectError
+from pipeline import answer
+from pipeline.arguments import Parser
 
 NAMES = ("prune", "rollback", "label", "doctor")
 HELP = """\
@@ -24,19 +25,12 @@ Each has its own --help. Where a model came from: python -m pipeline.lineage
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """One line on stderr and exit code 2 for wrong usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{message}; see --help")
-
-
 def main(arguments: Sequence[str]) -> int:
     """Runs the command that the first argument names; returns the exit code, as `runner_local.main` does."""
     name, *rest = arguments
     commands = {"prune": _prune, "rollback": _rollback, "label": _label, "doctor": _doctor}
     try:
-        return commands[name](_Parser(prog=f"runner_local.py {name}", allow_abbrev=False), rest)
+        return commands[name](Parser(prog=f"runner_local.py {name}", allow_abbrev=False), rest)
     except ProjectError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return error.exit_code
@@ -59,14 +53,14 @@ def _prune(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     result = prune.prune(place.of(args), args.keep)
     removed, freed = result["removed"], result["freed"]
     kept = ", ".join(f"{number} ({why})" for number, why in result["kept"]["versions"].items()) or "none"
-    _say(
-        args,
-        f"Freed {freed['total'] / 1e6:,.1f} MB: {_numbers('version', removed['versions'])}, {len(removed['runs'])} "
-        f"runs, {removed['artifacts']} artifacts, {removed['checkpoints']} checkpoints.",
+    answer.say(
+        args.json,
+        f"Freed {freed['total'] / 1e6:,.1f} MB: {_numbers('version', removed['versions'])}, "
+        f"{_numbers('run', removed['runs'])}, {removed['artifacts']} artifacts, {removed['checkpoints']} checkpoints.",
         f"Kept: versions {kept}; {len(result['kept']['runs'])} runs with their artifacts.",
         *([result["note"]] if result["note"] else []),
     )
-    place.write_json(result, args.json)
+    answer.write(result, args.json)
     return 0
 
 
@@ -84,13 +78,13 @@ def _rollback(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     before = versions.production(where.model)
     new, notes = roll_back.roll_back(where, args.version, args.reason)
     told = new.provenance["rollback"]
-    _say(
-        args,
+    answer.say(
+        args.json,
         f"In production now: version {new.number}, which is version {told['of']} again, in {new.location}",
         f"It replaces version {before.number if before else '–'}, whose model no run pushes again by itself.",
         *notes,
     )
-    place.write_json({"version": new.number, "path": new.location, **told}, args.json)
+    answer.write({"version": new.number, "path": new.location, **told}, args.json)
     return 0
 
 
@@ -107,14 +101,14 @@ def _label(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     done = labels.change(place.of(args).model, args.version, args.name, remove=args.remove)
     before, after = done["production"]
     moved = f", and no longer on version {done['before']}" if done["before"] not in (None, args.version) else ""
-    _say(
-        args,
+    answer.say(
+        args.json,
         f"{args.name} is taken off version {args.version}."
         if args.remove
         else f"{args.name} is on version {args.version}{moved}.",
         f"In production: version {after}" + (f" (before: {before})." if after != before else ", as before."),
     )
-    place.write_json(done, args.json)
+    answer.write(done, args.json)
     return 0
 
 
@@ -125,14 +119,9 @@ def _doctor(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
         "Says whether this machine can run the pipeline, and what to do about each thing that is wrong."
     )
     parser.add_argument("--output", default="output", metavar="DIR", help="what runs write; default: output/")
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write the result there, or to stdout")
+    answer.add_json(parser)
     args = parser.parse_args(arguments)
     return doctor.main(args.output, args.json)
-
-
-def _say(args: Any, *lines: str) -> None:
-    """Lines for a person, out of the way of JSON on stdout."""
-    (sys.stderr if args.json == "-" else sys.stdout).write("".join(f"{line}\n" for line in lines))
 
 
 def _numbers(what: str, numbers: Sequence[int]) -> str:

@@ -110,7 +110,7 @@ class Console(logging.Handler):
         if running:
             note = record.getMessage()
             self._rows[running[-1]] = ("running", 0.0, note)
-            if note.startswith("epoch "):  # the last one stays as the stage's result
+            if note.startswith(("epoch ", "trial ")):  # the last one stays as the stage's result
                 self._results[running[-1]] = note
 
     def __rich__(self) -> Table:

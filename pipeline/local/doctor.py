@@ -7,7 +7,6 @@ a warning; what would stop it blocks.
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import platform
@@ -15,9 +14,10 @@ import runpy
 import shutil
 import subprocess
 import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from components.errors import BadInput, GateStopped
+from pipeline import answer
 from pipeline.local import lock
 
 OK, WARNING, BLOCKED = "ok", "warning", "blocked"
@@ -56,9 +56,8 @@ def main(output: str, to: str | None) -> int:
     checks = examine(pathlib.Path(output).expanduser().absolute())
     blocked = [check.name for check in checks if check.state == BLOCKED]
     result = {"can_run": not blocked, "checks": [check._asdict() for check in checks]}
-    stream = sys.stderr if to == "-" else sys.stdout
-    stream.write("".join(f"{line}\n" for line in _lines(checks, stream.isatty())))
-    _write_json(result, to)
+    answer.say(to, *_lines(checks, answer.stream(to).isatty()))
+    answer.write(result, to)
     return GateStopped.exit_code if blocked else 0
 
 
@@ -275,17 +274,3 @@ def _lines(checks: list[Check], colours: bool) -> list[str]:
             lines.append(f"            {check.advice}")
     blocked = [check.name for check in checks if check.state == BLOCKED]
     return [*lines, f"Something blocks: {', '.join(blocked)}." if blocked else "This machine can run it."]
-
-
-def _write_json(result: dict[str, Any], to: str | None) -> None:
-    # Not as the other commands do it: their way leads through packages that may be missing.
-    if to is None:
-        return
-    text = json.dumps(result, indent=1) + "\n"
-    if to == "-":
-        sys.stdout.write(text)
-        return
-    try:
-        pathlib.Path(to).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"--json names a file that can be written, but {to}: {error.strerror}") from None

@@ -21,6 +21,7 @@ from components import lean_import
 from components.errors import BadInput
 from components.ingest.source import Choice
 from components.push import versions
+from components.train import devices
 from pipeline import code_digest, outcome, record
 from pipeline.config import Config
 from pipeline.local import database, lock, supervise
@@ -40,6 +41,7 @@ _CODE = {
     "data-check": "components.validate.component",
     "data-gate": "components.gate",
     "transform": "components.transform.component",
+    "tune": "components.train.tuner_component",
     "train": "components.train.component",
     "infra-check": "components.evaluate.component",
     "infra-gate": "components.gate",
@@ -72,6 +74,8 @@ def run(config: Config, choice: Choice, console: Console) -> dict[str, Any]:
                 f"Nothing has changed since run {former['run_id']}: its verdict stands (--fresh runs all again)."
             )
             return former
+        with redirected(pathlib.Path(os.devnull)):
+            devices.settle(config.compute)
         database.check(config.output / "metadata.db")
         _drop_orphans(config.output, console)
         _drop_old_checkpoints(config.output)
@@ -117,7 +121,7 @@ def explain(config: Config, choice: Choice, console: Console) -> list[dict[str, 
         former = None if config.fresh else _former(config, _fingerprint(config, choice))
         if former is not None:
             same = f"nothing has changed since run {former['run_id']}, whose verdict would be repeated"
-            rows = [{"stage": name, "runs": False, "reason": same} for name in _CODE]
+            rows = [{"stage": name, "runs": False, "reason": same} for name in _nodes(config)]
         else:
             database.check(config.output / "metadata.db")
             with redirected(pathlib.Path(os.devnull)):
@@ -199,7 +203,9 @@ def _temporary_folder(output: pathlib.Path) -> Iterator[None]:
         os.environ.pop("TMPDIR")
         if before is not None:
             os.environ["TMPDIR"] = before
-        shutil.rmtree(folder, ignore_errors=True)
+        # A job server that Beam started ends with this process, and wants to remove its folder itself.
+        if not any(folder.glob("beam-temp*")):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run_stages(config: Config, choice: Choice, console: Console, row: dict[str, Any]) -> None:
@@ -269,7 +275,12 @@ def _compile(config: Config, choice: Choice, row: Mapping[str, Any]) -> Any:
 def _code(config: Config) -> dict[str, dict[str, str]]:
     """Node id -> the files that its result depends on, and their digests."""
     extra = {"schema": (config.schema,)}
-    return {name: code_digest.files_of(module, *extra.get(name, ())) for name, module in _CODE.items()}
+    return {name: code_digest.files_of(module, *extra.get(name, ())) for name, module in _nodes(config).items()}
+
+
+def _nodes(config: Config) -> dict[str, str]:
+    """The entries of `_CODE` whose nodes are in the graph."""
+    return {name: module for name, module in _CODE.items() if name != "tune" or config.tune}
 
 
 def _fingerprint(config: Config, choice: Choice) -> str:

@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import pathlib
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import tensorflow as tf
+import tfx
 
-from benchmarks import bench, processes, table, whole_run
+from benchmarks import bench, plain_keras, processes, table, tfx_example, whole_run
 from benchmarks.measurement import Measurement
 from components.errors import BadInput, ProjectError
+from components.ingest import digits
 
 LINES = {
     "whole": 5,
@@ -19,7 +24,10 @@ LINES = {
     "training": 1,
     "start-up": 2,
     "kubeflow": 1,
+    "growth": 16,
+    "tfx-example": 1,
 }
+TFX_EXAMPLE = pathlib.Path(tfx.__file__).parent / "examples/mnist"
 
 
 @pytest.fixture
@@ -38,7 +46,7 @@ def test_every_part_has_its_lines():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", LINES)
+@pytest.mark.parametrize("part", [part for part in LINES if part != "tfx-example"])  # minutes, most of them TFX's
 def test_a_part_is_measured_and_the_table_written(part, page):
     prose = page.read_text(encoding="utf-8").partition(table.BEGIN)[0]
     command = [sys.executable, "-m", "benchmarks.bench", "--quick", "--only", part, "--page", str(page)]
@@ -53,6 +61,25 @@ def test_a_part_is_measured_and_the_table_written(part, page):
     assert "tensorflow 2." in text
     assert f"`python -m benchmarks.bench --quick --only {part} --page FILE`" in text
     assert page.read_text(encoding="utf-8").startswith(prose)
+
+
+def test_tfx_s_example_gets_every_image_as_it_reads_them(tmp_path):
+    digits.write(tmp_path / "digits")
+    tfx_example.write_data(tmp_path / "digits", tmp_path / "data/mnist.tfrecord")
+    kinds = {
+        "image_floats": tf.io.FixedLenFeature([784], tf.float32),
+        "image_class": tf.io.FixedLenFeature([], tf.int64),
+    }
+    records = list(tf.data.TFRecordDataset(str(tmp_path / "data/mnist.tfrecord")).as_numpy_iterator())
+    read = tf.io.parse_example(records, kinds)
+    images, labels = (
+        np.concatenate(part)
+        for part in zip(*(plain_keras.read_pair(tmp_path / "digits", name) for name in ("train", "t10k")), strict=True)
+    )
+    assert len(records) == 1797
+    np.testing.assert_allclose(read["image_floats"], images.reshape(-1, 784) - 0.5, atol=1e-6)
+    np.testing.assert_array_equal(read["image_class"], labels)
+    assert tfx_example.check(TFX_EXAMPLE) == TFX_EXAMPLE.resolve()
 
 
 def test_medians_and_goals():
@@ -100,6 +127,12 @@ def test_a_page_without_a_place_for_the_table_is_refused(tmp_path):
         (["--only", "start-up"], "the folder with MNIST's files must be named"),
         (["--only", "start-up", "nowhere"], "nowhere"),
         (["--rounds", "0"], "--rounds must be at least 1, not 0"),
+        (["--factor", "1"], "--factor must be at least 2, not 1"),
+        (["--quick", "--only", "tfx-example"], "mnist_utils_native_keras.py; received none"),
+        (
+            ["--quick", "--only", "tfx-example", "--tfx-example", "nowhere"],
+            "--tfx-example names the folder with mnist_",
+        ),
         (["--quick", "--page", "nowhere.md"], "the page for the table must be a file"),
     ],
 )

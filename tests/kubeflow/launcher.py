@@ -24,6 +24,8 @@ from typing import Any
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
+# Of the tests alone: where the credentials of a pod lie, which are at one place in each container.
+ACCOUNT = "TESTS_SERVICE_ACCOUNT"
 TELL = "--json_serialized_invocation_args"
 # What the modules of the tasks import, so that each is forked from a process that has it already.
 PRELOAD = [
@@ -198,7 +200,8 @@ def forked(command: list[str], container: pathlib.Path, log: pathlib.Path) -> in
     """Runs `python -m MODULE …` in a process of its own."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    passed = ("AWS_", "KUBERNETES_", "KFP_POD_", ACCOUNT)
+    environment = {name: value for name, value in os.environ.items() if name.startswith(passed)}
     process = context.Process(target=_in_container, args=(command, container, log, environment))
     process.start()
     process.join()
@@ -211,10 +214,14 @@ def _in_container(command: list[str], container: pathlib.Path, log: pathlib.Path
     target = os.open(log, os.O_WRONLY | os.O_CREAT, 0o644)
     os.dup2(target, 1)
     os.dup2(target, 2)
-    os.environ.update(environment, KFP_POD_NAME="pod")
+    os.environ.update({"KFP_POD_NAME": "pod", **environment})
     from pipeline.kubeflow import adapt
 
     adapt.ROOT = container
+    if ACCOUNT in os.environ:
+        from components.train import cluster
+
+        cluster.ACCOUNT = pathlib.Path(os.environ[ACCOUNT])
     # The image's working directory holds the project. Not the project itself: a URI taken for a path would land in it.
     work = container / "work"
     work.mkdir()

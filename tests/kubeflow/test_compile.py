@@ -64,7 +64,7 @@ def test_kfp_loads_it_with_a_default_for_each_parameter(tmp_path):
     assert {name: one.default for name, one in loaded.component_spec.inputs.items()} == {
         "data_dir": "s3://data/digits", "span": -1, "model": "cnn", "serving_dir": "s3://models/mnist", "allow": "",
         "force_push": "", "train_steps": 600, "learning_rate": -1.0, "batch_size": 128, "seed": 1, "ksize1": -1,
-        "ksize2": -1, "nfil1": -1, "nfil2": -1, "dropout": -1.0,
+        "ksize2": -1, "nfil1": -1, "nfil2": -1, "dropout": -1.0, "patience": 0,
     }  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def test_the_training_gets_its_own_nodes_and_every_task_volumes_and_environment(
         "2Gi", "--memory", "train=8Gi:16Gi", "--cpu", "all=1:3", "--retries", "0", "--storage", "own",
         "--data-dir", "/data/mnist", "--pvc", "images=/data", "--serving-dir", "gs://models",
         "--secret", "s3:id=AWS_ID", "--secret", "s3:key=AWS_SECRET_ACCESS_KEY", "--env", "AWS_REGION=x",
-        "--model", "linear", "--train-steps", "7",
+        "--model", "linear", "--train-steps", "7", "--precision", "bfloat16",
     )  # fmt: skip
     pods = kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert container(spec, "train")["image"] == "b:2"
@@ -181,6 +181,9 @@ def test_the_training_gets_its_own_nodes_and_every_task_volumes_and_environment(
         ]  # fmt: skip
     told = spec["root"]["inputDefinitions"]["parameters"]
     assert (told["model"]["defaultValue"], told["train_steps"]["defaultValue"]) == ("linear", 7)
+    # Without them it must not train.
+    config = json.loads(tasks_of(spec)["train"]["inputs"]["parameters"]["custom_config"]["runtimeValue"]["constant"])
+    assert (config["accelerator"], config["gpus"], config["precision"]) == ("gpu", 2, "bfloat16")
     assert not any("retryPolicy" in task for task in tasks_of(spec).values())
 
 
@@ -216,6 +219,12 @@ def test_what_makes_no_package_is_refused_in_one_line(arguments, message, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def test_gpus_of_a_config_file_are_said_for_the_nodes_too(tmp_path, capfd):
+    (tmp_path / "own.toml").write_text("gpus = 2")
+    assert runner_kfp.main(["compile", "--image", "a", "--config", str(tmp_path / "own.toml")]) == 2
+    assert "say how many a node must have with --gpus N" in capfd.readouterr().err
+
+
 def test_a_profile_must_be_in_the_image_and_have_a_floor_for_each_model(tmp_path, capfd):
     profile = tmp_path / "own.toml"
     (tmp_path / "own.pbtxt").write_text("")
@@ -226,7 +235,7 @@ def test_a_profile_must_be_in_the_image_and_have_a_floor_for_each_model(tmp_path
     assert "so a profile's schema must be one of them" in capfd.readouterr().err
     profile.write_text('schema = "own.pbtxt"\n[model-gate.accuracy]\ncnn = 0.5\n')
     assert runner_kfp.main(arguments) == 2
-    assert "has no [model-gate.accuracy] linear, dnn, dnn_dropout, keras_cnn, mlp" in capfd.readouterr().err
+    assert "has no [model-gate.accuracy] linear, dnn, dnn_dropout, keras_cnn, mlp, fast, best" in capfd.readouterr().err
 
 
 def test_the_command_line_answers_without_tensorflow():
@@ -235,3 +244,26 @@ def test_the_command_line_answers_without_tensorflow():
         "sys.exit(any(name in sys.modules for name in ('tensorflow', 'tfx', 'kfp')))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True).returncode == 0
+
+
+def test_a_search_is_one_more_task_whose_winner_the_training_takes(package):
+    spec, kubernetes = packages.documents(*packages.DIGITS, "--tune", "3", "--dropout", "0.1", "--gpus", "1")
+    tasks, before = tasks_of(spec), tasks_of(package[0])
+    assert list(set(tasks) - set(before)) == ["tune"]
+    assert set(before["train"]["inputs"]["artifacts"]) == {"examples", "transform_graph", "schema"}
+    assert tasks["train"]["inputs"]["artifacts"]["hyperparameters"] == {
+        "taskOutputArtifact": {"producerTask": "tune", "outputArtifactKey": "best_hyperparameters"}
+    }
+    assert "data-gate" in tasks["tune"]["dependentTasks"]
+    given = tasks["tune"]["inputs"]["parameters"]
+    assert given["model_type"] == {"componentInputParameter": "model"}
+    assert given["learning_rate"] == {"componentInputParameter": "learning_rate"}
+    config = json.loads(given["custom_config"]["runtimeValue"]["constant"])
+    assert (config["trials"], config["fixed"], config["checkpoints"]) == (3, ["dropout"], "")
+    assert config["unless_told"]["dropout"] == 0.1
+    splits = [json.loads(given[name]["runtimeValue"]["constant"])["splits"] for name in ("train_args", "eval_args")]
+    assert splits == [["train"], ["val"]]
+    assert tasks["tune"]["cachingOptions"] == {"enableCache": True}
+    assert container(spec, "tune")["resources"]["accelerator"]["resourceCount"] == "1"
+    assert container(spec, "report")["args"][3].split(",").index("tune") == NODES.index("train")
+    assert "exec-tune" in kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"]

@@ -120,6 +120,35 @@ def test_push_is_told_the_run_and_what_its_parameters_made_of_the_configuration(
     assert told["config"]["training"]["seed"] == 4
 
 
+def test_a_task_that_launches_a_training_job_is_told_where_its_files_lie(monkeypatch, tmp_path):
+    monkeypatch.setattr(adapt, "ROOT", tmp_path)
+    told = {
+        "inputs": {
+            "artifacts": {"examples": {"artifacts": [{"uri": "minio://data/root/other/run0/ingest/examples"}]}},
+            "parameterValues": {"custom_config": json.dumps({"seed": 3, "training_job": {"kind": "TFJob"}})},
+        },
+        "outputs": {"artifacts": {"model": {"artifacts": [{"uri": "minio://bucket/root/mnist/run1/train/0f/model"}]}}},
+    }
+    told = json.loads(entrypoint._with_addresses(json.dumps(told), "train"))
+    assert json.loads(told["inputs"]["parameterValues"]["custom_config"]) == {
+        "seed": 3,
+        "training_job": {"kind": "TFJob"},
+        "task": {
+            "name": "train",
+            "run": "s3://bucket/root/mnist/run1",
+            "urls": {
+                f"{tmp_path}/minio/data/root/other/run0/ingest/examples": "s3://data/root/other/run0/ingest/examples",
+                f"{tmp_path}/minio/bucket/root/mnist/run1/train/0f/model": "s3://bucket/root/mnist/run1/train/0f/model",
+            },
+        },
+    }
+
+
+@pytest.mark.parametrize("config", ["null", "{}", ""])
+def test_other_tasks_configurations_stay_as_they_are(cluster, config):
+    assert run(cluster, "Produce", {}, parameters={"steps": 3, "custom_config": config}) is not None
+
+
 def test_a_gate_that_stops(cluster, capsys):
     assert run(cluster, "Stop", {}) is None
     assert cluster.tasks[-1].exit_code == 3

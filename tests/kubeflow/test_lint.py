@@ -363,8 +363,8 @@ def test_the_command_lists_what_it_finds(text, tmp_path: pathlib.Path, capsys):
     assert runner_kfp.main(["lint", str(file), "--json"]) == 2
     assert [one["rule"] for one in json.loads(capsys.readouterr().out)] == ["schema-version", "pipeline-name"]
     for place, said in (
-        (tmp_path / "no" / "file", "--json: it takes a file that can be written"),
-        ("/dev/full", "--json takes a file that can be written; /dev/full: No space left on device"),
+        (tmp_path / "no" / "file", "--json names a file that can be written"),
+        ("/dev/full", "--json names a file that can be written, but /dev/full: No space left on device"),
     ):
         assert runner_kfp.main(["lint", str(file), "--json", str(place)]) == 2
         assert said in capsys.readouterr().err

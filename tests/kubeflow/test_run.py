@@ -17,7 +17,7 @@ import runner_kfp
 from components.ingest import digits, idx
 from components.push import versions
 from tests import object_stores
-from tests.kubeflow import launcher
+from tests.kubeflow import cluster_stub, launcher
 
 pytestmark = pytest.mark.slow
 
@@ -70,17 +70,21 @@ def run(s3: object_stores.S3, package: pathlib.Path, tmp_path_factory: pytest.Te
     """Runs the package below a pipeline root with such parameters."""
 
     def start(root: str, **parameters: Any) -> Ended:
-        cluster = launcher.Cluster(root, tmp_path_factory.mktemp("containers"), launcher.forked)
-        with launcher.orchestrated(cluster, tmp_path_factory.mktemp("local")) as orchestrate:
-            succeeded = orchestrate(package, **parameters)
-        tasks = {task.name: task for task in cluster.tasks}
-        assert "report" in tasks, cluster.tasks[-1].log
-        assert tasks["report"].exit_code == 0, tasks["report"].log
-        row = json.loads(read(f"{cluster.prefix}/record.json"))
-        assert json.loads(read(cluster.published["report"]["record"]["uri"])) == row
-        return Ended(succeeded, row, read(row["report"]).decode(), tasks, cluster.published["report"])
+        return run_package(package, root, tmp_path_factory.mktemp("run"), **parameters)
 
     return start
+
+
+def run_package(package: pathlib.Path, root: str, folder: pathlib.Path, **parameters: Any) -> Ended:
+    cluster = launcher.Cluster(root, folder / "containers", launcher.forked)
+    with launcher.orchestrated(cluster, folder / "local") as orchestrate:
+        succeeded = orchestrate(package, **parameters)
+    tasks = {task.name: task for task in cluster.tasks}
+    assert "report" in tasks, cluster.tasks[-1].log
+    assert tasks["report"].exit_code == 0, tasks["report"].log
+    row = json.loads(read(f"{cluster.prefix}/record.json"))
+    assert json.loads(read(cluster.published["report"]["record"]["uri"])) == row
+    return Ended(succeeded, row, read(row["report"]).decode(), tasks, cluster.published["report"])
 
 
 def read(uri: str) -> bytes:
@@ -175,6 +179,34 @@ def test_a_data_gate_that_stops_leaves_report_record_and_findings(run, data, tmp
     assert ended.record["reason"] in ended.tasks["data-gate"].log
     assert ended.record["metrics"] is None
     assert ended.record["findings"][0]["sentence"] in ended.html.replace("&#39;", "'")
+
+
+def test_two_workers_of_a_training_job_train_the_model_that_is_pushed(s3, data, tmp_path):
+    file, serving = tmp_path / "pipeline.yaml", tmp_path / "volume" / "mnist"
+    code = runner_kfp.main(
+        ["compile", "--image", "registry.example/mnist:1", "--profile", "digits", "--data-dir", "s3://nowhere/data",
+         "--serving-dir", "s3://nowhere/models", "--workers", "2", "--gpus-per-worker", "0", "--storage", "own",
+         "--env", f"AWS_ENDPOINT_URL={s3.url}", "--secret", "store:id=AWS_ACCESS_KEY_ID",
+         "--secret", "store:key=AWS_SECRET_ACCESS_KEY", "--output", str(file)]
+    )  # fmt: skip
+    assert code == 0
+    with cluster_stub.running(tmp_path / "cluster") as stub:
+        stub.secrets["store"] = {
+            "id": object_stores.ENVIRONMENT["AWS_ACCESS_KEY_ID"],
+            "key": object_stores.ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
+        }
+        told = {"data_dir": str(data), "serving_dir": str(serving), "train_steps": 200}
+        ended = run_package(file, "minio://artifacts/root", tmp_path / "run", **told)
+        assert ended.succeeded, ended.tasks["train"].log[-3000:]
+        assert ended.record["verdict"] == "pushed"
+        assert ended.record["devices"] == ["worker 0 CPU:0", "worker 1 CPU:0"]
+        assert ended.record["metrics"]["accuracy"] > 0.93
+        assert (serving / "1" / "saved_model.pb").is_file()
+        assert "worker 0: epoch 1/" in ended.tasks["train"].log
+        [job] = stub.made
+        assert job["metadata"]["name"].startswith(f"train-{ended.record['run_id'][:8]}-")
+        assert stub.jobs == {}
+        assert [code for _, _, code in stub.ends] == [0, 0]
 
 
 def test_the_package_has_no_path_of_this_machine(package):

@@ -120,3 +120,33 @@ def test_the_record_of_a_configuration_is_json_and_complete() -> None:
     assert told["model_gate"]["change"] == 0.003
     assert pathlib.Path(told["data_dir"]).is_absolute()
     assert told["allow"] == ["drift"]
+
+
+def test_a_search_leaves_alone_what_a_person_gave() -> None:
+    assert (build().tune, build().fixed) == (0, ())
+    flags = {"training": {"learning-rate": 0.01, "seed": None}}
+    assert build(flags).fixed == ()  # the same configuration, however it was said, where nothing is searched
+    file = {"tune": 5, "training": {"model": "cnn", "ksize1": 3}}
+    assert (build(flags, file).tune, build(flags, file).fixed) == (5, ("ksize1", "learning_rate"))
+    assert build(file={"tune": 5}, profile=DIGITS).fixed == ()  # a profile's train-steps are for every run
+    assert (build({"tune": 0}, file).tune, build({"tune": 7}, file).tune) == (0, 7)
+    record = build({"tune": 7}).to_record()
+    assert (record["tune"], record["fixed"]) == (7, ())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"tune": -1}, "tune must be a whole number from 0"),
+        ({"tune": 2.5}, "tune must be int"),
+        ({"tune": True}, "tune must be int"),
+        ({"tune": 10**9}, "to 10000, not 1000000000"),
+        (
+            {"tune": 3, "training": {"model": "linear", "learning-rate": 0.1, "batch-size": 8}},
+            "of the model 'linear' these are learning_rate, batch_size, and all of them are given",
+        ),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        build(flags)

@@ -49,7 +49,9 @@ def candidate(folder: pathlib.Path, value: float, accuracy: float = 0.9) -> dict
         "schema": at(standard_artifacts.Schema, folder / "schema"),
         **{f"{name}_checks": at(Checks, folder / name) for name in ("data", "infra", "model")},
     }
-    (folder / "run" / "training.json").write_text('{"parameters": 1, "steps": 2}')
+    (folder / "run" / "training.json").write_text(
+        '{"parameters": 1, "steps": 2, "hyperparameters": {"model": "cnn", "seed": 4}}'
+    )
     (folder / "statistics" / "Split-train").mkdir()
     (folder / "statistics" / "Split-train" / "FeatureStats.pb").write_bytes(b"statistics")
     (folder / "schema" / "schema.pbtxt").write_text("")
@@ -76,9 +78,12 @@ def push(
     folder: pathlib.Path,
     forced: str | None = None,
     run_id: str = "r1",
+    **told: Any,
 ) -> Any:
     channels = {key: Channel(type=type(value)) for key, value in {**given, "baseline": against}.items()}
-    node = component.push(serving_dir=str(serving), run=json.dumps({"run_id": run_id, "forced": forced}), **channels)
+    node = component.push(
+        serving_dir=str(serving), run=json.dumps({"run_id": run_id, "forced": forced, **told}), **channels
+    )
     return stages.run(node, {**given, "baseline": against}, folder)["pushed_model"]
 
 
@@ -210,3 +215,15 @@ def test_a_model_that_a_rollback_took_out_of_production_does_not_come_back_by_it
     )
     # Forced back, it is withdrawn no longer.
     assert rollback.withdrawn(serving) == {}
+
+
+def test_the_provenance_has_what_was_trained_with(tmp_path: pathlib.Path) -> None:
+    serving = tmp_path / "serving"
+    against = baseline(serving, tmp_path / "before")["baseline"]
+    given = candidate(tmp_path / "candidate", 1.0, 0.9)
+    asked = {"training": {"model": "cnn", "seed": 3}, "tune": 2}
+    push(serving, given, against, tmp_path / "pushed", config=asked)
+    extra = serving / "1" / "assets.extra"
+    used = {"training": {"model": "cnn", "seed": 4}, "tune": 2}
+    assert json.loads((extra / "provenance.json").read_text())["config"] == used
+    assert json.loads((extra / "model_card.json").read_text())["config"] == used

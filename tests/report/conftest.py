@@ -154,6 +154,7 @@ def make_run(tmp_path: pathlib.Path) -> MakeRun:
         ]
         training = {
             "devices": ["CPU:0"], "steps": 20, "seconds": 75.0, "parameters": 1234,
+            "best_epoch": 2, "stopped_early": True,
             "epochs": [epoch | {"learning_rate": 0.01} for epoch in epochs],
         }  # fmt: skip
         _json(at["train.model_run"] / "training.json", training)

@@ -48,6 +48,11 @@ def test_a_whole_run_has_every_section(make_run, tmp_path: pathlib.Path) -> None
     assert "PUSHED: accuracy 95.00%, baseline 90.00% (version 1)" in words(section(text, "verdict"))
 
 
+def test_the_training_says_which_epoch_is_exported(make_run, tmp_path: pathlib.Path) -> None:
+    found = words(section(text_of(make_run(), tmp_path), "training"))
+    assert "87.50% accuracy on val after epoch 2, whose weights are exported; stopped early, after epoch 2" in found
+
+
 def test_gate_table(make_run, tmp_path: pathlib.Path) -> None:
     text = text_of(make_run(), tmp_path)
     rows = {name: words(row) for name, row in re.findall(r'<tr data-gate="([^"]*)">(.*?)</tr>', text, re.DOTALL)}
@@ -239,3 +244,51 @@ def test_comparison_of_runs_on_other_data_without_answers(make_run, tmp_path: pa
     assert "The data differ" in text
     assert not section(text, "galleries")
     assert "accuracy 95.00% – –" in words(section(text, "metrics"))
+
+
+TRIALS: Any = {
+    "trials": [
+        {
+            "number": number, "values": {"learning_rate": rate, "batch_size": 1024}, "state": state,
+            "val_accuracy": score, "val_loss": score and 0.25,
+            "seconds": score and 75.0, "steps": score and 1075, "reason": reason,
+        }
+        for number, rate, state, score, reason in (
+            (1, 0.005, "done", 0.9812, None),
+            (2, 0.0199999, "diverged", None, "its loss was <nan>"),
+            (3, 0.00123456, "done", 0.9875, None),
+        )
+    ],
+    "winner": 3,
+    "space": {"learning_rate": "0.00125 to 0.02", "batch_size": "512, 1024"},
+    "share": 0.25,
+}  # fmt: skip
+
+
+def test_trials_best_first_with_winner_and_defaults(make_run, tmp_path: pathlib.Path) -> None:
+    text = section(text_of(make_run(tuning=TRIALS), tmp_path), "tuning")
+    assert "3 trials, each on 25 % of the images" in words(text)
+    assert "Trial 3 was the best, with 98.75%; the values in force without a search gave 98.12%." in words(text)
+    rows = [words(row) for row in re.findall(r"<tr data-trial=.\d.>(.*?)</tr>", text, re.DOTALL)]
+    assert rows == [
+        "3 0.00123 1024 98.75% 0.2500 1,075 1 min 15 s ✓ best",
+        "1 0.005 1024 98.12% 0.2500 1,075 1 min 15 s in force without a search",
+        "2 0.02 1024 diverged its loss was <nan>",
+    ]
+    assert "learning rate 0.00125 to 0.02" in words(text)
+    assert "<nan>" not in text
+
+
+def test_a_search_that_found_nothing_better(make_run, tmp_path: pathlib.Path) -> None:
+    told = TRIALS | {"winner": 1, "trials": [TRIALS["trials"][0]]}
+    text = text_of(make_run(tuning=told), tmp_path)
+    assert "None was better than the first" in words(section(text, "tuning"))
+    assert '<a href="#tuning">' in text
+    assert 'id="tuning"' not in text_of(make_run("20260101-000000-bbbb"), tmp_path)
+
+
+def test_a_search_whose_first_trial_diverged(make_run, tmp_path: pathlib.Path) -> None:
+    first = TRIALS["trials"][1] | {"number": 1}
+    told = TRIALS | {"trials": [first, TRIALS["trials"][2]]}
+    text = words(section(text_of(make_run(tuning=told), tmp_path), "tuning"))
+    assert "in force without a search gave nothing: their training diverged." in text

@@ -19,6 +19,8 @@ from tensorboard.util import tensor_util
 from components.train import pictures, run
 from components.train.board import Board
 from components.train.hyperparameters import Hyperparameters
+from components.train.kept import Kept
+from components.train.validation import Validation
 
 
 def runs_in(folder: pathlib.Path) -> EventMultiplexer:
@@ -92,9 +94,13 @@ def test_the_matrix_counts_what_the_network_answers(tmp_path: pathlib.Path, monk
     kernel[:, 3] = 0.01
     network.set_weights([kernel, np.zeros(10, np.float32)])
     images = np.ones((4, 28, 28, 1), np.float32) * np.array([0.1, 0.2, 0.3, 0.4], np.float32)[:, None, None, None]
-    board = Board(str(tmp_path), (images, np.array([3, 5, 7, 200])), Hyperparameters.of("linear"))
-    board.set_model(network)
-    board.on_epoch_end(0)
+    network.compile("sgd")
+    exported = keras.models.clone_model(network)
+    validation = Validation(exported, Kept(images, np.array([3, 5, 7, 200])))
+    board = Board(str(tmp_path), validation, Hyperparameters.of("linear"))
+    for callback in (validation, board):
+        callback.set_model(network)
+        callback.on_epoch_end(0)
     matrix, captions = drawn["matrix"], drawn["captions"]
     assert {(row, column): matrix[row, column] for row, column in np.argwhere(matrix)} == {
         (3, 3): 1, (5, 3): 1, (7, 3): 1

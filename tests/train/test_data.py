@@ -6,7 +6,7 @@ import pytest
 
 from components import features
 from components.errors import BadInput
-from components.train import data
+from components.train import data, kept
 from components.train.transform_graph import TransformGraph
 
 IMAGES = np.arange(10, dtype=np.float32).reshape(10, 1, 1, 1) + np.zeros((10, 4, 4, 1), np.float32)
@@ -15,12 +15,14 @@ LABELS = np.arange(10)
 
 def take(count, **arguments):
     options = {"batch_size": 4, "seed": 3, **arguments}
-    return list(data.batches(IMAGES, LABELS, **options).take(count).as_numpy_iterator())
+    images = kept.Kept(IMAGES, LABELS)
+    return list(data.batches(images, **options).take(count).as_numpy_iterator())
 
 
 def test_load_gives_every_image_transformed_in_order(inputs):
     transform = TransformGraph(inputs.artifacts["transform_graph"].uri)
-    images, labels = data.load([f"{inputs.artifacts['examples'].uri}/Split-train/*"], transform, "train")
+    loaded = data.load([f"{inputs.artifacts['examples'].uri}/Split-train/*"], transform, "train")
+    images, labels = loaded.images(np.arange(len(loaded))), loaded.labels
     expected_images, expected_labels = inputs.splits[features.TRAIN]
     assert images.dtype == np.float32
     assert labels.dtype == np.int64
@@ -68,3 +70,19 @@ def test_a_batch_may_be_larger_than_the_data():
     assert np.bincount(labels).min() >= 2
     assert data.steps_per_pass(10, 25) == 1
     assert data.steps_per_pass(10, 4) == 3
+
+
+def test_replicas_share_each_batch_in_order():
+    whole = take(3, batch_size=4)
+    parts = take(6, batch_size=4, replicas=2)
+    first, second = (take(3, batch_size=4, replicas=2, mine=slice(one, one + 1)) for one in range(2))
+    for number, (images, labels) in enumerate(whole):
+        assert labels.tolist() == [*parts[2 * number][1], *parts[2 * number + 1][1]]
+        assert labels.tolist() == [*first[number][1], *second[number][1]]
+        np.testing.assert_array_equal(images, np.concatenate([first[number][0], second[number][0]]))
+
+
+def test_val_comes_in_its_order():
+    found = list(data.in_order(kept.Kept(IMAGES, LABELS), 4).as_numpy_iterator())
+    assert [len(images) for images in found] == [4, 4, 2]
+    np.testing.assert_array_equal(np.concatenate(found), IMAGES)

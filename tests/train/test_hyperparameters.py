@@ -11,8 +11,8 @@ from components.train import hyperparameters
 from components.train.hyperparameters import MODELS, Hyperparameters
 
 
-def test_the_six_models_have_defaults():
-    assert list(MODELS) == ["linear", "dnn", "dnn_dropout", "cnn", "keras_cnn", "mlp"]
+def test_the_models_have_defaults():
+    assert list(MODELS) == ["linear", "dnn", "dnn_dropout", "cnn", "keras_cnn", "mlp", "fast", "best"]
     assert all(Hyperparameters.of(name) == defaults for name, defaults in MODELS.items())
 
 
@@ -31,7 +31,7 @@ def test_the_configuration_of_the_trainer_leads_back():
 @pytest.mark.parametrize(
     ("model", "overrides", "message"),
     [
-        ("rnn", {}, "one of linear, dnn, dnn_dropout, cnn, keras_cnn, mlp, not 'rnn'"),
+        ("rnn", {}, "one of linear, dnn, dnn_dropout, cnn, keras_cnn, mlp, fast, best, not 'rnn'"),
         ("linear", {"ksize1": 3}, "'linear' has no 'ksize1'; it has learning_rate, batch_size, train_steps, seed"),
         ("cnn", {"depth": 3}, "'cnn' has no 'depth'"),
         ("cnn", {"batch_size": 0}, "batch_size must be a whole number from 1"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from components import features
-from components.train import networks
+from components.train import augmentation, hyperparameters, networks, objective
 from components.train.hyperparameters import MODELS, Hyperparameters
 
 
@@ -24,6 +24,9 @@ PARAMETERS = {
     "cnn": (5 * 5 * 1 + 1) * 10 + (5 * 5 * 10 + 1) * 20 + dense(7 * 7 * 20, 300, 10),
     "keras_cnn": (3 * 3 * 1 + 1) * 32 + (3 * 3 * 32 + 1) * 32 + dense(12 * 12 * 32, 128, 10),
     "mlp": dense(784, 256, 128, 10),
+    # A kernel, and four values for each filter in batch norm, of which two are averages and not trained.
+    "fast": 5 * 5 * 16 + 3 * 3 * (16 * 48 + 48 * 64) + 4 * (16 + 48 + 64) + dense(3 * 3 * 64, 10),
+    "best": 5 * 5 * 32 + 3 * 3 * (32 * 64 + 64 * 96 + 96 * 128) + 4 * (32 + 64 + 96 + 128) + dense(2 * 2 * 128, 10),
 }
 
 
@@ -96,6 +99,21 @@ def test_dnn_dropout_drops_after_the_last_hidden_layer():
     assert networks.build(Hyperparameters.of("dnn_dropout")).layers[4].rate == 0.1
 
 
+def test_best_trains_on_distorted_images_and_is_exported_without():
+    network = networks.build(Hyperparameters.of("best"))
+    exported = networks.for_inference(network)
+    assert layer_types(network)[0] == "Distort"
+    assert layer_types(exported) == layer_types(network)[1:]
+    images = np.random.default_rng(1).random((3, 28, 28, 1), np.float32)
+    np.testing.assert_array_equal(np.asarray(exported(images)), np.asarray(network(images, training=False)))
+    assert all(mine is its for mine, its in zip(exported.weights, network.weights, strict=True))
+
+
+def test_what_is_exported_is_the_network_itself_where_nothing_is_left_out():
+    network = networks.build(Hyperparameters.of("keras_cnn"))
+    assert networks.for_inference(network) is network
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_other_images_need_features_alone(model, monkeypatch):
     monkeypatch.setattr(features, "IMAGE_SHAPE", (32, 32))
@@ -103,8 +121,9 @@ def test_other_images_need_features_alone(model, monkeypatch):
     assert networks.build(Hyperparameters.of(model))(np.zeros((2, 32, 32, 1), np.float32)).shape == (2, 4)
 
 
-def test_no_backend_is_named():
-    tree = ast.parse(pathlib.Path(networks.__file__).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("module", [networks, objective, augmentation, hyperparameters], ids=lambda one: one.__name__)
+def test_no_backend_is_imported(module):
+    tree = ast.parse(pathlib.Path(module.__file__).read_text(encoding="utf-8"))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not {name for name in imported if name.startswith(("tensorflow", "jax", "torch"))}

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""On which devices a training runs, and in which precision.
+
+What was asked for is known without TensorFlow, which the command line needs at once; TensorFlow is imported where it is
+looked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from components.errors import BadInput, ProjectError
+from components.train.hyperparameters import Hyperparameters
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+AUTO, CPU, GPU = "auto", "cpu", "gpu"
+ACCELERATORS = (AUTO, CPU, GPU)
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
+PRECISIONS = (AUTO, FLOAT32, BFLOAT16)
+# The first generation of NVIDIA's GPUs that computes in bfloat16.
+_BFLOAT16_CAPABILITY = (8, 0)
+
+
+class PeerLost(ProjectError):
+    """Another worker of the same training has gone; started again, all of them go on from the last checkpoint."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """What a training was asked to run on.
+
+    Attributes:
+        accelerator: `auto` is one GPU where TensorFlow sees one, else the CPU; with `gpu` they must be there.
+        gpus: how many of a machine's GPUs; each worker takes as many of its own.
+        precision: what the layers compute in while training. `auto` is bfloat16 on GPUs that have it, else float32. The
+            weights, and the exported model as a whole, are float32 always.
+    """
+
+    accelerator: str = AUTO
+    gpus: int = 1
+    precision: str = AUTO
+
+    @classmethod
+    def of(cls, accelerator: Any = None, gpus: Any = None, precision: Any = None) -> Compute:
+        """What a person asked for, with None where nothing was said; a number of GPUs alone asks for these GPUs.
+
+        Raises:
+            BadInput: for a value that is none of those above, or GPUs for the CPU.
+        """
+        for key, value, known in (("accelerator", accelerator, ACCELERATORS), ("precision", precision, PRECISIONS)):
+            if value is not None and value not in known:
+                raise BadInput(f"{key} must be one of {', '.join(known)}, not {value!r}")
+        if gpus is not None and (isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 1):
+            raise BadInput(f"gpus must be a whole number from 1, not {gpus!r}; without GPUs, say accelerator cpu")
+        if accelerator == CPU and gpus is not None:
+            raise BadInput(f"accelerator cpu takes no GPUs, but {gpus} were asked for; leave one of the two out")
+        return cls(accelerator or (AUTO if gpus is None else GPU), gpus or 1, precision or AUTO)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Compute:
+        """Reads what `to_config` wrote; other keys are left alone, and one that is missing has its default."""
+        return cls(**{field.name: config.get(field.name, field.default) for field in dataclasses.fields(cls)})
+
+    def to_config(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def settle(compute: Compute) -> None:
+    """Makes sure of the devices before any work; only where GPUs are asked for, TensorFlow is imported.
+
+    With `cpu` no TensorFlow that starts after this sees a GPU, in this process and in those that it starts.
+
+    Raises:
+        BadInput: GPUs are asked for that TensorFlow does not see.
+    """
+    if compute.accelerator == CPU:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    if compute.accelerator == GPU:
+        import tensorflow as tf
+
+        seen = len(tf.config.list_physical_devices("GPU"))
+        if seen < compute.gpus:
+            raise BadInput(
+                f"the training asks for {compute.gpus} of this machine's GPUs, but TensorFlow sees {seen}; install "
+                "what requirements-gpu.lock names, or train with --accelerator cpu"
+            )
+
+
+def strategy(compute: Compute) -> tf.distribute.Strategy:
+    """How TensorFlow is to spread the training; must come before TensorFlow computes anything.
+
+    Several workers where TF_CONFIG in the environment names them, else as many GPUs as were asked for, else the one
+    device that TensorFlow takes by itself, which is its default strategy.
+
+    Raises:
+        BadInput: GPUs are asked for that TensorFlow does not see, or TF_CONFIG cannot be read.
+    """
+    import tensorflow as tf
+
+    settle(compute)
+    if compute.accelerator == CPU and tf.config.get_visible_devices("GPU"):
+        tf.config.set_visible_devices([], "GPU")
+    if _workers() > 1:
+        tf.config.set_visible_devices(tf.config.get_visible_devices("GPU")[: compute.gpus], "GPU")
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    devices = _local_devices(compute)
+    return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy()
+
+
+@contextlib.contextmanager
+def peers_watched() -> Iterator[None]:
+    """Raises PeerLost where TensorFlow, with several workers, finds that one of them no longer answers.
+
+    It finds out at once where a worker has ended, and within half a minute where one is merely silent.
+    """
+    import tensorflow as tf
+
+    lost = (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+    )
+    try:
+        yield
+    except lost as error:
+        if _workers() <= 1:
+            raise
+        raise PeerLost(
+            f"all workers of a training must answer until its end, but one of them has gone ({type(error).__name__}); "
+            "start all of them again, and they go on from the last checkpoint"
+        ) from error
+
+
+def is_chief() -> bool:
+    """Whether this process is the one that writes: the only one, or the first worker."""
+    task = _tf_config().get("task", {})
+    return _workers() <= 1 or task.get("type") == "chief" or (task.get("index") == 0 and not _has_chief())
+
+
+def scaled(hyperparameters: Hyperparameters, replicas: int) -> Hyperparameters:
+    """The hyperparameters of a step that `replicas` devices take together, from those of one device.
+
+    The batch is N times as large, so that each device has its own; the learning rate is sqrt(N) times as high, which
+    keeps what Adam makes of the gradients' noise (S. Malladi et al., "On the SDEs and Scaling Rules for Adaptive
+    Gradient Algorithms", 2022); and there are N times fewer steps, rounded up, so that as many images are seen.
+    """
+    return dataclasses.replace(
+        hyperparameters,
+        batch_size=hyperparameters.batch_size * replicas,
+        learning_rate=hyperparameters.learning_rate * math.sqrt(replicas),
+        train_steps=-(-hyperparameters.train_steps // replicas),
+    )
+
+
+def precision(compute: Compute) -> str:
+    """FLOAT32 or BFLOAT16: what the layers compute in."""
+    if compute.precision != AUTO:
+        return compute.precision
+    import tensorflow as tf
+
+    found = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.get_visible_devices("GPU")]
+    able = [details.get("compute_capability", (0, 0)) >= _BFLOAT16_CAPABILITY for details in found]
+    return BFLOAT16 if able and all(able) else FLOAT32
+
+
+def names(strategy: tf.distribute.Strategy) -> list[str]:
+    """The devices that train: "CPU:0", "GPU:1 (NVIDIA A100)", "worker 1 GPU:0"; workers are taken to be alike."""
+    import tensorflow as tf
+
+    if strategy.num_replicas_in_sync == 1:
+        local = (tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU"))[:1]
+        return [_described(device.name) for device in local]
+    own = [_described(name) for name in strategy.extended.worker_devices]
+    workers = _workers()
+    return [f"worker {worker} {name}" for worker in range(workers) for name in own] if workers > 1 else own
+
+
+def _described(device: str) -> str:
+    import tensorflow as tf
+
+    name = device.rpartition("device:")[2]
+    kind, _, number = name.partition(":")
+    if kind != "GPU":
+        return name
+    model = tf.config.experimental.get_device_details(tf.config.get_visible_devices("GPU")[int(number)])
+    return f"{name} ({model['device_name']})" if "device_name" in model else name
+
+
+def _local_devices(compute: Compute) -> list[str]:
+    """Names of the devices of this machine, where there is more than one to spread the training over."""
+    return [f"GPU:{number}" for number in range(compute.gpus)] if compute.gpus > 1 else []
+
+
+def _tf_config() -> dict[str, Any]:
+    text = os.environ.get("TF_CONFIG") or "{}"
+    try:
+        config = json.loads(text)
+        if not isinstance(config.get("cluster", {}), dict) or not isinstance(config.get("task", {}), dict):
+            raise ValueError("cluster and task must be objects")
+    except (ValueError, AttributeError) as error:
+        raise BadInput(
+            f"TF_CONFIG in the environment must be JSON with a cluster and a task: {error}; unset it for one worker"
+        ) from None
+    return dict(config)
+
+
+def _workers() -> int:
+    cluster = _tf_config().get("cluster", {})
+    return len(cluster.get("chief", ())) + len(cluster.get("worker", ()))
+
+
+def _has_chief() -> bool:
+    return bool(_tf_config().get("cluster", {}).get("chief"))

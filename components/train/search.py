@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The search itself: KerasTuner's random search, whose trials are trainings as `run.run_fn` has them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras_tuner
+import tensorflow as tf
+from keras_tuner.engine import base_tuner
+
+from components.errors import GateStopped
+from components.train import loop, search_space
+from components.train.hyperparameters import Hyperparameters
+
+_progress = logging.getLogger("progress")
+
+DONE, DIVERGED = "done", "diverged"
+_PROJECT, _LOGS = "search", "logs"
+_OBJECTIVE = "val_accuracy"
+
+
+class Oracle(keras_tuner.oracles.RandomSearchOracle):
+    """Says what to try: first the values in force, then values by chance, which depend on the seed alone.
+
+    By chance, because trial n is then the same however many there are: a longer search begins as a shorter one did.
+    (Bergstra and Bengio, "Random search for hyper-parameter optimization", 2012.)
+    """
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        if int(trial_id):
+            response: dict[str, Any] = super().populate_space(trial_id)
+            return response
+        defaults = {one.name: one.default for one in self.hyperparameters.space}
+        return {"status": keras_tuner.engine.trial.TrialStatus.RUNNING, "values": defaults}
+
+    def get_best_trials(self, num_trials: int = 1) -> list[Any]:
+        """Those that came to an end, the best first: by accuracy on val, then loss on val, then the earlier."""
+        ended = [trial for _, trial in sorted(self.trials.items()) if trial.status == "COMPLETED"]
+        ended.sort(key=lambda trial: (-trial.score, _measured(trial, "val_loss")))
+        return ended[:num_trials]
+
+
+class Search(base_tuner.BaseTuner):
+    """Trains the trials one after the other, and goes on with a search that was interrupted.
+
+    A trial whose training diverges counts for nothing; anything else that goes wrong ends the search.
+    """
+
+    def __init__(
+        self,
+        base: Hyperparameters,
+        fixed: Sequence[str],
+        trials: int,
+        train: Callable[[Hyperparameters, str], loop.Training],
+        folder: str,
+    ):
+        """Prepares a search.
+
+        Args:
+            base: the first trial.
+            fixed: names of fields that are not searched.
+            trials: how many; fewer where the space holds no more.
+            train: trains with hyperparameters, and TensorBoard logs in a folder; the result depends on these
+                hyperparameters alone, and on no training before.
+            folder: where the search keeps its state, `search`, and the trials' logs, `logs/trial-N`. What was finished
+                there is not done again.
+
+        Raises:
+            BadInput: if nothing is left to search.
+        """
+        self._base, self._trials, self._train, self._folder = base, trials, train, folder
+        self.space = search_space.of(base, fixed)
+        oracle = Oracle(
+            objective=keras_tuner.Objective(_OBJECTIVE, "max"),
+            max_trials=trials,
+            hyperparameters=_declared(base, self.space),
+            allow_new_entries=False,
+            tune_new_entries=False,
+            seed=base.seed + 1,  # KerasTuner takes a seed of 0 for none
+            max_consecutive_failed_trials=trials + 1,
+        )
+        oracle.verbose = 0
+        super().__init__(oracle, directory=folder, project_name=_PROJECT)
+
+    def run_trial(self, trial: Any) -> dict[str, float]:
+        """Trains one trial and returns what was measured; the errors raised are those that KerasTuner knows."""
+        number = _number(trial)
+        values = dict(trial.hyperparameters.values)
+        with _said_first(f"trial {number}/{self._trials}{self._best_so_far()}, "):
+            _progress.info(_shown(values))
+            try:
+                training = self._train(search_space.trial(self._base, values), self._log_folder(number))
+            except GateStopped as error:
+                raise keras_tuner.errors.FailedTrialError(str(error)) from error
+            except Exception as error:
+                raise keras_tuner.errors.FatalError(str(error)) from error
+        exported = training.epochs[training.best_epoch - 1]
+        return {
+            _OBJECTIVE: exported["val_accuracy"],
+            "val_loss": exported["val_loss"],
+            "seconds": training.seconds,
+            "steps": training.steps,
+        }
+
+    def on_trial_end(self, trial: Any) -> None:
+        super().on_trial_end(trial)
+        row = self._row(self.oracle.get_trial(trial.trial_id))
+        came_to = row["state"] if row["val_accuracy"] is None else f"{100 * row['val_accuracy']:.2f} % on val"
+        said = f"trial {row['number']}/{self._trials}: {_shown(row['values'])}: {came_to}, {row['seconds'] or 0:.0f} s"
+        _progress.info("%s%s", said, self._best_so_far())
+
+    def on_search_end(self) -> None:
+        """Refuses a search without a winner.
+
+        Raises:
+            GateStopped: if every trial diverged.
+        """
+        if not self.oracle.get_best_trials():
+            reason = next(iter(self.rows()))["reason"]
+            raise GateStopped(
+                f"the search was stopped because one of its trials must come to its end, but all {len(self.rows())} "
+                f"diverged; of the first: {reason}"
+            )
+
+    def get_best_hyperparameters(self, num_trials: int = 1) -> list[Any]:
+        """The best trials' values, and the steps of the training that each stands for."""
+        found = []
+        for trial in self.oracle.get_best_trials(num_trials):
+            chosen = trial.hyperparameters.copy()
+            chosen.Fixed("train_steps", search_space.whole(self._base, chosen.values).train_steps)
+            found.append(chosen)
+        return found
+
+    def results(self) -> dict[str, Any]:
+        """What the search came to, as JSON values.
+
+        Returns:
+            `trials`, as `rows`; `winner`, the number of one of them; `space`, name -> what could have been tried;
+            `share` of a whole training's images that a trial saw.
+        """
+        return {
+            "trials": self.rows(),
+            "winner": _number(self.oracle.get_best_trials()[0]),
+            "space": {name: str(one) for name, one in self.space.items()},
+            "share": search_space.TRIAL_SHARE,
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each trial, in their order.
+
+        A row has `number` from 1, `values` by name, `state`, and `val_accuracy`, `val_loss`, `seconds` and `steps`;
+        these are null, and `reason` says why, where it diverged.
+        """
+        return [self._row(trial) for _, trial in sorted(self.oracle.trials.items())]
+
+    @property
+    def logs(self) -> str:
+        """The folder with the trials' logs."""
+        return tf.io.gfile.join(self._folder, _LOGS)
+
+    def _log_folder(self, number: int) -> str:
+        folder = tf.io.gfile.join(self.logs, f"trial-{number}")
+        if tf.io.gfile.exists(folder):  # of a trial that was interrupted
+            tf.io.gfile.rmtree(folder)
+        return str(folder)
+
+    def _row(self, trial: Any) -> dict[str, Any]:
+        done = trial.status == "COMPLETED"
+        return {
+            "number": _number(trial),
+            "values": dict(trial.hyperparameters.values),
+            "state": DONE if done else DIVERGED,
+            "val_accuracy": trial.score if done else None,
+            **{name: _measured(trial, name) if done else None for name in ("val_loss", "seconds", "steps")},
+            "reason": None if done else _reason(trial.message or ""),
+        }
+
+    def _best_so_far(self) -> str:
+        best = self.oracle.get_best_trials()
+        return f" (best so far {100 * best[0].score:.2f} %, trial {_number(best[0])})" if best else ""
+
+
+def _declared(base: Hyperparameters, space: search_space.Space) -> keras_tuner.HyperParameters:
+    declared = keras_tuner.HyperParameters()
+    for name, one in space.items():
+        default = getattr(base, name)
+        if isinstance(one, search_space.LogRange):
+            declared.Float(name, one.low, one.high, sampling="log", default=default)
+        else:
+            declared.Choice(name, list(one.values), default=default, ordered=True)
+    return declared
+
+
+@contextmanager
+def _said_first(words: str) -> Iterator[None]:
+    """Puts words before everything that the logger `progress` says meanwhile."""
+
+    def prefix(record: logging.LogRecord) -> bool:
+        record.msg, record.args = f"{words}{record.getMessage()}", None
+        return True
+
+    _progress.addFilter(prefix)
+    try:
+        yield
+    finally:
+        _progress.removeFilter(prefix)
+
+
+def _number(trial: Any) -> int:
+    return int(trial.trial_id) + 1
+
+
+def _measured(trial: Any, name: str) -> float:
+    value = float(trial.metrics.get_last_value(name))
+    return int(value) if name == "steps" else math.inf if math.isnan(value) else value
+
+
+def _shown(values: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+    )
+
+
+def _reason(trace: str) -> str:
+    """The sentence at the end of a trace."""
+    return " ".join(trace.strip().rpartition("FailedTrialError: ")[2].split())

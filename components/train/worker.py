@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One worker of a training job, from the address of the job to the model in the store."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pathlib
+import tempfile
+import time
+
+from components import storage
+from components.errors import BadInput
+from components.train import devices, exchange
+
+# Waits before another try to upload: what hours of training have made is not given up for one bad minute of the store.
+_PAUSES = (5.0, 20.0, 60.0)
+# How long the other workers wait for the first one's upload.
+UPLOAD_SECONDS, _POLL_SECONDS = 600.0, 2.0
+
+_progress = logging.getLogger("progress")
+
+
+def work(url: str) -> None:
+    """Does a worker's part of a training job; TF_CONFIG in the environment says which worker this is.
+
+    Nothing but the splits train and val and the transform graph is fetched. A worker that is started again after the
+    model was published has nothing to do.
+
+    Args:
+        url: of the job, see `exchange`.
+
+    Raises:
+        BadInput: the store cannot be used, or the job is one that `run.run_fn` refuses.
+        GateStopped: the training diverges.
+        devices.PeerLost: another worker is gone; all are to be started again.
+    """
+    job = exchange.read(url)
+    if exchange.is_published(url):
+        _progress.info("the model is published already")
+        return
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+        _progress.info("fetching the data")
+        _train(job)
+        if devices.is_chief():
+            _progress.info("publishing the model")
+            _publish(url, pathlib.Path("made"))
+        else:
+            _wait_for_the_model(url)
+
+
+def _train(job: exchange.Job) -> None:
+    """Fetches the inputs into the working directory and trains."""
+    from tfx.components.trainer.fn_args_utils import FnArgs
+
+    from components.train import run
+
+    for kind, urls in (("train", job.train), ("val", job.val), ("transform_graph", [job.transform_graph])):
+        for number, url in enumerate(urls):
+            storage.fetch(url, pathlib.Path(kind, str(number)))
+    run.run_fn(
+        FnArgs(
+            train_files=[f"train/{number}/*" for number in range(len(job.train))],
+            eval_files=[f"val/{number}/*" for number in range(len(job.val))],
+            transform_graph_path="transform_graph/0",
+            serving_model_dir="made/model/Format-Serving",
+            model_run_dir="made/model_run",
+            custom_config=job.config,
+        )
+    )
+
+
+def _publish(url: str, folder: pathlib.Path) -> None:
+    for pause in _PAUSES:
+        try:
+            exchange.publish(url, folder)
+            return
+        except BadInput as error:
+            _progress.warning("publishing is tried again in %.0f s: %s", pause, error)
+            time.sleep(pause)
+    exchange.publish(url, folder)
+
+
+def _wait_for_the_model(url: str) -> None:
+    """Stays until the first worker is done: if that one is lost now, all are needed to train again."""
+    until = time.monotonic() + UPLOAD_SECONDS
+    while not exchange.is_published(url):
+        if time.monotonic() > until:
+            raise devices.PeerLost(
+                f"the first worker must publish the model; it did not in {UPLOAD_SECONDS:.0f} s; all are started again"
+            )
+        time.sleep(_POLL_SECONDS)

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A package whose training is a job of several workers: what is another in it, and the rules about it, each broken."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import yaml
+
+import runner_kfp
+from pipeline import code_digest
+from pipeline.kubeflow import lint
+from tests.kubeflow import job_check, packages
+
+CLUSTER = (
+    "--workers", "3", "--gpus-per-worker", "2", "--gpu-image", "b:2", "--gpu-resource", "amd.com/gpu",
+    "--node-selector", "accelerator=gpu", "--toleration", "team=vision:NoSchedule", "--shared-memory", "2Gi",
+    "--memory", "train=8Gi:16Gi", "--pvc", "images=/data", "--env", "AWS_REGION=x", "--secret", "s3:key=AWS_KEY",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text():
+    return packages.text(*packages.DIGITS, *CLUSTER)
+
+
+def inner(spec):
+    return spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+
+
+def told(spec):
+    return inner(spec)["train"]["inputs"]["parameters"]
+
+
+def config(spec):
+    return json.loads(told(spec)["custom_config"]["runtimeValue"]["constant"])
+
+
+def pod(job):
+    return job["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]
+
+
+def complete(job):
+    """As the launcher does."""
+    made = copy.deepcopy(job)
+    made["metadata"] = {"name": "train-1", "namespace": job_check.NAMESPACE, "labels": {}}
+    return made
+
+
+def test_the_workers_have_what_the_task_would_have_had(text):
+    spec, kubernetes = yaml.safe_load_all(text)
+    job = config(spec)["training_job"]
+    assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "TFJob")
+    assert job["spec"]["successPolicy"] == "AllWorkers"
+    assert job["spec"]["runPolicy"] == {
+        "cleanPodPolicy": "Running", "backoffLimit": 10, "activeDeadlineSeconds": 86400,
+        "ttlSecondsAfterFinished": 3600,
+    }  # fmt: skip
+    assert set(job["spec"]["tfReplicaSpecs"]) == {"Worker"}
+    worker = job["spec"]["tfReplicaSpecs"]["Worker"]
+    assert (worker["replicas"], worker["restartPolicy"]) == (3, "ExitCode")
+    assert pod(job) == {
+        "containers": [
+            {
+                "name": "tensorflow",
+                "image": "b:2",
+                "command": ["python", "-m", "pipeline.kubeflow.worker"],
+                "args": ["--code_digest", code_digest.of_project()],
+                "env": [
+                    {"name": "AWS_ENDPOINT_URL", "value": "http://minio-service.kubeflow:9000"},
+                    {"name": "AWS_REGION", "value": "x"},
+                    _of_secret("AWS_ACCESS_KEY_ID", "mlpipeline-minio-artifact", "accesskey"),
+                    _of_secret("AWS_SECRET_ACCESS_KEY", "mlpipeline-minio-artifact", "secretkey"),
+                    _of_secret("AWS_KEY", "s3", "key"),
+                ],
+                "resources": {
+                    "requests": {"cpu": "2", "memory": "8Gi"},
+                    "limits": {"cpu": "4", "memory": "16Gi", "amd.com/gpu": "2"},
+                },
+                "volumeMounts": [
+                    {"name": "volume-0", "mountPath": "/data"}, {"name": "dshm", "mountPath": "/dev/shm"},
+                ],
+                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+            }
+        ],
+        "automountServiceAccountToken": False,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "nodeSelector": {"accelerator": "gpu"},
+        "tolerations": [{"key": "team", "operator": "Equal", "value": "vision", "effect": "NoSchedule"}],
+        "volumes": [
+            {"name": "volume-0", "persistentVolumeClaim": {"claimName": "images"}},
+            {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}},
+        ],
+    }  # fmt: skip
+    job_check.check(complete(job))
+    launcher = spec["deploymentSpec"]["executors"]["exec-train"]["container"]
+    assert launcher["image"] == packages.IMAGE
+    assert launcher["resources"] == {
+        "resourceCpuRequest": "250m", "resourceCpuLimit": "1", "resourceMemoryRequest": "1Gi",
+        "resourceMemoryLimit": "2Gi",
+    }  # fmt: skip
+    alone = {"nodeSelector", "tolerations", "emptyDirMounts"}
+    pods = kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert not [name for name, one in pods.items() if alone & set(one)]
+    assert (config(spec)["accelerator"], config(spec)["gpus"]) == ("gpu", 2)
+
+
+def _of_secret(variable, name, key):
+    return {"name": variable, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}
+
+
+def test_but_for_the_training_the_package_is_the_same():
+    plain, plain_kubernetes = packages.documents(*packages.DIGITS)
+    spec, kubernetes = packages.documents(*packages.DIGITS, "--workers", "2", "--gpus-per-worker", "0")
+    job = config(spec)["training_job"]
+    assert pod(job)["containers"][0]["image"] == packages.IMAGE
+    assert set(pod(job)["containers"][0]["resources"]["limits"]) == {"cpu", "memory"}
+    changed = config(spec)
+    assert changed.pop("training_job")
+    assert changed["accelerator"] == "cpu"
+    assert changed == config(plain) | {"accelerator": "cpu", "gpus": 1}
+    assert told(spec)["run_fn"]["runtimeValue"]["constant"] == "components.train.tfjob.run_fn"
+    for one in (plain, spec):
+        del told(one)["custom_config"], told(one)["run_fn"]
+        del one["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+    assert spec == plain
+    assert kubernetes == plain_kubernetes
+    assert "training_job" not in packages.text(*packages.DIGITS)
+
+
+def test_a_worker_has_one_accelerator_unless_said_otherwise():
+    spec, _ = packages.documents(*packages.DIGITS, "--workers", "1")
+    [container] = pod(config(spec)["training_job"])["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--workers", "2", "--gpus", "1"), "leave --gpus out"),
+        (("--gpus-per-worker", "1"), "say how many with --workers N"),
+        (("--workers", "0"), "--workers takes numbers from 1"),
+        (("--workers", "2", "--gpus-per-worker", "-1"), "--gpus-per-worker from 0"),
+        (("--workers", "2", "--gpus-per-worker", "0", "--gpu-image", "b"), "--gpu-image is for the training on"),
+    ],
+    ids=lambda value: "=".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_makes_no_sense_is_refused_in_one_line(arguments, message, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert runner_kfp.main(["compile", "--image", "a", *arguments]) == 2
+    said = capfd.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_gpus_that_a_config_file_asks_for_are_not_left_out(tmp_path, capfd):
+    (tmp_path / "config.toml").write_text('accelerator = "gpu"\n')
+    told = ["--workers", "2", "--gpus-per-worker", "0", "--output", str(tmp_path / "pipeline.yaml")]
+    assert runner_kfp.main(["compile", "--image", "a", "--config", str(tmp_path / "config.toml"), *told]) == 2
+    assert "the config file asks for GPUs" in capfd.readouterr().err
+
+
+def container(job):
+    return pod(job)["containers"][0]
+
+
+def worker(job):
+    return job["spec"]["tfReplicaSpecs"]["Worker"]
+
+
+# name -> the change of the job, the rule that it breaks, and a part of what is said
+BROKEN = {
+    "another kind": (lambda job: job.update(kind="PyTorchJob"), "training-job", "found PyTorchJob of kubeflow.org/v1"),
+    "unknown field": (lambda job: job.update(status={}), "training-job", "found 'status' in the job"),
+    "unknown field of the spec": (
+        lambda job: job["spec"].update(cleanPodPolicy="None"), "training-job", "found 'cleanPodPolicy' in spec"
+    ),
+    "unknown field of the policy": (
+        lambda job: job["spec"]["runPolicy"].update(deadline=1), "training-job", "found 'deadline' in spec.runPolicy"
+    ),
+    "unknown field of the replicas": (
+        lambda job: worker(job).update(count=2), "training-job", "found 'count' in spec.tfReplicaSpecs.Worker"
+    ),
+    "unknown field of the pod": (
+        lambda job: pod(job).update(nodeSelectors={}), "training-job", "found 'nodeSelectors' in spec"
+    ),
+    "unknown field of the container": (
+        lambda job: container(job).update(envs=[]), "training-job", "found 'envs' in containers"
+    ),
+    "no deadline": (
+        lambda job: job["spec"]["runPolicy"].pop("activeDeadlineSeconds"), "training-job", "nothing stays for ever"
+    ),
+    "no ttl": (
+        lambda job: job["spec"]["runPolicy"].update(ttlSecondsAfterFinished=0), "training-job", "nothing stays for ever"
+    ),
+    "no limit of restarts": (
+        lambda job: job["spec"]["runPolicy"].pop("backoffLimit"), "training-job", "nothing stays for ever"
+    ),
+    "clean-up": (
+        lambda job: job["spec"]["runPolicy"].update(cleanPodPolicy="Some"), "training-job", "found 'Some'"
+    ),
+    "success": (lambda job: job["spec"].update(successPolicy="Chief"), "training-job", "found 'Chief'"),
+    "a parameter server": (
+        lambda job: job["spec"]["tfReplicaSpecs"].update(PS=worker(job)), "training-job", "found PS, Worker"
+    ),
+    "no workers": (lambda job: worker(job).update(replicas=0), "training-job", "at least one worker; found 0"),
+    "restarts": (lambda job: worker(job).update(restartPolicy="Always"), "training-job", "found 'Always'"),
+    "container of another name": (
+        lambda job: container(job).update(name="main"), "training-job", "called tensorflow; found another"
+    ),
+    "a second container": (
+        lambda job: pod(job)["containers"].append({"name": "more", "image": "a"}), "training-job", "found another"
+    ),
+    "no image": (lambda job: container(job).update(image=""), "training-job", "needs its image"),
+    "no command": (lambda job: container(job).pop("command"), "training-job", "needs its command"),
+    "containers that are no list": (
+        lambda job: pod(job).update(containers={}), "training-job", "containers must be a list"
+    ),
+    "root": (lambda job: pod(job)["securityContext"].pop("runAsNonRoot"), "privileges", "do not run as root"),
+    "user 0": (lambda job: container(job)["securityContext"].update(runAsUser=0), "privileges", "do not run as root"),
+    "privileged": (
+        lambda job: container(job)["securityContext"].update(privileged=True), "privileges", "get no privileges"
+    ),
+    "escalation": (
+        lambda job: container(job)["securityContext"].pop("allowPrivilegeEscalation"), "privileges", "no privileges"
+    ),
+    "capabilities": (
+        lambda job: container(job)["securityContext"]["capabilities"].update(add=["NET_ADMIN"]),
+        "privileges", "need no capabilities",
+    ),
+    "the node's network": (lambda job: pod(job).update(hostNetwork=True), "privileges", "found hostNetwork"),
+    "the node's files": (
+        lambda job: pod(job)["volumes"].append({"name": "node", "hostPath": {"path": "/dev/null"}}),
+        "privileges", "found hostPath",
+    ),
+    "a token": (lambda job: pod(job).pop("automountServiceAccountToken"), "privileges", "ask nothing of Kubernetes"),
+    "part of an accelerator": (
+        lambda job: container(job)["resources"]["limits"].update({"amd.com/gpu": "0.5"}), "resources", "whole numbers"
+    ),
+    "quantity": (
+        lambda job: container(job)["resources"]["limits"].update(cpu="four"), "resources", "not 'four'"
+    ),
+    "request above limit": (
+        lambda job: container(job)["resources"]["requests"].update(memory="17Gi"), "resources", "not above it"
+    ),
+    "no limit": (lambda job: container(job)["resources"]["limits"].pop("memory"), "resources", "a limit of memory"),
+    "secret": (
+        lambda job: container(job)["env"].append({"name": "AWS_SECRET_ACCESS_KEY", "value": "hunter2"}),
+        "secret", "found a value of AWS_SECRET_ACCESS_KEY",
+    ),
+    "two codes": (lambda job: container(job)["args"].__setitem__(1, "0" * 64), "code-digest", "one code; found 0000"),
+    "local path": (
+        lambda job: container(job)["volumeMounts"][0].update(mountPath="/home/me"), "local-path", "found '/home/me'"
+    ),
+}  # fmt: skip
+
+
+def linted(spec, kubernetes):
+    return lint.check(yaml.safe_dump_all([spec, kubernetes]))
+
+
+def test_it_breaks_no_rule(text):
+    assert lint.check(text) == []
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_each_rule_is_broken_by_one_change(text, name):
+    change, rule, said = BROKEN[name]
+    spec, kubernetes = yaml.safe_load_all(text)
+    changed = config(spec)
+    change(changed["training_job"])
+    told(spec)["custom_config"]["runtimeValue"]["constant"] = json.dumps(changed)
+    findings = linted(spec, kubernetes)
+    assert [one for one in findings if one.rule == rule and said in one.found], findings
+    assert "hunter2" not in str(findings)
+
+
+def test_the_task_launches_the_job_and_takes_no_accelerator_itself(text):
+    spec, kubernetes = yaml.safe_load_all(text)
+    told(spec)["run_fn"]["runtimeValue"]["constant"] = "components.train.run.run_fn"
+    accelerator = {"resourceType": "nvidia.com/gpu", "resourceCount": "1"}
+    spec["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]["accelerator"] = accelerator
+    found = [one.found for one in linted(spec, kubernetes)]
+    assert len(found) == 2
+    assert "must launch it, by components.train.tfjob.run_fn; found 'components.train.run.run_fn'" in found[0]
+    assert "found an accelerator for it" in found[1]

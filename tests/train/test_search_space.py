@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a search may try."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from components.errors import BadInput
+from components.train import search_space
+from components.train.hyperparameters import MODELS, Hyperparameters
+from components.train.search_space import Choice, LogRange
+
+
+def test_every_hyperparameter_is_searched_or_said_not_to_be():
+    fields = {field.name for field in dataclasses.fields(Hyperparameters)}
+    assert not set(search_space.RULES) & search_space.NOT_SEARCHED
+    assert fields == set(search_space.RULES) | search_space.NOT_SEARCHED
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_each_model_has_a_space_around_its_defaults(model):
+    space = search_space.of(MODELS[model], ())
+    assert {"learning_rate", "batch_size"} <= set(space)
+    for name, one in space.items():
+        default = getattr(MODELS[model], name)
+        if isinstance(one, LogRange):
+            assert one.low < default < one.high
+            assert one.low * one.high == pytest.approx(default**2)  # in the middle of the octaves
+            ends = [one.low, one.high]
+        else:
+            assert default in one.values
+            assert len(one.values) > 1
+            assert list(one.values) == sorted(set(one.values))
+            ends = list(one.values)
+        for value in ends:
+            Hyperparameters.of(model, **{name: value})
+
+
+def test_the_space_of_cnn():
+    assert search_space.of(MODELS["cnn"], ["seed", "nfil2", "learning_rate"]) == {
+        "batch_size": Choice((64, 128, 256)),
+        "ksize1": Choice((3, 5, 7)),
+        "ksize2": Choice((3, 5, 7)),
+        "nfil1": Choice((5, 10, 20)),
+        "dropout": Choice((0.0, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5)),
+    }
+
+
+def test_a_kernel_is_no_point_and_not_half_the_image():
+    assert search_space.of(Hyperparameters.of("cnn", ksize1=1, ksize2=20), ())["ksize1"] == Choice((1, 3))
+    assert search_space.of(Hyperparameters.of("cnn", ksize1=7, ksize2=20), ())["ksize2"] == Choice((20,))
+
+
+def test_given_steps_hold_the_batch_too():
+    assert set(search_space.of(MODELS["linear"], ["train_steps"])) == {"learning_rate"}
+    assert set(search_space.of(MODELS["linear"], ["batch_size"])) == {"learning_rate"}
+
+
+@pytest.mark.parametrize("held", ["batch_size", "train_steps"])
+def test_a_search_for_nothing_is_refused(held):
+    with pytest.raises(
+        BadInput, match=r"of the model 'linear' these are learning_rate, batch_size, and all .* Leave one"
+    ):
+        search_space.of(MODELS["linear"], ["learning_rate", held])
+
+
+def test_every_trial_sees_as_many_images_and_so_does_its_training():
+    base = Hyperparameters.of("linear", train_steps=1000, batch_size=128, seed=7)
+    for batch_size, of_trial, of_whole in ((64, 500, 2000), (128, 250, 1000), (256, 125, 500)):
+        values = {"batch_size": batch_size, "learning_rate": 0.02}
+        trial, whole = search_space.trial(base, values), search_space.whole(base, values)
+        assert (trial.train_steps, whole.train_steps) == (of_trial, of_whole)
+        assert trial == dataclasses.replace(whole, train_steps=of_trial)
+        assert (whole.batch_size, whole.learning_rate, whole.seed) == (batch_size, 0.02, 7)
+
+
+def test_a_trial_has_a_step_at_least():
+    assert search_space.trial(Hyperparameters.of("linear", train_steps=1), {"batch_size": 256}).train_steps == 1
+
+
+def test_what_was_found_is_checked_as_what_a_person_gives():
+    with pytest.raises(BadInput, match="the model 'linear' has no 'dropout'"):
+        search_space.whole(MODELS["linear"], {"dropout": 0.1})
+    with pytest.raises(BadInput, match="learning_rate must be a number above 0"):
+        search_space.trial(MODELS["linear"], {"learning_rate": -1.0})
