@@ -78,6 +78,8 @@ def run(data_dir: pathlib.Path, folder: pathlib.Path, steps: int, options: Seque
     # A gate may stop it after so few steps: that is after all that is compared.
     timed([*command, *told, "--output", folder / "output", "--json", record], folder, good=(0, 3))
     row: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    if not set(_STAGES) <= {stage["name"] for stage in row["stages"] if stage["state"] == "done"}:
+        raise ProjectError(f"a run must come to its evaluation to be compared; this one did not: {row['sentence']}")
     return row
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import functools
 import math
+import re
 import statistics
 import sys
 import time
@@ -34,6 +35,7 @@ PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 _PEAKS = {
     "H200": (494.5, 989.0),
     "H100 PCIe": (378.0, 756.0),
+    "H100 NVL": (417.5, 835.5),
     "H100": (494.5, 989.0),
     "A100": (156.0, 312.0),
     "L40S": (183.0, 362.05),
@@ -73,7 +75,8 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) <= 0:
             raise BadInput(f"--{name.replace('_', '-')} must be above 0, not {getattr(args, name)}")
     chip = device()
-    peaks = args.peak_tflops or next((peak for part, peak in _PEAKS.items() if chip.is_gpu and part in chip.name), None)
+    known = (peak for part, peak in _PEAKS.items() if chip.is_gpu and re.search(rf"\b{part}\b", chip.name))
+    peaks = args.peak_tflops or next(known, None)
     rows = []
     for number, precision in enumerate(PRECISIONS):
         ours, plain, flops = measure(args.model, precision, args.batch_size, args.rounds, args.seconds)

@@ -80,11 +80,14 @@ def _run(data_dir: pathlib.Path, steps: int, folder: pathlib.Path) -> dict[str, 
         watch.start()
         code = process.wait()
         watch.join()
-        if code not in (0, 3):  # a gate may stop it: that is after all that is measured
+        if code not in (0, 3):  # a gate may stop it where all that is measured has been done
             said.seek(0)
             raise ProjectError(f"the run must end, but ended with {code}: …{' '.join(said.read().split())[-1500:]}")
     record = json.loads(next((output / "runs").glob("*/record.json")).read_text(encoding="utf-8"))
     shutil.rmtree(folder)
+    left = [stage["name"] for stage in record["stages"] if stage["name"] in _STAGES and stage["state"] != "done"]
+    if left:
+        raise ProjectError(f"every stage must run to be measured, but {', '.join(left)} did not: {record['sentence']}")
     return {stage["name"]: (stage["seconds"], peaks.get(stage["name"], 0)) for stage in record["stages"]}
 
 
@@ -96,7 +99,8 @@ def _watch(process: subprocess.Popen[bytes], runs: pathlib.Path, peaks: dict[str
             changed = record.stat().st_mtime
             if changed != read:
                 stages = json.loads(record.read_text(encoding="utf-8"))["stages"]
-                stage, read = stages[-1]["name"] if stages else stage, changed
+                running = [one["name"] for one in stages if one["state"] == "running"]
+                stage, read = running[0] if running else "between stages", changed
         peaks[stage] = max(peaks.get(stage, 0), sum(map(_resident, _tree(process.pid))))
         time.sleep(_PERIOD)
 

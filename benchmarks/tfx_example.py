@@ -48,7 +48,8 @@ def measure(options: Options, say: Callable[[str], None]) -> list[Measurement]:
             raise ProjectError(f"the example must push a model; {home} has none")
         command = [sys.executable, "runner_local.py", "--data-dir", options.data_dir, "--train-steps", options.steps]
         output = options.scratch / f"ours-{number}"
-        ours.append(timed([*command, "--batch-size", _BATCH_SIZE, "--output", output], good=(0, 3)).seconds)
+        # A run that a gate stopped would be no comparison, so only one that pushed is good.
+        ours.append(timed([*command, "--batch-size", _BATCH_SIZE, "--output", output]).seconds)
         say(f"  round {number} of {options.rounds}: the example {theirs[-1]:.1f} s, ours {ours[-1]:.1f} s")
     what = f"TFX's own example, {options.steps:,} steps of {_BATCH_SIZE} / the same here, gates and report included"
     return [Measurement(what, "s", theirs, ours, at_least=FASTER)]

@@ -196,7 +196,7 @@ def _hyperparameters(training: Mapping[str, Any], given: Mapping[str, Any]) -> H
     """A file may set fields for all models; those that the chosen model lacks matter only where a person typed them."""
     names = {field.name.replace("_", "-") for field in dataclasses.fields(Hyperparameters)}
     _refuse_unknown(training, tuple(names), "table [training]")
-    model = training.get("model", DEFAULT_MODEL)
+    model = _typed("training.model", training.get("model", DEFAULT_MODEL), str)
     known = MODELS.get(model)
     fields = {
         key.replace("-", "_"): value

@@ -76,12 +76,12 @@ class Failure:
 
 def cause(failure: Exception) -> Exception:
     """The first error behind a failure that is meant for a person, else the one that it comes from."""
-    causes = [failure] if failure.__cause__ is None else []
+    errors = [failure]
     error: BaseException | None = failure.__cause__
-    while isinstance(error, Exception):
-        causes.append(error)
+    while isinstance(error, Exception) and not any(error is one for one in errors):  # they may name each other
+        errors.append(error)
         error = error.__cause__ or error.__context__
-    return next((cause for cause in causes if isinstance(cause, ProjectError)), causes[0])
+    return next((one for one in errors if isinstance(one, ProjectError)), errors[:2][-1])
 
 
 def fill(row: dict[str, Any], stages: Sequence[Stage]) -> None:

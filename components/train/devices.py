@@ -62,7 +62,7 @@ class Compute:
             raise BadInput(f"gpus must be a whole number from 1, not {gpus!r}; without GPUs, say accelerator cpu")
         if accelerator == CPU and gpus is not None:
             raise BadInput(f"accelerator cpu takes no GPUs, but {gpus} were asked for; leave one of the two out")
-        return cls(accelerator or (AUTO if gpus is None else GPU), gpus or 1, precision or AUTO)
+        return cls(GPU if gpus is not None else accelerator or AUTO, gpus or 1, precision or AUTO)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Compute:

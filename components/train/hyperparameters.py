@@ -103,7 +103,7 @@ def _check(hyperparameters: Hyperparameters) -> None:
     smallest_side = min(features.IMAGE_SHAPE)
     whole = {
         "batch_size": (1, 2**20),
-        "train_steps": (1, 2**40),
+        "train_steps": (1, 2**31 - 1),
         "seed": (0, 2**31 - 1),
         "patience": (0, 2**20),
         "ksize1": (1, smallest_side),
@@ -115,6 +115,12 @@ def _check(hyperparameters: Hyperparameters) -> None:
         value = getattr(hyperparameters, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high):
             raise BadInput(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+    ksize1, ksize2 = hyperparameters.ksize1 or 0, hyperparameters.ksize2 or 0
+    if hyperparameters.model == "keras_cnn" and ksize1 + ksize2 > smallest_side:
+        raise BadInput(
+            f"ksize1 and ksize2 of keras_cnn must be at most {smallest_side} together, as its convolutions have no "
+            f"padding, not {ksize1} and {ksize2}"
+        )
     rate = hyperparameters.learning_rate
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate <= _LARGEST_RATE:
         raise BadInput(f"learning_rate must be a number above 0 and at most {_LARGEST_RATE:g}, not {rate!r}")

@@ -70,7 +70,10 @@ class JobWatch:
             self._say("training job", said)
         for pod in pods:
             self._note(pod)
-        self._show_log(pods)
+        try:
+            self._show_log(pods)
+        except Refused as error:  # its node may be gone; what has become of the job does not depend on it
+            self._say("the log of worker 0", str(error))
         self._say("training job", said)
         if state == "Failed":
             raise self._failure(pods, message)
@@ -120,7 +123,11 @@ class JobWatch:
             seen = f"; before that a worker ended with {list(self._ended.values())[-1]}" if self._ended else ""
             return ProjectError(f"the training job {self._name} failed: {message.rstrip('.')}{seen}. Run again.")
         code, _, pod = failed[0]
-        lines = self._cluster.log(_name(pod), tailLines=str(_LAST_LINES)).splitlines()
+        try:
+            lines = _lines(self._cluster.log(_name(pod), tailLines=str(_LAST_LINES)))
+        except Refused as error:
+            self._say(f"the log of {_name(pod)}", str(error))
+            lines = []
         if _index(pod):
             for line in lines:
                 _progress.info("%s: %s", _name(pod), line)
@@ -138,7 +145,7 @@ class JobWatch:
         if uid != self._last_line[0]:
             last = ""
         since = {"sinceTime": last.partition(" ")[0]} if last else {}
-        lines = self._cluster.log(_name(pods[0]), timestamps="true", **since).splitlines()
+        lines = _lines(self._cluster.log(_name(pods[0]), timestamps="true", **since))
         # Times are compared by the second, so that some lines come again.
         new = lines[len(lines) - lines[::-1].index(last) :] if last in lines else lines
         for line in new:
@@ -150,6 +157,11 @@ class JobWatch:
         if text and self._said.get(what) != text:
             _progress.info("%s: %s", what, text)
         self._said[what] = text
+
+
+def _lines(log: str) -> list[str]:
+    """Those that Kubernetes puts a time before: a line of a program may hold other characters that end one."""
+    return [line for line in log.split("\n") if line]
 
 
 def _state(job: Json) -> tuple[str, str]:

@@ -105,6 +105,7 @@ def _store(count: int, shape: tuple[int, ...]) -> np.ndarray | IO[bytes]:
     if free < size + _ROOM_BYTES:
         raise ProjectError(
             f"{count:,} images need {(size + _ROOM_BYTES) / 1e9:.1f} GB of disk while they are trained on, but "
-            f"{folder} has {free / 1e9:.1f} GB free; free some, or name another folder with TMPDIR"
+            f"{folder} has {free / 1e9:.1f} GB free; free some, or have that folder on a larger disk (--output of "
+            "runner_local.py, elsewhere TMPDIR)"
         )
     return tempfile.TemporaryFile(dir=folder)

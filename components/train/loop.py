@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 from collections.abc import Iterator
 
 import keras
@@ -143,7 +144,8 @@ def fit(
     validation = Validation(exported, val)
     callbacks = [
         StopAfter(steps - done),
-        DivergenceWatch(done, steps, hyperparameters.learning_rate),
+        # As a person gave it, so that a lower one is lower.
+        DivergenceWatch(done, steps, hyperparameters.learning_rate / math.sqrt(strategy.num_replicas_in_sync)),
         validation,
         History(rows, epochs, steps, show=chief),
         best,

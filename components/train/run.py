@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from components import features
+from components import features, storage
 from components.train import checkpoints, data, devices, loop, signatures
 from components.train.devices import Compute
 from components.train.hyperparameters import Hyperparameters
@@ -78,7 +78,7 @@ def _run(fn_args: FnArgs) -> None:
     with tf.io.gfile.GFile(tf.io.gfile.join(fn_args.model_run_dir, "training.json"), "w") as file:
         told = dataclasses.asdict(training) | {"hyperparameters": hyperparameters.to_config()}
         file.write(json.dumps(told, indent=1))
-    if checkpoint_folder:
+    if checkpoint_folder and not storage.is_url(checkpoint_folder):  # else once the model is published, see `worker`
         checkpoints.remove(checkpoint_folder)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ import keras_tuner
 import tensorflow as tf
 from keras_tuner.engine import base_tuner
 
-from components.errors import GateStopped
+from components.errors import GateStopped, ProjectError
 from components.train import loop, search_space
 from components.train.hyperparameters import Hyperparameters
 
@@ -85,7 +86,13 @@ class Search(base_tuner.BaseTuner):
             max_consecutive_failed_trials=trials + 1,
         )
         oracle.verbose = 0
-        super().__init__(oracle, directory=folder, project_name=_PROJECT)
+        try:
+            super().__init__(oracle, directory=folder, project_name=_PROJECT)
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise ProjectError(
+                f"the state of the search in {folder} must be what KerasTuner wrote, but cannot be read "
+                f"({type(error).__name__}); remove it, and the search begins anew"
+            ) from None
 
     def run_trial(self, trial: Any) -> dict[str, float]:
         """Trains one trial and returns what was measured; the errors raised are those that KerasTuner knows."""
@@ -164,6 +171,7 @@ class Search(base_tuner.BaseTuner):
         return tf.io.gfile.join(self._folder, _LOGS)
 
     def _log_folder(self, number: int) -> str:
+        os.utime(self._folder)  # somebody goes on with this search: it is not old
         folder = tf.io.gfile.join(self.logs, f"trial-{number}")
         if tf.io.gfile.exists(folder):  # of a trial that was interrupted
             tf.io.gfile.rmtree(folder)

@@ -45,6 +45,7 @@ def work(url: str) -> None:
         if devices.is_chief():
             _progress.info("publishing the model")
             _publish(url, pathlib.Path("made"))
+            _remove_checkpoints(job)
         else:
             _wait_for_the_model(url)
 
@@ -81,10 +82,27 @@ def _publish(url: str, folder: pathlib.Path) -> None:
     exchange.publish(url, folder)
 
 
+def _remove_checkpoints(job: exchange.Job) -> None:
+    """Not before the model is published, so that a worker that is lost in its upload need not train again."""
+    from components.train import checkpoints
+
+    if folder := job.config.get("checkpoints"):
+        with contextlib.suppress(BadInput):  # a store may let nothing be removed
+            checkpoints.remove(folder)
+
+
+def _is_published(url: str) -> bool:
+    try:
+        return exchange.is_published(url)
+    except BadInput as error:  # as `_publish` does, so as not to end the job meanwhile
+        _progress.warning("looking for the model is tried again: %s", error)
+        return False
+
+
 def _wait_for_the_model(url: str) -> None:
     """Stays until the first worker is done: if that one is lost now, all are needed to train again."""
     until = time.monotonic() + UPLOAD_SECONDS
-    while not exchange.is_published(url):
+    while not _is_published(url):
         if time.monotonic() > until:
             raise devices.PeerLost(
                 f"the first worker must publish the model; it did not in {UPLOAD_SECONDS:.0f} s; all are started again"

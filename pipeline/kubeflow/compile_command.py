@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import pathlib
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from components.errors import BadInput
-from components.train.devices import GPU
+from components.train.devices import AUTO, GPU
 from pipeline import answer
 from pipeline.arguments import HYPERPARAMETERS, add_training
 from pipeline.kubeflow.quiet import quiet
@@ -95,6 +96,10 @@ def run(args: argparse.Namespace) -> int:
     if effective.compute.accelerator == GPU and not (needs.gpus or needs.gpus_per_worker):
         raise BadInput(
             "the config file asks for GPUs, so say how many a node must have with --gpus N, or with --gpus-per-worker N"
+        )
+    if needs.workers:  # the accelerators are theirs, as the job says; a search in a task of its own has none
+        effective = dataclasses.replace(
+            effective, compute=dataclasses.replace(effective.compute, accelerator=AUTO, gpus=1)
         )
     with quiet():
         from pipeline.kubeflow import lint, package

@@ -182,7 +182,7 @@ def _drop_old_checkpoints(output: pathlib.Path) -> None:
     """Removes the checkpoints of trainings that no run has gone on with for a week."""
     for folder in (output / "checkpoints").glob("*"):
         if time.time() - folder.stat().st_mtime > _CHECKPOINT_SECONDS:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -66,8 +66,9 @@ class Pod:
     def read_log(self) -> list[str]:
         """Its lines so far, each with the time at which it was first seen."""
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".") + "Z"
-        text = self.log.read_text(errors="replace") if self.log.is_file() else ""
-        whole = text.splitlines() if self.status["phase"] in {"Succeeded", "Failed"} else text.split("\n")[:-1]
+        *whole, rest = (self.log.read_bytes() if self.log.is_file() else b"").decode(errors="replace").split("\n")
+        if rest and self.status["phase"] in {"Succeeded", "Failed"}:
+            whole.append(rest)
         self.lines += [f"{now} {line}" for line in whole[len(self.lines) :]]
         return self.lines
 

@@ -30,12 +30,12 @@ def inner(spec):
     return spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
 
 
-def told(spec):
-    return inner(spec)["train"]["inputs"]["parameters"]
+def told(spec, task="train"):
+    return inner(spec)[task]["inputs"]["parameters"]
 
 
-def config(spec):
-    return json.loads(told(spec)["custom_config"]["runtimeValue"]["constant"])
+def config(spec, task="train"):
+    return json.loads(told(spec, task)["custom_config"]["runtimeValue"]["constant"])
 
 
 def pod(job):
@@ -161,6 +161,14 @@ def test_gpus_that_a_config_file_asks_for_are_not_left_out(tmp_path, capfd):
     told = ["--workers", "2", "--gpus-per-worker", "0", "--output", str(tmp_path / "pipeline.yaml")]
     assert runner_kfp.main(["compile", "--image", "a", "--config", str(tmp_path / "config.toml"), *told]) == 2
     assert "the config file asks for GPUs" in capfd.readouterr().err
+
+
+def test_gpus_of_a_config_file_are_the_workers_and_a_search_has_none(tmp_path):
+    (tmp_path / "config.toml").write_text("gpus = 2\n")
+    flags = ("--workers", "2", "--gpus-per-worker", "2", "--tune", "3", "--config", str(tmp_path / "config.toml"))
+    spec, _ = packages.documents(*packages.DIGITS, *flags)
+    devices = {task: (config(spec, task)["accelerator"], config(spec, task)["gpus"]) for task in ("tune", "train")}
+    assert devices == {"tune": ("auto", 1), "train": ("gpu", 2)}
 
 
 def container(job):

@@ -89,6 +89,34 @@ def test_another_worker_stays_until_the_first_one_has_published(made, monkeypatc
     late.join()
 
 
+def test_a_store_that_is_away_while_a_worker_waits_ends_nothing(s3, made, monkeypatch):
+    asked = []
+
+    def before(method, path):
+        asked.append(path)
+        return object_stores.REFUSED if len(asked) < 3 else None
+
+    monkeypatch.setattr(worker, "_POLL_SECONDS", 0.01)
+    exchange.publish(URL, made)
+    s3.before = before
+    worker._wait_for_the_model(URL)
+    s3.reset()
+    assert len(asked) > 2
+
+
+def test_a_store_that_lets_nothing_be_removed_keeps_the_checkpoints(s3, bucket):
+    bucket.put_object(Key="run/checkpoints/a/state.npz", Body=b"state")
+    job = exchange.Job(
+        train=[], val=[], transform_graph="", config={"checkpoints": f"s3://{bucket.name}/run/checkpoints"}
+    )
+    s3.before = lambda method, path: object_stores.REFUSED if method in {"DELETE", "POST"} else None
+    worker._remove_checkpoints(job)
+    s3.reset()
+    assert [one.key for one in bucket.objects.filter(Prefix="run/checkpoints")] == ["run/checkpoints/a/state.npz"]
+    worker._remove_checkpoints(job)
+    assert not list(bucket.objects.filter(Prefix="run/checkpoints"))
+
+
 def test_another_worker_is_started_again_where_the_first_one_never_publishes(monkeypatch):
     monkeypatch.setattr(worker, "_POLL_SECONDS", 0.02)
     monkeypatch.setattr(worker, "UPLOAD_SECONDS", 0.1)

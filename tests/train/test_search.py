@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 
-from components.errors import BadInput, GateStopped
+from components.errors import BadInput, GateStopped, ProjectError
 from components.train import search
 from components.train.hyperparameters import MODELS, Hyperparameters
 from components.train.loop import Training
@@ -49,6 +49,14 @@ def searched(folder: pathlib.Path, train: Trainings, trials: int = 8, fixed=(), 
     tuner = search.Search(base, fixed, trials, train, str(folder))
     tuner.search()
     return tuner
+
+
+def test_a_state_that_was_cut_short_is_said_with_the_way_out(tmp_path):
+    searched(tmp_path, Trainings(), trials=2)
+    oracle = tmp_path / "search" / "oracle.json"
+    oracle.write_text(oracle.read_text()[:40])
+    with pytest.raises(ProjectError, match=r"the state of the search in .* remove it, and the search begins anew"):
+        searched(tmp_path, Trainings(), trials=2)
 
 
 def test_the_first_trial_has_the_values_in_force_and_the_best_wins(tmp_path):

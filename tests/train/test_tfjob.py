@@ -172,6 +172,30 @@ def test_the_worker_that_failed_first_is_the_reason_and_not_those_that_lost_it(s
     assert str(error) == "Some failed. (job-worker-1 of the training job job: exit code 3, Error)"
 
 
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_log_that_cannot_be_read_does_not_hide_how_the_job_ended(launch, stub, monkeypatch, said, code):
+    monkeypatch.setattr(job_watch, "PATIENCE_SECONDS", 20.0)
+    ask = cluster.Cluster._ask
+
+    def without_logs(self, method, path, *more, **told):
+        if path.endswith("/log"):
+            raise cluster.Refused("the node is gone", 500)
+        return ask(self, method, path, *more, **told)
+
+    monkeypatch.setattr(cluster.Cluster, "_ask", without_logs)
+    if code:
+        with pytest.raises(GateStopped, match=r"exit code 3, Error\)"):
+            launch("import sys; sys.exit(3)")
+    else:
+        assert (launch(PUBLISH) / "model_run/training.json").is_file()
+    assert "the log of worker 0: the node is gone" in said.messages
+
+
+def test_a_line_of_a_program_is_one_line_whatever_is_in_it(launch, stub, said):
+    launch(r"""print("10 %\r20 %\x85 and more", flush=True)""" + PUBLISH)
+    assert "worker 0: 10 %\r20 %\x85 and more" in said.messages
+
+
 def test_a_worker_that_was_killed_is_started_again(launch, stub, said):
     again = """
 import os, pathlib, sys
