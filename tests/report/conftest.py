@@ -154,7 +154,7 @@ def make_run(tmp_path: pathlib.Path) -> MakeRun:
         ]
         training = {
             "devices": ["CPU:0"], "steps": 20, "seconds": 75.0, "parameters": 1234,
-            "best_epoch": 2, "stopped_early": True,
+            "best_epoch": 2, "stopped_early": True, "hyperparameters": {"model": "cnn", "train_steps": 5},
             "epochs": [epoch | {"learning_rate": 0.01} for epoch in epochs],
         }  # fmt: skip
         _json(at["train.model_run"] / "training.json", training)
