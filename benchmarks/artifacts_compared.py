@@ -80,7 +80,7 @@ def _files(first: pathlib.Path, second: pathlib.Path) -> Iterator[str]:
     contents = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (first, second)]
     if contents[0].keys() != contents[1].keys():
         yield f"files {sorted(contents[0])} and {sorted(contents[1])}"
-    for name in contents[0].keys() & contents[1].keys():
+    for name in sorted(contents[0].keys() & contents[1].keys()):
         if contents[0][name] != contents[1][name]:
             yield f"{name} has other bytes"
 
@@ -98,7 +98,7 @@ def _statistics(path: pathlib.Path) -> dict[str, Any]:
 def _statistics_differ(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
     for one in (first, second):
         one["sketches"] = {name: list(_take_sketches(feature)) for name, feature in one["features"].items()}
-    for name in first["sketches"].keys() & second["sketches"].keys():
+    for name in [name for name in first["sketches"] if name in second["sketches"]]:
         numbers = first["features"][name].get("numStats", {})
         count = float(first.get("numExamples", 0))
         width = float(numbers.get("max", 0)) - float(numbers.get("min", 0))
