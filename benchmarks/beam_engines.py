@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks import artifacts_compared
 from benchmarks.processes import ROOT, timed
-from components.errors import BadInput, ProjectError
+from components.errors import BadInput, ProjectError, exit_code
 from components.ingest import digits
 
 MULTI_PROCESSING, LOOPBACK, FLINK, SPARK, GIVEN = "multi-processing", "loopback", "flink", "spark", "given"
@@ -128,11 +128,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--flink-job-server", type=pathlib.Path, metavar="JAR", help="Beam's job server for Flink")
     parser.add_argument("--spark-job-server", type=pathlib.Path, metavar="JAR", help="Beam's job server for Spark")
     parser.add_argument("--beam-arg", action="append", metavar="ARG", help="an option of an engine of your own")
-    try:
-        return 0 if compare(parser.parse_args(arguments)) else 3
-    except ProjectError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
+    return exit_code(lambda: 0 if compare(parser.parse_args(arguments)) else 3)
 
 
 if __name__ == "__main__":

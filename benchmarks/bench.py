@@ -23,7 +23,7 @@ from benchmarks import table, tfx_example
 from benchmarks.measurement import Measurement, Options
 from benchmarks.processes import ROOT
 from components import features
-from components.errors import BadInput, ProjectError
+from components.errors import BadInput, ProjectError, exit_code
 from components.ingest import digits, source
 
 # Name -> module; each has a function `measure`.
@@ -173,13 +173,12 @@ def _say(text: str) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 measured, whatever the goals; 2 wrong usage, 1 anything else."""
-    try:
+
+    def work() -> None:
         args = parse(arguments)
         run(args, f"python -m benchmarks.bench {_public(arguments, args)}".strip())
-    except ProjectError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return exit_code(work)
 
 
 def _public(arguments: Sequence[str], args: argparse.Namespace) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks import table
 from components import features
-from components.errors import BadInput, ProjectError
+from components.errors import BadInput, exit_code
 from components.train import networks, objective
 from components.train.hyperparameters import MODELS, Hyperparameters
 
@@ -240,12 +240,7 @@ def _backend_version() -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 measured; 2 wrong usage, 1 anything else."""
-    try:
-        run(parse(arguments))
-    except ProjectError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code(lambda: run(parse(arguments)))
 
 
 if __name__ == "__main__":

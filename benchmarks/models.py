@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks import table
 from benchmarks.processes import ROOT, timed
-from components.errors import BadInput, ProjectError
+from components.errors import BadInput, ProjectError, exit_code
 from components.train.hyperparameters import MODELS
 
 PAGE = ROOT / "docs/models.md"
@@ -169,12 +169,7 @@ def _render(rows: Sequence[Sequence[str]], facts: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 measured; 2 wrong usage, 1 anything else."""
-    try:
-        run(parse(arguments))
-    except ProjectError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code(lambda: run(parse(arguments)))
 
 
 if __name__ == "__main__":

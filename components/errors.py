@@ -8,6 +8,11 @@
 The message is one line: the rule, what was received, and the way out.
 """
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
 
 class ProjectError(Exception):
     exit_code = 1
@@ -19,3 +24,12 @@ class BadInput(ProjectError):
 
 class GateStopped(ProjectError):
     exit_code = 3
+
+
+def exit_code(work: Callable[[], int | None]) -> int:
+    """Does the work of a command and returns its exit code; an error that a person is meant to read is one line."""
+    try:
+        return work() or 0
+    except ProjectError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return error.exit_code

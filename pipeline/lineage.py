@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from components.errors import ProjectError
+from components.errors import exit_code
 from pipeline import answer, place
 from pipeline.arguments import Parser
 
@@ -23,13 +23,12 @@ _FILE_WIDTH = 160
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 done, 2 wrong usage or no such version, 1 anything else."""
-    try:
+
+    def work() -> None:
         args = _parse(arguments)
         answer.write(_do(args), args.json)
-    except ProjectError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return error.exit_code
-    return 0
+
+    return exit_code(work)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from components.errors import BadInput, ProjectError
+from components.errors import BadInput, exit_code
 from components.report import runs
 
 
@@ -28,17 +28,16 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 done, 2 wrong usage or no such run, 1 anything else."""
-    try:
+
+    def work() -> None:
         args = _parse(arguments)
         result, lines = _do(args)
         text = json.dumps(result, indent=1)
         sys.stdout.write((text if args.json == "-" else "\n".join(lines)) + "\n")
         if args.json not in (None, "-"):
             _save(pathlib.Path(args.json), text)
-    except ProjectError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return error.exit_code
-    return 0
+
+    return exit_code(work)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -20,15 +20,19 @@ from components.train.devices import Compute
 RUN_FN = "components.train.run.run_fn"
 
 
+# Each field of `Hyperparameters` as a parameter of its own.
+PARAMETERS = {
+    executor.PROPERTIES[name]: component_spec.ExecutionParameter(type=kind, optional=True)
+    for name, kind in executor.KINDS.items()
+}
+
+
 class TrainSpec(component_spec.ComponentSpec):
     """The interface of TFX's Trainer, and each hyperparameter as a parameter of its own."""
 
     INPUTS = standard_component_specs.TrainerSpec.INPUTS
     OUTPUTS = standard_component_specs.TrainerSpec.OUTPUTS
-    PARAMETERS = standard_component_specs.TrainerSpec.PARAMETERS | {
-        executor.PROPERTIES[name]: component_spec.ExecutionParameter(type=kind, optional=True)
-        for name, kind in executor.KINDS.items()
-    }
+    PARAMETERS = standard_component_specs.TrainerSpec.PARAMETERS | PARAMETERS
     TYPE_ANNOTATION = standard_component_specs.TrainerSpec.TYPE_ANNOTATION
 
 
@@ -68,15 +72,7 @@ def train(
     Returns:
         Trainer; its outputs are `model` and `model_run`.
     """
-    settled = {name: value for name, value in hyperparameters.items() if not isinstance(value, RuntimeParameter)}
-    told = {name: value for name, value in hyperparameters.items() if isinstance(value, RuntimeParameter)}
-    config = {
-        **settled,
-        **({executor.UNLESS_TOLD: {name: value.default for name, value in told.items()}} if told else {}),
-        **(compute or Compute()).to_config(),
-        "code_digest": code_digest,
-        "checkpoints": checkpoints,
-    }
+    steps = hyperparameters.get("train_steps")
     return Trainer(
         TrainSpec(
             examples=examples,
@@ -84,11 +80,32 @@ def train(
             schema=schema,
             **({standard_component_specs.HYPERPARAMETERS_KEY: found} if found is not None else {}),
             run_fn=RUN_FN,
-            train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN], num_steps=settled.get("train_steps")),
+            train_args=trainer_pb2.TrainArgs(
+                splits=[features.TRAIN], num_steps=None if isinstance(steps, RuntimeParameter) else steps
+            ),
             eval_args=trainer_pb2.EvalArgs(splits=[features.VAL]),
-            custom_config=json_utils.dumps(config),
             model=Channel(type=standard_artifacts.Model),
             model_run=Channel(type=standard_artifacts.ModelRun),
-            **{executor.PROPERTIES[name]: value for name, value in told.items()},
+            **instructions(hyperparameters, compute, code_digest=code_digest, checkpoints=checkpoints),
         )
     )
+
+
+def instructions(
+    hyperparameters: Mapping[str, Any], compute: Compute | None, **more: Any
+) -> dict[str, str | RuntimeParameter]:
+    """`custom_config`, from which `executor.settled` reads, and the hyperparameters that only the run settles.
+
+    Args:
+        hyperparameters: as for `train`.
+        compute: as for `train`.
+        more: what else goes into `custom_config`: JSON values.
+    """
+    told = {name: value for name, value in hyperparameters.items() if isinstance(value, RuntimeParameter)}
+    config = {
+        **{name: value for name, value in hyperparameters.items() if name not in told},
+        **({executor.UNLESS_TOLD: {name: value.default for name, value in told.items()}} if told else {}),
+        **(compute or Compute()).to_config(),
+        **more,
+    }
+    return {"custom_config": json_utils.dumps(config), **{executor.PROPERTIES[name]: told[name] for name in told}}

@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfx.dsl.components.base import base_component, executor_spec
-from tfx.orchestration.data_types import RuntimeParameter
 from tfx.proto import trainer_pb2
 from tfx.types import component_spec, standard_artifacts, standard_component_specs
 from tfx.types.channel import BaseChannel, Channel
-from tfx.utils import json_utils
 
 from components import features
-from components.train import executor, tuner_executor
+from components.train import component, tuner_executor
 from components.train.devices import Compute
 
 TUNER_FN = "components.train.tuner.tuner_fn"
@@ -27,10 +25,7 @@ class TuneSpec(component_spec.ComponentSpec):
     OUTPUTS = standard_component_specs.TunerSpec.OUTPUTS | {
         tuner_executor.TRIAL_RUNS: component_spec.ChannelParameter(type=standard_artifacts.ModelRun)
     }
-    PARAMETERS = standard_component_specs.TunerSpec.PARAMETERS | {
-        executor.PROPERTIES[name]: component_spec.ExecutionParameter(type=kind, optional=True)
-        for name, kind in executor.KINDS.items()
-    }
+    PARAMETERS = standard_component_specs.TunerSpec.PARAMETERS | component.PARAMETERS
 
 
 class Tuner(base_component.BaseComponent):
@@ -69,17 +64,6 @@ def tune(
     Returns:
         Tuner; its outputs are `best_hyperparameters`, `tuner_results` and `trial_runs`.
     """
-    settled = {name: value for name, value in hyperparameters.items() if not isinstance(value, RuntimeParameter)}
-    told = {name: value for name, value in hyperparameters.items() if isinstance(value, RuntimeParameter)}
-    config = {
-        **settled,
-        **({executor.UNLESS_TOLD: {name: value.default for name, value in told.items()}} if told else {}),
-        "trials": trials,
-        "fixed": sorted(fixed),
-        **(compute or Compute()).to_config(),
-        "code_digest": code_digest,
-        "checkpoints": checkpoints,
-    }
     return Tuner(
         TuneSpec(
             examples=examples,
@@ -88,10 +72,16 @@ def tune(
             tuner_fn=TUNER_FN,
             train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN]),
             eval_args=trainer_pb2.EvalArgs(splits=[features.VAL]),
-            custom_config=json_utils.dumps(config),
             best_hyperparameters=Channel(type=standard_artifacts.HyperParameters),
             tuner_results=Channel(type=standard_artifacts.TunerResults),
             trial_runs=Channel(type=standard_artifacts.ModelRun),
-            **{executor.PROPERTIES[name]: value for name, value in told.items()},
+            **component.instructions(
+                hyperparameters,
+                compute,
+                trials=trials,
+                fixed=sorted(fixed),
+                code_digest=code_digest,
+                checkpoints=checkpoints,
+            ),
         )
     )
