@@ -30,6 +30,7 @@ def network():
         ([0.5, 0.9, 0.7], 0, 2, 3),
         ([0.5, 0.9, 0.88, 0.8], 0, 3, 4),  # of 100 images, one standard error of 90 % is 3 points
         ([0.5, 0.9, 0.86], 0, 2, 3),
+        ([0.5, 1.0, 0.99, 0.98], 0, 3, 4),  # all of few images right is luck too
         ([0.88, 0.9, 0.93, 0.905, 0.9], 0, 4, 5),
         ([0.5, 0.9, 0.9], 0, 3, 3),  # of equal ones the later
         ([0.5, 0.9, 0.9, 0.8, 0.7, 0.99], 2, 3, 4),  # an equal one is no better one
