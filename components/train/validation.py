@@ -71,8 +71,8 @@ class Best(keras.callbacks.Callback):
     def epoch(self) -> int:
         """The best epoch, from 1."""
         highest = max(row["val_accuracy"] for row in self._rows)
-        # With two right and two wrong answers added, so that all right on few images is no certainty.
-        # (A. Agresti and B. Coull, "Approximate Is Better than 'Exact'", 1998.)
+        # With two right and two wrong answers added, so that all right on few images is no certainty: Agresti and
+        # Coull, "Approximate Is Better than 'Exact'", 1998.
         count = self._images + 4
         share = (highest * self._images + 2) / count
         least = highest - math.sqrt(share * (1 - share) / count)
