@@ -25,6 +25,9 @@ export UV_COMPILE_BYTECODE ?= 1
 export UV_SYSTEM_CERTS ?= 1
 USE_PIP_INDEX = index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$(.uv/bin/python -m pip config get global.index-url \
 	2>/dev/null)}}"; if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi
+# A process of tests for each core, but no more than four, as a run needs some GB of memory; a file's tests share its
+# fixtures, so they stay together.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -44,10 +47,10 @@ tensorboard: $(RUN_STAMP) ## Open TensorBoard on all runs below output/ (ARGS="-
 	@.venv/bin/tensorboard --logdir output/pipeline_root --host 127.0.0.1 $(ARGS)
 
 test: $(DEV_STAMP) $(JAX_STAMP) ## Run all tests (MNIST_DATA_DIR=DIR adds those on the real files)
-	@$(VENV) -m pytest $(ARGS)
+	@$(VENV) -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-quick: $(DEV_STAMP) $(JAX_STAMP) ## Run all tests but the slow ones
-	@$(VENV) -m pytest -m "not slow" $(ARGS)
+	@$(VENV) -m pytest $(SIDE_BY_SIDE) -m "not slow" $(ARGS)
 
 bench: $(RUN_STAMP) ## Measure the pipeline against its floors on MNIST's files (DATA_DIR=DIR; half an hour)
 	@$(VENV) -m benchmarks.bench $(DATA_DIR) $(ARGS)
