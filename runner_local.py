@@ -157,7 +157,8 @@ def died(arguments: Sequence[str], number: int, folder: pathlib.Path | None) -> 
 
     row = record.read(folder) if folder else record.new("")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    stage = next((f" in the stage {one['name']}" for one in row["stages"] if one["state"] == "running"), "")
+    running = [one["name"] for one in row["stages"] if one["state"] == "running"]
+    stage = f" in the stage {' or '.join(running)}" if running else ""
     asked = number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     guess = "" if asked else " (the kernel and libraries do that when memory runs out)"
     row["reason"] = (

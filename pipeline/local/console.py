@@ -12,6 +12,7 @@ import logging
 import os
 import pathlib
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
@@ -34,6 +35,7 @@ class Console(logging.Handler):
         self._terminal = Terminal(file=os.fdopen(os.dup(stream.fileno()), "w", encoding="utf-8"), highlight=False)
         self._rows: dict[str, tuple[str, float, str]] = {}
         self._started: dict[str, float] = {}
+        self._of_thread: dict[int | None, str] = {}
         self._results: dict[str, str] = {}
         self._bar: Progress | None = None
 
@@ -99,19 +101,22 @@ class Console(logging.Handler):
         """Shows a stage's state."""
         if state == "running":
             self._started[name] = time.monotonic()
+            self._of_thread[threading.get_ident()] = name
         note = self._rows.get(name, ("", 0.0, ""))[2]
         self._rows[name] = (state, seconds, note)
         if not self._terminal.is_terminal and state != "running":
             self._terminal.print(self._row(name), soft_wrap=True)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Takes what the logger `progress` says as the note of the stage that runs."""
+        """Takes what the logger `progress` says as the note of the stage that runs in this thread, else the last."""
         running = [name for name, (state, _, _) in self._rows.items() if state == "running"]
         if running:
+            own = self._of_thread.get(record.thread)
+            name = own if own in running else running[-1]
             note = record.getMessage()
-            self._rows[running[-1]] = ("running", 0.0, note)
+            self._rows[name] = ("running", 0.0, note)
             if note.startswith(("epoch ", "trial ")):  # the last one stays as the stage's result
-                self._results[running[-1]] = note
+                self._results[name] = note
 
     def __rich__(self) -> Table:
         table = Table.grid(padding=(0, 1))

@@ -226,12 +226,11 @@ def _run_stages(config: Config, choice: Choice, console: Console, row: dict[str,
             def changed(stage: Stage) -> None:
                 console.stage(stage.name, stage.state, stage.seconds)
                 # What a run has come to is known even if it is killed.
-                row["stages"] = [outcome.stage_row(one) for one in (*ended, stage)]
+                begun[stage.name] = outcome.stage_row(stage)
+                row["stages"] = list(begun.values())
                 _save(row)
-                if stage.state != local_stages.RUNNING:
-                    ended.append(stage)
 
-            ended: list[Stage] = []
+            begun: dict[str, dict[str, Any]] = {}
             stages = local_stages.run(ir, row["run_id"], digests, config.fresh, changed)
         except Exception as failure:
             traceback.print_exc()

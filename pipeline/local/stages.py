@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the graph's nodes on this machine, one after the other, and reports each one's state.
+"""Runs the graph's nodes on this machine, two at a time where they do not wait for each other; reports their states.
 
 TFX's LocalDagRunner says nothing between the first node and the last, and returns as if all were well when a node's
 inputs cannot be resolved. This does what its `run_with_ir` does, node by node, and looks after each.
@@ -7,10 +7,14 @@ inputs cannot be resolved. This does what its `run_with_ir` does, node by node, 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import pathlib
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 from ml_metadata.proto import metadata_store_pb2
@@ -29,16 +33,28 @@ from pipeline.local import cache
 RUNNING, DONE, CACHED, FAILED, SKIPPED = "running", "done", "cached", "failed", "skipped"
 # These look at what the cache key cannot cover: the serving folder as it is now.
 NEVER_CACHED = frozenset({"push", "data-gate", "infra-gate", "model-gate"})
+_CORES = os.cpu_count() or 1
+# ML Metadata's file takes one connection at a time.
+_metadata_lock = threading.RLock()
 
 
 @dataclasses.dataclass
 class Stage:
-    """One node in one run; `outputs` maps each output key to its artifact, empty unless it is done or cached."""
+    """One node in one run.
+
+    Attributes:
+        name: id of the node.
+        state: one of the five above.
+        seconds: wall time, once it has ended.
+        outputs: output key -> its artifact, empty unless it is done or cached.
+        error: why it failed.
+    """
 
     name: str
     state: str = SKIPPED
     seconds: float = 0.0
     outputs: dict[str, metadata_store_pb2.Artifact] = dataclasses.field(default_factory=dict)
+    error: Exception | None = None
 
     def uri(self, key: str) -> pathlib.Path:
         """The folder of an output."""
@@ -81,14 +97,14 @@ def run(
     fresh: bool,
     changed: Callable[[Stage], None],
 ) -> list[Stage]:
-    """Runs every node until one fails.
+    """Runs every node until one fails; a second one runs in a thread beside the first where nothing keeps them apart.
 
     Args:
         ir: the compiled graph.
         run_id: becomes the run's name in ML Metadata.
         code_digests: node id -> digest of its code, which becomes part of its cache key.
         fresh: whether to leave the cache aside.
-        changed: called when a stage's state changes.
+        changed: called when a stage's state changes, by the thread that it runs in, one at a time.
 
     Returns:
         Every stage with its final state.
@@ -102,44 +118,92 @@ def run(
     choice = deployment.metadata_connection_config
     connection = getattr(choice, choice.WhichOneof("connection_config"))
     cache.clear_away(connection, pathlib.Path(ir.runtime_spec.pipeline_root.field_value.string_value))
-    nodes = [node.pipeline_node for node in ir.nodes]
-    stages = [Stage(node.node_info.id) for node in nodes]
-    for node, stage in zip(nodes, stages, strict=True):
-        add_code_digest(node, code_digests[stage.name])
-        caching = node.execution_options.caching_options
-        caching.enable_cache = not fresh and stage.name not in NEVER_CACHED
-        stage.state = RUNNING
-        changed(stage)
+    nodes = {node.pipeline_node.node_info.id: node.pipeline_node for node in ir.nodes}
+    stages = {name: Stage(name) for name in nodes}
+    for name, node in nodes.items():
+        add_code_digest(node, code_digests[name])
+        node.execution_options.caching_options.enable_cache = not fresh and name not in NEVER_CACHED
+
+    telling = threading.Lock()
+
+    def launch(name: str) -> None:
+        stage = stages[name]
+        tell(stage)
         started = time.monotonic()
         try:
-            with cache.intact_only():
-                info = launcher.Launcher(
-                    pipeline_node=node,
-                    mlmd_connection=metadata.Metadata(connection),
-                    pipeline_info=ir.pipeline_info,
-                    pipeline_runtime_spec=ir.runtime_spec,
-                    executor_spec=runner_utils.extract_executor_spec(deployment, stage.name),
-                    custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, stage.name),
-                ).launch()
+            info = launcher.Launcher(
+                pipeline_node=nodes[name],
+                mlmd_connection=_OneAtATime(connection),
+                pipeline_info=ir.pipeline_info,
+                pipeline_runtime_spec=ir.runtime_spec,
+                executor_spec=runner_utils.extract_executor_spec(deployment, name),
+                custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, name),
+            ).launch()
             if info is None or info.execution_id is None:
-                raise ProjectError(f"the inputs of the stage {stage.name} are missing; run with --fresh")
-            stage.state, stage.outputs = _outcome(connection, info.execution_id)
-            if stage.state == DONE:
-                cache.seal(connection, stage.outputs.values())
+                raise ProjectError(f"the inputs of the stage {name} are missing; run with --fresh")
+            with _metadata_lock:
+                stage.state, stage.outputs = _outcome(connection, info.execution_id)
+                if stage.state == DONE:
+                    cache.seal(connection, stage.outputs.values())
             if stage.state == FAILED:
-                raise ProjectError(f"the stage {stage.name} could not be started: the log has the cause")
+                raise ProjectError(f"the stage {name} could not be started: the log has the cause")
         except Exception as error:
-            stage.state = FAILED
-            raise StageFailed(stage, stages, error) from error
+            stage.state, stage.error = FAILED, error
         finally:
             stage.seconds = time.monotonic() - started
+            tell(stage)
+
+    def tell(stage: Stage) -> None:
+        with telling:
             changed(stage)
-    return stages
+
+    def start(name: str) -> str:
+        stages[name].state = RUNNING
+        return name
+
+    def ready() -> list[str]:
+        ended = {name for name, stage in stages.items() if stage.state in (DONE, CACHED)}
+        waiting = (name for name, stage in stages.items() if stage.state == SKIPPED)
+        return [name for name in waiting if ended.issuperset(nodes[name].upstream_nodes)]
+
+    with cache.intact_only(), futures.ThreadPoolExecutor(1) as aside:
+        beside: futures.Future[None] | None = None
+        while not any(stage.state == FAILED for stage in stages.values()):
+            found = ready()
+            if found:
+                first = start(found[0])
+                if found[1:] and (beside is None or beside.done()) and _CORES > 1:
+                    beside = aside.submit(launch, start(found[1]))
+                launch(first)
+            elif beside is not None:
+                beside.result()
+                beside = None
+            else:
+                break
+    for stage in stages.values():
+        if stage.error is not None:
+            raise StageFailed(stage, list(stages.values()), stage.error) from stage.error
+    return list(stages.values())
 
 
 def add_code_digest(node: pipeline_pb2.PipelineNode, digest: str) -> None:
     """Makes the digest of a node's code a part of its cache key."""
     node.parameters.parameters["code_digest"].field_value.string_value = digest
+
+
+class _OneAtATime(metadata.Metadata):
+    """A connection to ML Metadata that waits until no other is open."""
+
+    def __enter__(self) -> metadata.Metadata:
+        with contextlib.ExitStack() as undo:
+            undo.enter_context(_metadata_lock)
+            opened = super().__enter__()
+            undo.pop_all()
+        return opened
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        _metadata_lock.release()
 
 
 class StageFailed(Exception):
