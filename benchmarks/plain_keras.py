@@ -49,6 +49,7 @@ def build_network() -> keras.Sequential:
             layers.Conv2D(20, 5, padding="same", activation="relu"),
             layers.MaxPooling2D(2),
             layers.Flatten(),
+            layers.Dropout(0.25),
             layers.Dense(300, activation="relu"),
             layers.Dropout(0.25),
             layers.Dense(10, activation="softmax"),

@@ -159,6 +159,6 @@ MODELS = {
         ),
         Hyperparameters("mlp", learning_rate=0.002, batch_size=128, train_steps=2150),
         Hyperparameters("fast", learning_rate=0.01, batch_size=128, train_steps=860, dropout=0.1),
-        Hyperparameters("best", learning_rate=0.003, batch_size=128, train_steps=17200, dropout=0.3),
+        Hyperparameters("best", learning_rate=0.1, batch_size=128, train_steps=12900, dropout=0.3),
     )
 }

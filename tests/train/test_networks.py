@@ -5,6 +5,7 @@ import ast
 import itertools
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 
@@ -56,22 +57,23 @@ def test_cnn_flattens_7x7x20():
         "Conv2D",
         "MaxPooling2D",
         "Flatten",
+        "Dropout",
         "Dense",
         "Dropout",
         "Dense",
     ]
     assert network.layers[3].output.shape == (None, 7, 7, 20)
     assert network.layers[4].output.shape == (None, 980)
-    assert network.layers[5].units == 300
-    assert network.layers[6].rate == 0.25
+    assert network.layers[6].units == 300
+    assert [network.layers[place].rate for place in (5, 7)] == [0.25, 0.25]
 
 
 def test_flags_reach_the_layers():
     changed = Hyperparameters.of("cnn", ksize1=3, ksize2=7, nfil1=4, nfil2=6, dropout=0.4)
-    first, _, second, _, _, _, dropout, _ = networks.build(changed).layers
+    first, _, second, _, _, before, _, dropout, _ = networks.build(changed).layers
     assert (first.kernel_size, first.filters) == ((3, 3), 4)
     assert (second.kernel_size, second.filters) == ((7, 7), 6)
-    assert dropout.rate == 0.4
+    assert before.rate == dropout.rate == 0.4
 
 
 def test_keras_cnn_drops_twice():
@@ -127,3 +129,16 @@ def test_no_backend_is_imported(module):
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not {name for name in imported if name.startswith(("tensorflow", "jax", "torch"))}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_best_alone_learns_with_momentum(model):
+    chosen = Hyperparameters.of(model)
+    network = networks.build(chosen)
+    objective.compile_network(network, chosen)
+    if model != "best":
+        assert type(network.optimizer) is keras.optimizers.Adam
+        return
+    assert type(network.optimizer) is keras.optimizers.SGD
+    told = network.optimizer.get_config()
+    assert (told["momentum"], told["nesterov"], told["weight_decay"]) == (0.9, True, 5e-4)
