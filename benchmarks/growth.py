@@ -29,7 +29,7 @@ TIME_LIMIT, MEMORY_LIMIT = 1.2, 1.5
 _PERIOD = 0.05
 _MIB = 2**20
 # Those that look at images or at what was made of them.
-_STAGES = ("ingest", "statistics", "data-check", "transform", "train", "infra-check", "evaluate", "push")
+_STAGES = ("ingest", "statistics", "image-check", "transform", "train", "infra-check", "evaluate", "push")
 
 
 def measure(options: Options, say: Callable[[str], None]) -> list[Measurement]:
@@ -94,16 +94,19 @@ def _run(data_dir: pathlib.Path, steps: int, folder: pathlib.Path) -> dict[str, 
 
 
 def _watch(process: subprocess.Popen[bytes], runs: pathlib.Path, peaks: dict[str, int]) -> None:
-    """Adds up the memory of a run, and reads from its record, which it writes with every stage, where it is."""
-    stage, read = "start", 0.0
+    """Adds up the memory of a run, and reads from its record, which it writes with every stage, where it is.
+
+    Of two stages side by side each has the memory of both.
+    """
+    stages, read = ["start"], 0.0
     while process.poll() is None:
         for record in runs.glob("*/record.json"):
             changed = record.stat().st_mtime
             if changed != read:
-                stages = json.loads(record.read_text(encoding="utf-8"))["stages"]
-                running = [one["name"] for one in stages if one["state"] == "running"]
-                stage, read = running[0] if running else "between stages", changed
-        peaks[stage] = max(peaks.get(stage, 0), sum(map(_resident, _tree(process.pid))))
+                rows = json.loads(record.read_text(encoding="utf-8"))["stages"]
+                stages, read = [one["name"] for one in rows if one["state"] == "running"], changed
+        now = sum(map(_resident, _tree(process.pid)))
+        peaks.update({stage: max(peaks.get(stage, 0), now) for stage in stages})
         time.sleep(_PERIOD)
 
 

@@ -21,7 +21,7 @@ from components.errors import ProjectError
 
 _BATCH_SIZE = "128"
 # What need not run again when only the network changed. All else in a run is start-up, train, evaluate, gates and push.
-_DATA_STAGES = frozenset({"ingest", "schema", "statistics", "anomalies", "data-check", "transform"})
+_DATA_STAGES = frozenset({"ingest", "schema", "statistics", "anomalies", "image-check", "data-check", "transform"})
 _LAYER = 'layers.Dense(300, activation="relu")'
 
 

@@ -59,7 +59,7 @@ def gather(record: Mapping[str, Any], artifacts: Mapping[str, pathlib.Path] | No
         "scalars": part("the statistics", "statistics.statistics", data.scalars),
         "samples": part("the sample images", "ingest.examples", data.samples),
         "findings": part("the findings", "data-check.checks", lambda _: data.findings(record, images)),
-        "suspects": part("the suspect labels", "data-check.checks", lambda path: data.suspects(path, images)),
+        "suspects": part("the suspect labels", "image-check.checks", lambda path: data.suspects(path, images)),
         "tuning": record.get("tuning") and _tuning(record["tuning"]),
         "training": part("the training", "train.model_run", _training),
         "evaluation": candidate and _evaluation(record, candidate, baseline),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graph's side of validate: statistics, the curated schema, TFDV's anomalies, and the check of the data."""
+"""The graph's side of validate: statistics, the curated schema, TFDV's anomalies, and the checks of images and data."""
 
 import dataclasses
 import json
@@ -28,34 +28,21 @@ SUSPECTS_FILE = "label_suspects.json"
 
 
 @component
-def DataCheck(
+def ImageCheck(
     examples: InputArtifact[Examples],
-    statistics: InputArtifact[ExampleStatistics],
-    schema: InputArtifact[Schema],
-    anomalies: InputArtifact[ExampleAnomalies],
-    baseline: InputArtifact[Model],
     checks: OutputArtifact[Checks],
     pixel_limits: Parameter[str],
     label_limits: Parameter[str],
-    allow: Parameter[str],
 ) -> None:
-    """Publishes what is wrong with the data; the data gate decides what follows.
+    """Looks at every image and label; nothing else decides what it finds, so it is not done again for another model.
 
-    Inputs: `examples`, `statistics`, `schema`, `anomalies`, and `baseline`, the model in production with the statistics
-    and the name of its training data. Output: `checks`, with every suspect label in `label_suspects.json` besides.
-    Parameters: `pixel_limits` and `label_limits`, the fields of `PixelLimits` and `LabelLimits` as JSON; `allow`,
-    names of findings with commas between them.
-
-    Raises:
-        BadInput: there is no finding of a name in `allow`.
+    Input: `examples`. Output: `checks`, with every suspect label in `label_suspects.json` besides. Parameters:
+    `pixel_limits` and `label_limits`, the fields of `PixelLimits` and `LabelLimits` as JSON.
     """
-    from components.validate import check, kinds, label_noise, pixels
     from components.validate import examples as images
+    from components.validate import label_noise, pixels
 
-    progress = logging.getLogger("progress")
-    found = list(check.dataset_changed(examples.get_string_custom_property("dataset"), _dataset(baseline)))
-
-    progress.info("looking at every image and label")
+    logging.getLogger("progress").info("looking at every image and label")
     splits = {split: images.load(examples.uri, split) for split in features.SPLITS}
     training = images.in_file_order(splits[features.TRAIN], splits[features.VAL])
     classes = len(features.CLASSES)
@@ -63,9 +50,36 @@ def DataCheck(
     with futures.ThreadPoolExecutor(1) as beside:
         looked = beside.submit(pixels.check, splits, PixelLimits(**json.loads(pixel_limits)))
         noise = label_noise.find(training, classes)
-        found += looked.result()
+        found = list(looked.result())
     found += label_noise.check(training, classes, LabelLimits(**json.loads(label_limits)), noise)
+    findings.write(checks.uri, findings=found)
+    (pathlib.Path(checks.uri) / SUSPECTS_FILE).write_text(json.dumps(noise.to_rows(), indent=1), encoding="utf-8")
 
+
+@component
+def DataCheck(
+    examples: InputArtifact[Examples],
+    images: InputArtifact[Checks],
+    statistics: InputArtifact[ExampleStatistics],
+    schema: InputArtifact[Schema],
+    anomalies: InputArtifact[ExampleAnomalies],
+    baseline: InputArtifact[Model],
+    checks: OutputArtifact[Checks],
+    allow: Parameter[str],
+) -> None:
+    """Publishes what is wrong with the data; the data gate decides what follows.
+
+    Inputs: `examples`, of which only the data set's name is read; `images`, what `ImageCheck` found; `statistics`;
+    `schema`; `anomalies`; and `baseline`, the model in production with the statistics and the name of its training
+    data. Output: `checks`. Parameter: `allow`, names of findings with commas between them.
+
+    Raises:
+        BadInput: there is no finding of a name in `allow`.
+    """
+    from components.validate import check, kinds
+
+    found = list(check.dataset_changed(examples.get_string_custom_property("dataset"), _dataset(baseline)))
+    found += findings.read(images.uri)[0]
     for split in features.SPLITS:
         found += check.anomalies(split, check.load_anomalies(anomalies.uri, split))
     by_split = check.statistics_of(statistics.uri)
@@ -77,7 +91,6 @@ def DataCheck(
         check.load_statistics_file(production) if production.is_file() else None,
     )
     findings.write(checks.uri, findings=check.allow(found, kinds.parse(allow)))
-    (pathlib.Path(checks.uri) / SUSPECTS_FILE).write_text(json.dumps(noise.to_rows(), indent=1), encoding="utf-8")
 
 
 def _dataset(baseline: Model) -> str | None:
@@ -90,6 +103,7 @@ class Validation(NamedTuple):
     statistics_gen: BaseComponent
     schema_gen: BaseComponent
     example_validator: BaseComponent
+    image_check: BaseComponent
     data_check: BaseComponent
 
     @property
@@ -129,14 +143,18 @@ def validate(
     statistics_gen = StatisticsGen(examples=examples, schema=schema).with_id("statistics")
     statistics = statistics_gen.outputs["statistics"]
     example_validator = ExampleValidator(statistics=statistics, schema=schema).with_id("anomalies")
+    image_check = ImageCheck(
+        examples=examples,
+        pixel_limits=json.dumps(dataclasses.asdict(pixel_limits), sort_keys=True),
+        label_limits=json.dumps(dataclasses.asdict(label_limits), sort_keys=True),
+    ).with_id("image-check")
     data_check = DataCheck(
         examples=examples,
+        images=image_check.outputs["checks"],
         statistics=statistics,
         schema=schema,
         anomalies=example_validator.outputs["anomalies"],
         baseline=baseline,
-        pixel_limits=json.dumps(dataclasses.asdict(pixel_limits), sort_keys=True),
-        label_limits=json.dumps(dataclasses.asdict(label_limits), sort_keys=True),
         allow=allow,
     ).with_id("data-check")
-    return Validation(statistics_gen, schema_gen, example_validator, data_check)
+    return Validation(statistics_gen, schema_gen, example_validator, image_check, data_check)

@@ -38,6 +38,7 @@ _CODE = {
     "schema": "components.validate.component",
     "statistics": "components.validate.component",
     "anomalies": "components.validate.component",
+    "image-check": "components.validate.component",
     "data-check": "components.validate.component",
     "data-gate": "components.gate",
     "transform": "components.transform.component",

@@ -22,10 +22,13 @@ pytestmark = pytest.mark.slow
 
 WORK = ("--dataset", "digits", "--train-steps", "60")
 STAGES = (
-    "baseline", "ingest", "schema", "statistics", "anomalies", "data-check", "data-gate", "transform", "train",
-    "evaluate", "infra-check", "infra-gate", "model-gate", "push",
+    "baseline", "ingest", "schema", "statistics", "anomalies", "image-check", "data-check", "data-gate", "transform",
+    "train", "evaluate", "infra-check", "infra-gate", "model-gate", "push",
 )  # fmt: skip
-REUSED = {"ingest", "statistics", "anomalies", "schema", "data-check", "transform", "train", "evaluate", "infra-check"}
+REUSED = {
+    "ingest", "statistics", "anomalies", "schema", "image-check", "data-check", "transform", "train", "evaluate",
+    "infra-check",
+}  # fmt: skip
 
 
 def newest_record(output: pathlib.Path) -> dict[str, Any]:
@@ -111,7 +114,7 @@ def test_killed_in_every_stage(
         assert record["verdict"] == "failed"
         killed_in += running(record)
     # A stage of a few milliseconds may be over before it is hit.
-    assert {"ingest", "statistics", "data-check", "train", "evaluate", "infra-check"} <= set(killed_in)
+    assert {"ingest", "statistics", "image-check", "train", "evaluate", "infra-check"} <= set(killed_in)
 
     ended = run(*WORK, "--output", output)
     assert ended.code == 0, ended.stdout + ended.stderr

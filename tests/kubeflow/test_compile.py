@@ -20,8 +20,8 @@ from tests.kubeflow import packages
 
 ROOT = pathlib.Path(__file__).parents[2]
 NODES = [
-    "ingest", "baseline", "statistics", "schema", "anomalies", "data-check", "data-gate", "transform", "train",
-    "infra-check", "infra-gate", "evaluate", "model-gate", "push",
+    "ingest", "baseline", "statistics", "schema", "anomalies", "image-check", "data-check", "data-gate", "transform",
+    "train", "infra-check", "infra-gate", "evaluate", "model-gate", "push",
 ]  # fmt: skip
 NEVER_CACHED = {"ingest", "baseline", "data-gate", "infra-gate", "model-gate", "push", "report"}
 
@@ -50,9 +50,9 @@ def test_another_process_elsewhere_writes_the_same_bytes(tmp_path):
     command += ["--json", "told.json"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "there.yaml: pipeline mnist-tfx, 15 tasks, model cnn\n"
+    assert done.stdout == "there.yaml: pipeline mnist-tfx, 16 tasks, model cnn\n"
     assert json.loads((tmp_path / "told.json").read_text()) == {
-        "package": str(tmp_path / "there.yaml"), "pipeline": "mnist-tfx", "tasks": 15, "model": "cnn",
+        "package": str(tmp_path / "there.yaml"), "pipeline": "mnist-tfx", "tasks": 16, "model": "cnn",
     }  # fmt: skip
     assert (tmp_path / "there.yaml").read_text() == packages.text(*packages.DIGITS)
 

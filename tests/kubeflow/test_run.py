@@ -22,8 +22,8 @@ from tests.kubeflow import cluster_stub, launcher
 pytestmark = pytest.mark.slow
 
 NODES = [
-    "ingest", "baseline", "statistics", "schema", "anomalies", "data-check", "data-gate", "transform", "train",
-    "infra-check", "infra-gate", "evaluate", "model-gate", "push",
+    "ingest", "baseline", "statistics", "schema", "anomalies", "image-check", "data-check", "data-gate", "transform",
+    "train", "infra-check", "infra-gate", "evaluate", "model-gate", "push",
 ]  # fmt: skip
 
 

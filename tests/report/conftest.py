@@ -139,7 +139,8 @@ def make_run(tmp_path: pathlib.Path) -> MakeRun:
         at = {
             name: root / name
             for name in (
-                "ingest.examples", "statistics.statistics", "data-check.checks", "train.model_run", "evaluate.checks"
+                "ingest.examples", "statistics.statistics", "image-check.checks", "data-check.checks",
+                "train.model_run", "evaluate.checks",
             )
         }  # fmt: skip
         for split, count, file in (("train", 30, "train"), ("val", 10, "val"), ("test", TEST_IMAGES, "t10k")):
@@ -147,7 +148,7 @@ def make_run(tmp_path: pathlib.Path) -> MakeRun:
             write_statistics(at["statistics.statistics"], split, count)
         findings.write(at["data-check.checks"])
         suspect = {"id": "train-images-idx3-ubyte#5", "given": 5, "likely": 6, "confidence": 0.75}
-        _json(at["data-check.checks"] / "label_suspects.json", [suspect])
+        _json(at["image-check.checks"] / "label_suspects.json", [suspect])
         epochs = [
             {"epoch": 1, "steps": 10, "loss": 1.5, "accuracy": 0.5, "val_loss": 1.25, "val_accuracy": 0.625},
             {"epoch": 2, "steps": 20, "loss": 0.5, "accuracy": 0.75, "val_loss": 0.25, "val_accuracy": 0.875},
