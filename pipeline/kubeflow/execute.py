@@ -23,6 +23,7 @@ from tfx.types.artifact import Artifact
 from tfx.utils import import_utils
 
 from components import artifacts
+from pipeline import beam
 
 Json = dict[str, Any]
 
@@ -56,9 +57,10 @@ def execute(executor_path: str, executor_input: Json, inputs_spec: Json, beam_ar
     folder = pathlib.Path(executor_input["outputs"]["outputFile"]).parent
     context = {"unique_id": folder.name, "tmp_dir": str(folder / ".temp")}
     # Beam is not imported to find out that an executor has no use for it.
-    beam = getattr(sys.modules.get(_BEAM_BASE), "BaseBeamExecutor", None)
-    if beam is not None and issubclass(kind, beam):
-        executor = kind(beam.Context(beam_pipeline_args=list(beam_args), **context))
+    on_beam = getattr(sys.modules.get(_BEAM_BASE), "BaseBeamExecutor", None)
+    if on_beam is not None and issubclass(kind, on_beam):
+        beam.remember_views()
+        executor = kind(on_beam.Context(beam_pipeline_args=list(beam_args), **context))
     else:
         executor = kind(base_executor.BaseExecutor.Context(extra_flags=list(beam_args), **context))
     executor.Do(inputs, outputs, properties)

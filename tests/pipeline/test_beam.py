@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
 
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
 
 from pipeline import beam
 
@@ -46,3 +48,30 @@ def test_a_started_process_can_import_this_project_from_any_folder(tmp_path, mon
         beam.let_workers_import()
     assert os.environ["PYTHONPATH"] == f"{ROOT}{os.pathsep}{tmp_path}"
     subprocess.run([sys.executable, "-c", "import components.features"], cwd=tmp_path, check=True)
+
+
+@pytest.fixture
+def remembered(monkeypatch):
+    monkeypatch.setattr(PipelineOptions, "view_as", PipelineOptions.view_as)
+    for _ in range(2):
+        beam.remember_views()
+
+
+def test_a_view_is_made_once_and_all_share_their_values(remembered):
+    options, others = PipelineOptions(["--runner=A"]), PipelineOptions(["--runner=B"])
+    view = options.view_as(StandardOptions)
+    assert options.view_as(StandardOptions) is view
+    assert isinstance(options.view_as(SetupOptions), SetupOptions)
+    assert (view.runner, others.view_as(StandardOptions).runner) == ("A", "B")
+    options.view_as(StandardOptions).streaming = True
+    assert view.view_as(SetupOptions).view_as(StandardOptions).streaming is True
+    assert others.view_as(StandardOptions).streaming is False
+
+
+def test_options_that_travel_keep_their_values(remembered):
+    options = PipelineOptions(["--runner=A"])
+    options.view_as(StandardOptions).streaming = True
+    copy = pickle.loads(pickle.dumps(options))
+    assert (copy.view_as(StandardOptions).runner, copy.view_as(StandardOptions).streaming) == ("A", True)
+    copy.view_as(StandardOptions).streaming = False
+    assert options.view_as(StandardOptions).streaming is True
