@@ -171,8 +171,8 @@ def test_a_worse_model_is_refused_with_both_figures(
 
 @pytest.fixture(scope="module")
 def second(run: Any, first: Any, output: pathlib.Path) -> Any:
-    """An equally good model, which is compared with the first."""
-    return run("--dataset", "digits", "--train-steps", "200", "--seed", "2", "--output", output)
+    """An equally good model, which is compared with the first. With this seed it makes mistakes, three of 299."""
+    return run("--dataset", "digits", "--train-steps", "200", "--seed", "5", "--output", output)
 
 
 def test_an_equally_good_model_is_judged_against_the_first(first: Any, second: Any) -> None:
@@ -238,7 +238,7 @@ def test_the_report_says_in_a_browser_what_the_record_says(second: Any, tmp_path
     )
     assert shown.section("gallery").partition("Right for the baseline")[0].count("<img") == wrong
     assert record["dataset"]["sha256"] in shown.section("lineage")
-    assert "training.seed 1 2" in browser.words(shown.section("changes"))
+    assert "training.seed 1 5" in browser.words(shown.section("changes"))
     for stage in record["stages"]:
         assert f"{stage['name']} {stage['state']}" in browser.words(shown.section("stages"))
 
@@ -271,10 +271,7 @@ def test_the_notebook_shows_the_same(
         assert " ".join(map(str, row)) in seen
     assert record["artifacts"]["evaluate.evaluation"] in seen
     assert seen.count("No anomalies found") == 3
-    # The pictures of the mistakes, where there are any.
-    mistakes = record["metrics"]["accuracy"] < 1
-    assert any("image/png" in result.data for result in results) == mistakes
-    assert ("'None.'" in told) != mistakes
+    assert any("image/png" in result.data for result in results)
     assert "http" not in html  # nothing is loaded from elsewhere
 
 
