@@ -8,7 +8,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from components.errors import ProjectError
+from components.errors import exit_code
 from pipeline.arguments import Parser
 
 # Each registers its subcommands; what those need is imported when they run.
@@ -26,12 +26,13 @@ def parser() -> Parser:
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 done, 2 wrong usage or bad input, 3 stopped by a gate, 1 anything else."""
-    try:
+
+    def work() -> int:
         args = parser().parse_args(arguments)
         return int(args.run(args))
-    except ProjectError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return error.exit_code
+
+    try:
+        return exit_code(work)
     except KeyboardInterrupt:
         sys.stderr.write("stopped: what was started on the server goes on there\n")
         return 1

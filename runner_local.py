@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from components.errors import ProjectError
+from components.errors import ProjectError, exit_code
 from pipeline import answer
 from pipeline.arguments import HYPERPARAMETERS, Parser, add_compute, add_training
 from pipeline.local import commands, supervise
@@ -139,10 +139,7 @@ def _run(effective: Config, choice: Choice, console: Console) -> dict[str, Any]:
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 done, 2 wrong usage or bad input, 3 stopped by a gate, 1 anything else."""
     try:
-        return run(parse(arguments))
-    except ProjectError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
+        return exit_code(lambda: run(parse(arguments)))
     except OSError as error:
         print(f"FAILED: {error}; the same command goes on from what was finished", file=sys.stderr)
         return 1

@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from components.errors import ProjectError
+from components.errors import exit_code
 from pipeline import outcome, record
 from pipeline.kubeflow import adapt, notes, parameters, stages, viewers
 
@@ -34,12 +34,9 @@ def main(arguments: Sequence[str]) -> int:
     for name in ("task", "stages", "json_serialized_invocation_args"):
         parser.add_argument(f"--{name}", required=True)
     told = parser.parse_args(arguments)
-    try:
-        _report(json.loads(told.json_serialized_invocation_args), told.task, told.stages.split(","))
-    except ProjectError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return error.exit_code
-    return 0
+    return exit_code(
+        lambda: _report(json.loads(told.json_serialized_invocation_args), told.task, told.stages.split(","))
+    )
 
 
 def _report(executor_input: dict[str, Any], task: str, names: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from components.errors import ProjectError
+from components.errors import exit_code
 from pipeline import answer
 from pipeline.arguments import Parser
 
@@ -30,10 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     name, *rest = arguments
     commands = {"prune": _prune, "rollback": _rollback, "label": _label, "doctor": _doctor}
     try:
-        return commands[name](Parser(prog=f"runner_local.py {name}", allow_abbrev=False), rest)
-    except ProjectError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return error.exit_code
+        return exit_code(lambda: commands[name](Parser(prog=f"runner_local.py {name}", allow_abbrev=False), rest))
     except OSError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
