@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports TensorFlow in two thirds of the time that it takes."""
+"""Imports TensorFlow in two thirds of the time that it takes, and what stands on it in three quarters."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import sys
+from collections.abc import Iterator
 
 # Keras offers something more where they are installed, to which end it imports them: wrappers for scikit-learn, data
 # frames, a notebook's editor. Nothing here uses that.
@@ -21,3 +24,18 @@ def import_tensorflow() -> None:
     finally:
         for name in hidden:
             del sys.modules[name]
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Within it no garbage is looked for, and never again in what it leaves behind.
+
+    TFX and all that it imports are 600,000 objects that stay to the end. To go through them takes 0.4 s, and a run did
+    so 20 times.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

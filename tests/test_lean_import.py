@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the lean import of TensorFlow leaves out, and that everybody else still finds it."""
+"""What the lean import of TensorFlow leaves out, that everybody else still finds it, and when garbage is looked for."""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pathlib
@@ -10,6 +11,8 @@ import subprocess
 import sys
 
 import pytest
+
+from components import lean_import
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LOOK = """
@@ -32,3 +35,41 @@ def test_keras_is_imported_without_what_it_is_not_used_with(how, loaded):
     ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout) == [loaded, 3.0]
+
+
+@pytest.fixture
+def collections():
+    """Garbage collections that have begun: their generations."""
+    begun = []
+
+    def called(phase, told):
+        if phase == "start":
+            begun.append(told["generation"])
+
+    gc.callbacks.append(called)
+    yield begun
+    gc.callbacks.remove(called)
+    gc.unfreeze()
+
+
+def make_cycles(count=20_000):
+    for _ in range(count):
+        cycle: list[object] = []
+        cycle.append(cycle)
+
+
+def test_no_garbage_is_looked_for_within_nor_in_what_it_leaves_behind(collections):
+    with lean_import.uncollected():
+        make_cycles()
+        left = [[number] for number in range(1000)]
+    assert collections == []
+    assert gc.get_freeze_count() > 1000
+    assert not any(held is left for held in gc.get_objects())
+    make_cycles()
+    assert collections
+
+
+def test_garbage_is_looked_for_again_after_an_import_that_fails(collections):
+    with pytest.raises(ImportError), lean_import.uncollected():
+        raise ImportError
+    assert gc.isenabled()

@@ -36,7 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json_serialized_inputs_spec_args", default="{}")
     told, beam_args = parser.parse_known_args(arguments)
     try:
-        lean_import.import_tensorflow()
+        with lean_import.uncollected():
+            lean_import.import_tensorflow()
         told.json_serialized_invocation_args = _with_facts(told.json_serialized_invocation_args, told.task)
         if not on_vertex():
             told.json_serialized_invocation_args = _with_addresses(told.json_serialized_invocation_args, told.task)
@@ -71,11 +72,12 @@ def check_code(expected: str) -> None:
 
 def call_tfx(told: argparse.Namespace, beam_args: Sequence[str]) -> None:
     """Calls TFX's entrypoint."""
-    from absl import logging
-    from tfx.orchestration.kubeflow.v2 import compiler_utils
-    from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
+    with lean_import.uncollected():
+        from absl import logging
+        from tfx.orchestration.kubeflow.v2 import compiler_utils
+        from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 
-    from pipeline.kubeflow import execute
+        from pipeline.kubeflow import execute
 
     logging.use_absl_handler()
     # It imports a type by its title; for those of this project that is not the name of the class.
@@ -90,7 +92,8 @@ def run_adapted(told: argparse.Namespace, beam_args: Sequence[str]) -> dict[str,
     Returns:
         The ExecutorOutput, as the launcher gets it.
     """
-    from pipeline.kubeflow import execute
+    with lean_import.uncollected():
+        from pipeline.kubeflow import execute
 
     executor_input = json.loads(told.json_serialized_invocation_args)
     inputs_spec = json.loads(told.json_serialized_inputs_spec_args)

@@ -22,7 +22,7 @@ from tfx.types import standard_artifacts
 from tfx.types.artifact import Artifact
 from tfx.utils import import_utils
 
-from components import artifacts
+from components import artifacts, lean_import
 from pipeline import beam
 
 Json = dict[str, Any]
@@ -53,7 +53,8 @@ def execute(executor_path: str, executor_input: Json, inputs_spec: Json, beam_ar
         name: int(value) if kinds.get(name, {}).get("parameterType") == "NUMBER_INTEGER" else value
         for name, value in told.get("parameterValues", {}).items()
     }
-    kind = import_utils.import_class_by_path(executor_path)
+    with lean_import.uncollected():
+        kind = import_utils.import_class_by_path(executor_path)
     folder = pathlib.Path(executor_input["outputs"]["outputFile"]).parent
     context = {"unique_id": folder.name, "tmp_dir": str(folder / ".temp")}
     # Beam is not imported to find out that an executor has no use for it.

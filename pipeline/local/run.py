@@ -125,7 +125,7 @@ def explain(config: Config, choice: Choice, console: Console) -> list[dict[str, 
             rows = [{"stage": name, "runs": False, "reason": same} for name in _nodes(config)]
         else:
             database.check(config.output / "metadata.db")
-            with redirected(pathlib.Path(os.devnull)):
+            with redirected(pathlib.Path(os.devnull)), lean_import.uncollected():
                 lean_import.import_tensorflow()
                 from pipeline.local import explain
 
@@ -217,10 +217,11 @@ def _run_stages(config: Config, choice: Choice, console: Console, row: dict[str,
     with redirected(pathlib.Path(row["log"])), console.stages():
         console.stage("start", "running", 0)
         try:
-            lean_import.import_tensorflow()
-            from pipeline.local import stages as local_stages
+            with lean_import.uncollected():
+                lean_import.import_tensorflow()
+                from pipeline.local import stages as local_stages
 
-            ir = _compile(config, choice, row)
+                ir = _compile(config, choice, row)
             digests = {name: code_digest.joined(files) for name, files in _code(config).items()}
             console.stage("start", "done", time.monotonic() - started)
 
