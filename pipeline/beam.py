@@ -35,7 +35,7 @@ def let_workers_import() -> None:
 
 
 def remember_views() -> None:
-    """Lets Beam make each view of a pipeline's options once; a seventh of the evaluation and more was spent on that.
+    """Lets Beam make each view of a pipeline's options once; a seventh of the evaluation was spent on that.
 
     Beam asks for a view of the options at each step that a pipeline gets, thousands of times, and makes an argument
     parser for each. All views of the same options share their values, so that one serves as well as another.

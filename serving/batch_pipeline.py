@@ -14,7 +14,7 @@ import numpy.typing as npt
 from apache_beam.ml.inference.base import KeyedModelHandler, ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from components import features
+from components import datasets, features
 from components.errors import BadInput
 from components.ingest import idx
 from serving import preprocess, savedmodel
@@ -161,7 +161,7 @@ class _ReadRecords(beam.DoFn):
         kind = "GZIP" if path.endswith(".gz") else ""
         number = 0
         try:
-            for number, record in enumerate(tf.data.TFRecordDataset(path, kind).as_numpy_iterator()):
+            for number, record in enumerate(datasets.records([path], kind).as_numpy_iterator()):
                 name = f"{path}#{number}"
                 try:
                     (image,) = tf.train.Example.FromString(record).features.feature[features.IMAGE].bytes_list.value

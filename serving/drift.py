@@ -14,7 +14,7 @@ import pathlib
 import sys
 from typing import Any
 
-from components import features
+from components import datasets, features
 from components.errors import BadInput
 from components.push import versions
 from serving import command
@@ -201,7 +201,7 @@ def _rows(samples: pathlib.Path, version: int) -> list[dict[str, float]]:
     files = [str(path) for path in sorted(samples.glob(f"*{sampling.SUFFIX}"))]
     rows: list[dict[str, float]] = []
     # The last record of a file that is being written, or was when a server was killed, may be cut off.
-    for record in tf.data.TFRecordDataset(files).ignore_errors().as_numpy_iterator():
+    for record in datasets.records(files).ignore_errors().as_numpy_iterator():
         feature = tf.train.Example.FromString(record).features.feature
         if feature[sampling.VERSION].int64_list.value[:] != [version]:
             continue

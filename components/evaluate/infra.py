@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components import features
+from components import datasets, features
 from components.evaluate import golden
 from components.evaluate.limits import InfraLimits
 from components.findings import GateResult
@@ -141,5 +141,5 @@ def _as_trained(keras_file: pathlib.Path, transform_graph: str, serialized: np.n
 
 def _records(split_folder: str) -> Iterator[bytes]:
     files = sorted(tf.io.gfile.glob(f"{split_folder}/*"))
-    for record in tf.data.TFRecordDataset(files):
+    for record in datasets.records(files):
         yield record.numpy()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from components import features
+from components import datasets, features
 from components.evaluate import slices
 
 _BATCH = 1000
@@ -65,7 +65,7 @@ def predict(split_folder: str, models: Mapping[str, pathlib.Path]) -> Iterator[P
         features.LABEL: tf.io.FixedLenFeature([], tf.int64),
         **{name: tf.io.FixedLenFeature([], tf.float32) for name in slices.GROUPS},
     }
-    for serialized in tf.data.TFRecordDataset(files).batch(_BATCH).prefetch(2):
+    for serialized in datasets.records(files).batch(_BATCH).prefetch(2):
         parsed = tf.io.parse_example(serialized, spec)
         yield Predictions(
             ids=parsed[features.ID].numpy(),

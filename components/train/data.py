@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from components import features
+from components import datasets, features
 from components.errors import BadInput
 from components.train.kept import Kept, keep
 
 _EXAMPLES_PER_READ = 1024
+_AT_A_TIME, _AHEAD = 2, 4  # blocks or batches
 _SPEC = {
     features.IMAGE: tf.io.FixedLenFeature([], tf.string),
     features.LABEL: tf.io.FixedLenFeature([], tf.int64),
@@ -32,7 +33,7 @@ def load(patterns: Sequence[str], transform: Callable[[tf.Tensor], tf.Tensor], s
         ProjectError: if the images fit neither into memory nor onto the disk.
     """
     files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
-    records = tf.data.TFRecordDataset(files)
+    records = datasets.records(files)
     count = int(records.reduce(np.int64(0), lambda sum_, _: sum_ + 1)) if files else 0
     if not count:
         raise BadInput(
@@ -44,8 +45,8 @@ def load(patterns: Sequence[str], transform: Callable[[tf.Tensor], tf.Tensor], s
         example = tf.io.parse_example(serialized, _SPEC)
         return transform(example[features.IMAGE]), example[features.LABEL]
 
-    dataset = records.batch(_EXAMPLES_PER_READ).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
-    blocks: Iterator[tuple[np.ndarray, np.ndarray]] = dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    dataset = records.batch(_EXAMPLES_PER_READ).map(parse, num_parallel_calls=_AT_A_TIME)
+    blocks: Iterator[tuple[np.ndarray, np.ndarray]] = dataset.prefetch(_AHEAD).as_numpy_iterator()
     return keep(blocks, count)
 
 
@@ -84,8 +85,8 @@ def batches(
         parts = tf.reshape(filled, [steps, replicas, share])[:, mine]
         return tf.data.Dataset.from_tensor_slices(tf.reshape(parts, [-1, share]))
 
-    dataset = tf.data.Dataset.counter(first_pass).flat_map(one_pass)
-    return dataset.map(kept.gather, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    dataset = datasets.untuned(tf.data.Dataset.counter(first_pass)).flat_map(one_pass)
+    return dataset.map(kept.gather, num_parallel_calls=_AT_A_TIME).prefetch(_AHEAD)
 
 
 def in_order(kept: Kept, batch_size: int) -> tf.data.Dataset:
@@ -94,8 +95,8 @@ def in_order(kept: Kept, batch_size: int) -> tf.data.Dataset:
     Returns:
         Dataset of float32 [up to batch_size, height, width, 1].
     """
-    rows = tf.data.Dataset.range(len(kept)).batch(batch_size)
-    return rows.map(lambda index: kept.gather(index)[0]).prefetch(tf.data.AUTOTUNE)
+    rows = datasets.untuned(tf.data.Dataset.range(len(kept))).batch(batch_size)
+    return rows.map(lambda index: kept.gather(index)[0]).prefetch(_AHEAD)
 
 
 def on_device(dataset: tf.data.Dataset, device: str) -> tf.data.Dataset:
