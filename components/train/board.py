@@ -63,7 +63,7 @@ class Board(keras.callbacks.Callback):
                     f"{100 * probabilities[row, answers[row]]:.0f}%"
                     for row in wrong
                 ]
-                tf.summary.image("val/mistakes", pictures.gallery(self._validation.val.images(wrong), captions)[None])
+                tf.summary.image("val/mistakes", pictures.gallery(self._validation.val.images[wrong], captions)[None])
         self._writer.flush()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:

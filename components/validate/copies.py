@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from components import features
 from components.findings import Finding
+from components.rows import Rows
 from components.validate import near_duplicates
-from components.validate.images import Images, Joined, Pixels, Rows, blocks, finding, named, over, part_of
+from components.validate.images import Images, Joined, blocks, finding, named, over, part_of
 
 DUPLICATE_IMAGES = "duplicate-images"
 TEST_LEAK = "test-leak"
@@ -94,7 +95,7 @@ def leaks(splits: Mapping[str, Images], leaked: int, near_leaked: int, near_dist
         )
 
 
-def _first_of(known: Rows, images: Pixels) -> npt.NDArray[np.int64]:
+def _first_of(known: Rows, images: Rows) -> npt.NDArray[np.int64]:
     """Where among the known images each image is for the first time, pixel by pixel; -1 where it is not: int64 [n]."""
     hashes, places = np.unique(_hashes(known), return_index=True)
     wanted = _hashes(images)

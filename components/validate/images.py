@@ -5,47 +5,43 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from components.findings import Finding
+from components.rows import Rows
 
 Pixels = npt.NDArray[np.uint8]
 MAX_EXAMPLES = 20  # ids that a finding names
 
 
-class Rows(Protocol):
-    """Images one below the other: an array of them, or several as one."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: npt.NDArray[np.int64]) -> Pixels: ...
-
-
 class Joined:
-    """Several arrays of images as one, without a copy of them: only what is asked for is gathered.
+    """Several sets of images as one, without a copy of them: only what is asked for is gathered.
 
     Args:
-        arrays: uint8 [n, height, width] each.
+        sets: uint8 [n, height, width] each.
         order: which image of all comes at each place; as they are where None.
     """
 
-    def __init__(self, arrays: Sequence[Pixels], order: npt.NDArray[np.int64] | None = None) -> None:
-        self._arrays = arrays
-        self._starts = np.cumsum([0, *map(len, arrays)])
+    def __init__(self, sets: Sequence[Rows], order: npt.NDArray[np.int64] | None = None) -> None:
+        self._sets = sets
+        self._starts = np.cumsum([0, *map(len, sets)])
         self._order = order
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self._sets[0].shape[1:])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __getitem__(self, rows: npt.NDArray[np.int64]) -> Pixels:
         places = rows if self._order is None else self._order[rows]
-        gathered = np.empty((len(places), *self._arrays[0].shape[1:]), np.uint8)
-        for array, start in zip(self._arrays, self._starts, strict=False):
-            inside = np.flatnonzero((places >= start) & (places < start + len(array)))
-            gathered[inside] = array[places[inside] - start]
+        gathered = np.empty((len(places), *self.shape[1:]), np.uint8)
+        for images, start in zip(self._sets, self._starts, strict=False):
+            inside = np.flatnonzero((places >= start) & (places < start + len(images)))
+            gathered[inside] = images[places[inside] - start]
         return gathered
 
 
@@ -66,20 +62,11 @@ class Images:
     """
 
     ids: Sequence[str]
-    pixels: Pixels
+    pixels: Rows
     labels: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.pixels)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """Images with labels that may be too many to have them in one array; the attributes are those of `Images`."""
-
-    ids: Sequence[str]
-    pixels: Rows
-    labels: npt.NDArray[np.int64]
 
 
 def finding(

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from components.findings import Finding
 from components.validate import strokes
-from components.validate.images import Images, Sample, blocks, finding, over, percent
+from components.validate.images import Images, blocks, finding, over, percent
 
 NAME = "label-noise"
 
@@ -89,7 +89,7 @@ class LabelNoise:
         ]
 
 
-def find(images: Images | Sample, classes: int, folds: int = 5, features: int = 1200, seed: int = 0) -> LabelNoise:
+def find(images: Images, classes: int, folds: int = 5, features: int = 1200, seed: int = 0) -> LabelNoise:
     """Finds the labels that predictions from the other images contradict, with 320 MiB of memory at most.
 
     Labels outside 0 .. classes - 1 are left out: they are wrong for certain, and another check's.
@@ -131,7 +131,7 @@ def find(images: Images | Sample, classes: int, folds: int = 5, features: int = 
 
 
 def check(
-    images: Images | Sample, classes: int, limits: LabelLimits = LabelLimits(), noise: LabelNoise | None = None
+    images: Images, classes: int, limits: LabelLimits = LabelLimits(), noise: LabelNoise | None = None
 ) -> list[Finding]:
     """Holds the suspect labels of one split against the limits: [] or one finding "label-noise".
 

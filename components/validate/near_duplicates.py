@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import spatial
 
-from components.validate.images import Pixels, Rows, blocks
+from components.rows import Rows
+from components.validate.images import Pixels, blocks
 
 _NOISE = 16  # taken from every pixel: two standard deviations of the noise that a copy may have
 _DIRECTIONS = 16  # of the first pass: they rule out all but 258 of the 10,000 test images of MNIST

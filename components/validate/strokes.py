@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from components.validate.images import Rows
+from components.rows import Rows
 
 _GRID = 7  # rows and columns of cells: 4x4 pixels each in an image of 28x28
 _WIDTH = 0.25  # of the kernel exp(-WIDTH |a - b|^2) that the cosine features stand for; the descriptions have length 1

@@ -22,7 +22,7 @@ def take(count, **arguments):
 def test_load_gives_every_image_transformed_in_order(inputs):
     transform = TransformGraph(inputs.artifacts["transform_graph"].uri)
     loaded = data.load([f"{inputs.artifacts['examples'].uri}/Split-train/*"], transform, "train")
-    images, labels = loaded.images(np.arange(len(loaded))), loaded.labels
+    images, labels = loaded.images[np.arange(len(loaded))], loaded.labels
     expected_images, expected_labels = inputs.splits[features.TRAIN]
     assert images.dtype == np.float32
     assert labels.dtype == np.int64
@@ -86,3 +86,10 @@ def test_val_comes_in_its_order():
     found = list(data.in_order(kept.Kept(IMAGES, LABELS), 4).as_numpy_iterator())
     assert [len(images) for images in found] == [4, 4, 2]
     np.testing.assert_array_equal(np.concatenate(found), IMAGES)
+
+
+def test_the_datasets_of_a_training_are_not_tuned():
+    """Dropping the iterator of one that is can hold the evaluation up for half a minute, see `datasets.untuned`."""
+    images = kept.Kept(IMAGES, LABELS)
+    for dataset in (data.batches(images, 4, 1), data.in_order(images, 4)):
+        assert dataset.options().autotune.enabled is False

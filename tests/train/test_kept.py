@@ -1,73 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import pathlib
-import subprocess
-import sys
-import tempfile
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.errors import ProjectError
-from components.train import data, kept, run
+from components import rows
+from components.train import kept, run
 from components.train.hyperparameters import Hyperparameters
 
 IMAGES = np.random.default_rng(1).random((50, 4, 3, 1), np.float32)
 LABELS = np.arange(50) % 10
-# Keeps images of 200 MB, and says by how much the process has grown at its peak.
-KEEPS = """
-import resource, sys
-import numpy as np
-from components.train import data, kept
-kept.MEMORY_BYTES = int(sys.argv[1])
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-blocks = ((np.full((1000, 50, 50, 1), number, np.float32), np.full(1000, number % 10)) for number in range(20))
-list(data.batches(kept.keep([next(blocks)], 1000), 100, 1).take(3))
-before = peak()
-images = kept.keep(((np.full((1000, 50, 50, 1), number, np.float32), np.full(1000, 1)) for number in range(20)), 20000)
-for batch, _ in data.batches(images, 100, 1).take(300):
-    pass
-print(type(images).__name__, peak() - before)
-"""
 
 
-def blocks(size=16):
-    return ((IMAGES[start : start + size], LABELS[start : start + size]) for start in range(0, 50, size))
-
-
-@pytest.fixture(params=[10**9, 0], ids=["memory", "disk"])
-def images(request, monkeypatch, tmp_path):
-    monkeypatch.setattr(kept, "MEMORY_BYTES", request.param)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    made = kept.keep(blocks(), 50)
-    assert type(made) is (kept.Kept if request.param else kept.KeptOnDisk)
-    assert list(tmp_path.iterdir()) == []  # nobody has to clear it away
-    return made
-
-
-def test_every_image_is_what_it_was(images):
+@pytest.mark.parametrize("limit", [10**9, 0], ids=["memory", "disk"])
+def test_a_graph_gets_images_and_labels_with_their_shapes(limit, monkeypatch):
+    monkeypatch.setattr(kept, "MEMORY_BYTES", limit)
+    images = kept.keep(((IMAGES[start : start + 16], LABELS[start : start + 16]) for start in range(0, 50, 16)), 50)
+    assert isinstance(images.images, np.ndarray if limit else rows.OnDisk)
     assert len(images) == 50
-    rows = np.array([49, 0, 7, 7, 31])
-    np.testing.assert_array_equal(images.images(rows), IMAGES[rows])
-    np.testing.assert_array_equal(images.labels, LABELS)
-
-
-def test_a_graph_gets_them_with_their_shapes(images):
     dataset = tf.data.Dataset.from_tensor_slices([[3, 4], [48, 0]]).map(images.gather)
     assert [tuple(spec.shape) for spec in dataset.element_spec] == [(2, 4, 3, 1), (2,)]
     (_, (second, labels)) = list(dataset.as_numpy_iterator())
     np.testing.assert_array_equal(second, IMAGES[[48, 0]])
     assert labels.tolist() == [8, 0]
-
-
-def test_a_disk_without_room_is_said_before_anything_is_written(monkeypatch):
-    monkeypatch.setattr(kept, "MEMORY_BYTES", 0)
-    monkeypatch.setattr(kept, "_ROOM_BYTES", 10**18)
-    with pytest.raises(ProjectError, match=r"50 images need .* GB of disk .* GB free; free some, or .* TMPDIR"):
-        kept.keep(blocks(), 50)
 
 
 def test_where_they_are_kept_makes_no_difference(inputs, monkeypatch, tmp_path):
@@ -79,13 +36,3 @@ def test_where_they_are_kept_makes_no_difference(inputs, monkeypatch, tmp_path):
         network = keras.saving.load_model(folder / "model" / "keras" / "model.keras")
         weights.append([one.tobytes() for one in network.get_weights()])
     assert weights[0] == weights[1]
-
-
-def test_on_disk_the_process_does_not_grow_with_them():
-    root = str(pathlib.Path(data.__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-c", KEEPS, "0"], cwd=root, capture_output=True, text=True, check=True, timeout=120
-    )
-    kind, grown = done.stdout.split()
-    assert kind == "KeptOnDisk"
-    assert float(grown) < 60  # MB, of 200

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from components import features
@@ -7,8 +8,10 @@ from components.ingest import encode
 from components.validate import examples
 
 
-def test_what_was_written_comes_back_also_in_the_order_of_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(examples, "_BATCH", 3)  # so that the array grows several times
+@pytest.mark.parametrize("limit", [10**9, 5 * 28 * 28], ids=["memory", "train on disk"])
+def test_what_was_written_comes_back_also_in_the_order_of_the_file(limit, tmp_path, monkeypatch):
+    monkeypatch.setattr(examples, "_BATCH", 3)
+    monkeypatch.setattr(examples, "_MEMORY_BYTES", limit)
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (10, *features.IMAGE_SHAPE), np.uint8)
     labels = random.integers(0, 10, 10, np.uint8)
@@ -24,8 +27,9 @@ def test_what_was_written_comes_back_also_in_the_order_of_the_file(tmp_path, mon
 
     for split, rows in chosen.items():
         assert splits[split].ids == [f"file#{row}" for row in rows]
-        assert np.array_equal(splits[split].pixels, pixels[rows])
+        assert np.array_equal(splits[split].pixels[np.arange(len(rows))], pixels[rows])
         assert np.array_equal(splits[split].labels, labels[rows])
+    assert isinstance(splits[features.TRAIN].pixels, np.ndarray) == (limit == 10**9)
     joined = examples.in_file_order(*splits.values())
     assert joined.ids == [f"file#{row}" for row in range(10)]
     assert np.array_equal(joined.pixels[np.arange(10)], pixels)
