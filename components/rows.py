@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import IO, Any, Protocol
 
 import numpy as np
@@ -60,44 +62,52 @@ class OnDisk:
         return found
 
 
-def keep(blocks: Iterable[npt.NDArray[Any]], count: int, memory_bytes: int) -> Rows:
+def keep(blocks: Iterable[npt.NDArray[Any]], memory_bytes: int) -> Rows:
     """Keeps rows in memory up to a limit, else in a file in the folder for temporary files.
 
     Args:
         blocks: at least one of [k, ...], all of one type and of one shape but for k.
-        count: rows in all of them.
         memory_bytes: the limit.
 
     Raises:
         ProjectError: if the disk has no room for them.
     """
-    store: npt.NDArray[Any] | IO[bytes] | None = None
-    done = 0
-    for block in blocks:
-        if store is None:
-            shape, dtype = (count, *block.shape[1:]), block.dtype
-            size = count * int(np.prod(shape[1:])) * dtype.itemsize
-            store = np.empty(shape, dtype) if size <= memory_bytes else _file(count, size)
-        if isinstance(store, np.ndarray):
-            store[done : done + len(block)] = block
-        else:
-            store.write(np.ascontiguousarray(block).data)
-        done += len(block)
-    if store is None:
+    rest = iter(blocks)
+    kept = next(rest, None)
+    if kept is None:
         raise ValueError("there must be at least one block")
-    if isinstance(store, np.ndarray):
-        return store
-    store.flush()
-    return OnDisk(store, shape, dtype)
+    kept = kept.copy()
+    if kept.nbytes > memory_bytes:
+        return _on_disk(itertools.chain([kept], rest))
+    for block in rest:
+        if kept.nbytes + block.nbytes > memory_bytes:
+            return _on_disk(itertools.chain([kept, block], rest))
+        # Grown in place: joining the blocks in the end would take all of them twice.
+        count = len(kept)
+        kept.resize((count + len(block), *block.shape[1:]), refcheck=False)
+        kept[count:] = block
+    return kept
 
 
-def _file(count: int, size: int) -> IO[bytes]:
+def _on_disk(blocks: Iterator[npt.NDArray[Any]]) -> OnDisk:
+    count = 0
+    with contextlib.ExitStack() as undo:
+        file = undo.enter_context(tempfile.TemporaryFile())
+        for block in blocks:
+            _write(file, block)
+            count += len(block)
+        file.flush()
+        undo.pop_all()
+    return OnDisk(file, (count, *block.shape[1:]), block.dtype)
+
+
+def _write(file: IO[bytes], block: npt.NDArray[Any]) -> None:
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
-    if free < size + _ROOM_BYTES:
+    if free < block.nbytes + _ROOM_BYTES:
         raise ProjectError(
-            f"{count:,} images need {(size + _ROOM_BYTES) / 1e9:.1f} GB of disk while they are worked on, but "
-            f"{folder} has {free / 1e9:.1f} GB free; free some, or have that folder on a larger disk (--output of "
-            "runner_local.py, elsewhere TMPDIR)"
+            f"there must be room on disk for the images that are worked on, and {_ROOM_BYTES / 1e9:g} GB besides; with "
+            f"{file.tell() / 1e9:.1f} GB of them written, {folder} has {free / 1e9:.1f} GB free; free some, or have "
+            "that folder on a larger disk (--output of runner_local.py, elsewhere TMPDIR)"
         )
-    return tempfile.TemporaryFile(dir=folder)
+    file.write(np.ascontiguousarray(block).data)

@@ -21,7 +21,7 @@ from components import rows
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 block = np.zeros((1000, 100, 100), np.uint8)
 before = peak()
-kept = rows.keep((block + number for number in range(20)), 20000, 0)
+kept = rows.keep((block + number for number in range(20)), 0)
 order = np.random.default_rng(1).permutation(20000)
 for start in range(0, 20000, 100):
     found = kept[order[start : start + 100]]
@@ -34,11 +34,11 @@ def blocks(size=16):
     return (ARRAY[start : start + size] for start in range(0, 50, size))
 
 
-@pytest.fixture(params=[10**9, 0], ids=["memory", "disk"])
+@pytest.fixture(params=[10**9, 1000, 0], ids=["memory", "begun in memory", "disk"])
 def kept(request, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    made = rows.keep(blocks(), 50, request.param)
-    assert isinstance(made, np.ndarray if request.param else rows.OnDisk)
+    made = rows.keep(blocks(), request.param)
+    assert isinstance(made, np.ndarray if request.param == 10**9 else rows.OnDisk)
     assert list(tmp_path.iterdir()) == []  # nobody has to clear it away
     return made
 
@@ -53,15 +53,17 @@ def test_every_row_is_what_it_was(kept, numbers):
 
 
 def test_a_row_that_is_not_there_is_no_row_of_something_else():
-    kept = rows.keep(blocks(), 50, 0)
+    kept = rows.keep(blocks(), 0)
     with pytest.raises(OSError, match="the file of 50 rows ends within the 2 from 49 on"):
         kept[np.array([49, 50])]
 
 
-def test_a_disk_without_room_is_said_before_anything_is_written(monkeypatch):
+def test_a_disk_without_room_is_said_and_not_filled(monkeypatch, tmp_path):
     monkeypatch.setattr(rows, "_ROOM_BYTES", 10**18)
-    with pytest.raises(ProjectError, match=r"50 images need .* GB of disk .* GB free; free some, or .* TMPDIR"):
-        rows.keep(blocks(), 50, 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ProjectError, match=r"room on disk .* with 0.0 GB of them written, .* GB free; .* TMPDIR"):
+        rows.keep(blocks(), 0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_on_disk_the_process_does_not_grow_with_them():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -33,21 +34,20 @@ def load(patterns: Sequence[str], transform: Callable[[tf.Tensor], tf.Tensor], s
         ProjectError: if the images fit neither into memory nor onto the disk.
     """
     files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
-    records = datasets.records(files)
-    count = int(records.reduce(np.int64(0), lambda sum_, _: sum_ + 1)) if files else 0
-    if not count:
-        raise BadInput(
-            f"the split {split!r} must hold at least one example, but {len(files)} files of {', '.join(patterns)} hold "
-            "none; give the pipeline more images"
-        )
 
     def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         example = tf.io.parse_example(serialized, _SPEC)
         return transform(example[features.IMAGE]), example[features.LABEL]
 
-    dataset = records.batch(_EXAMPLES_PER_READ).map(parse, num_parallel_calls=_AT_A_TIME)
+    dataset = datasets.records(files).batch(_EXAMPLES_PER_READ).map(parse, num_parallel_calls=_AT_A_TIME)
     blocks: Iterator[tuple[np.ndarray, np.ndarray]] = dataset.prefetch(_AHEAD).as_numpy_iterator()
-    return keep(blocks, count)
+    first = next(blocks, None)
+    if first is None:
+        raise BadInput(
+            f"the split {split!r} must hold at least one example, but {len(files)} files of {', '.join(patterns)} hold "
+            "none; give the pipeline more images"
+        )
+    return keep(itertools.chain([first], blocks))
 
 
 def steps_per_pass(images: int, batch_size: int) -> int:

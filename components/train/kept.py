@@ -35,12 +35,11 @@ class Kept:
         return tf.ensure_shape(images, shape), tf.ensure_shape(labels, numbers.shape)
 
 
-def keep(blocks: Iterable[tuple[np.ndarray, np.ndarray]], count: int) -> Kept:
+def keep(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Kept:
     """Keeps images in memory up to MEMORY_BYTES, else in a file in the folder for temporary files.
 
     Args:
         blocks: at least one of images float32 [k, height, width, 1] and labels int64 [k].
-        count: images in all of them.
 
     Raises:
         ProjectError: if the disk has no room for them.
@@ -52,5 +51,5 @@ def keep(blocks: Iterable[tuple[np.ndarray, np.ndarray]], count: int) -> Kept:
             labels.append(their)
             yield some
 
-    kept = rows.keep(images(), count, MEMORY_BYTES)
+    kept = rows.keep(images(), MEMORY_BYTES)
     return Kept(kept, np.concatenate(labels))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,20 +21,27 @@ NEAR_TEST_LEAK = "near-test-leak"
 
 _BLOCK = 4096  # images that are looked at at a time
 
+Hashes = npt.NDArray[np.uint64]
 
-def duplicates(splits: Mapping[str, Images], share: float) -> Iterator[Finding]:
+
+def hashes_of(splits: Mapping[str, Images]) -> dict[str, Hashes]:
+    """A hash of each image of each split."""
+    return {split: _hashes(images.pixels) for split, images in splits.items()}
+
+
+def duplicates(splits: Mapping[str, Images], hashes: Mapping[str, Hashes], share: float) -> Iterator[Finding]:
     """Images that repeat an earlier one, pixel by pixel: of the same split or, in the others than test, of train.
 
     Args:
         splits: images by split.
+        hashes: of `hashes_of`.
         share: of a split's images, 0 .. 1, that may do so.
     """
     for split, images in splits.items():
         alone = split in (features.TRAIN, features.TEST) or features.TRAIN not in splits
-        before = [] if alone else [splits[features.TRAIN].pixels]
-        known = Joined([*before, images.pixels])
-        own = np.arange(len(known) - len(images), len(known))
-        first = _first_of(known, images.pixels)
+        among = [split] if alone else [features.TRAIN, split]
+        own = np.arange(len(images)) + sum(len(splits[name]) for name in among[:-1])
+        first = _first_of(splits, hashes, among, split)
         repeated = np.flatnonzero((first >= 0) & (first < own))
         if len(repeated) > share * len(images):
             where = split if split in (features.TRAIN, features.TEST) else f"{split} or {features.TRAIN}"
@@ -50,11 +57,14 @@ def duplicates(splits: Mapping[str, Images], share: float) -> Iterator[Finding]:
             )
 
 
-def leaks(splits: Mapping[str, Images], leaked: int, near_leaked: int, near_distance: float) -> Iterator[Finding]:
+def leaks(
+    splits: Mapping[str, Images], hashes: Mapping[str, Hashes], leaked: int, near_leaked: int, near_distance: float
+) -> Iterator[Finding]:
     """Test images that are in another split too.
 
     Args:
         splits: images by split; without test nothing is compared.
+        hashes: of `hashes_of`.
         leaked: how many may be there pixel by pixel.
         near_leaked: how many more may have a near copy there.
         near_distance: at most this far apart is a near copy, in the measure of `near_duplicates`.
@@ -63,8 +73,7 @@ def leaks(splits: Mapping[str, Images], leaked: int, near_leaked: int, near_dist
     if not others or features.TEST not in splits:
         return
     test = splits[features.TEST]
-    known = Joined([splits[split].pixels for split in others])
-    sources = _first_of(known, test.pixels)
+    sources = _first_of(splits, hashes, others, features.TEST)
     exact = np.flatnonzero(sources >= 0)
     where = " or ".join(others)
     if len(exact) > leaked:
@@ -79,6 +88,7 @@ def leaks(splits: Mapping[str, Images], leaked: int, near_leaked: int, near_dist
             named(test, exact),
         )
     rest = np.setdiff1d(np.arange(len(test)), exact)
+    known = Joined([splits[split].pixels for split in others])
     pairs = near_duplicates.find(test.pixels[rest], known, near_distance)
     near = rest[pairs.images]
     if len(near) > near_leaked:
@@ -95,12 +105,18 @@ def leaks(splits: Mapping[str, Images], leaked: int, near_leaked: int, near_dist
         )
 
 
-def _first_of(known: Rows, images: Rows) -> npt.NDArray[np.int64]:
-    """Where among the known images each image is for the first time, pixel by pixel; -1 where it is not: int64 [n]."""
-    hashes, places = np.unique(_hashes(known), return_index=True)
-    wanted = _hashes(images)
-    found = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
-    first = np.where(hashes[found] == wanted, places[found], -1) if len(hashes) else np.full(len(images), -1)
+def _first_of(
+    splits: Mapping[str, Images], hashes: Mapping[str, Hashes], among: Sequence[str], split: str
+) -> npt.NDArray[np.int64]:
+    """Where each image of a split is for the first time among some splits, one after the other, pixel by pixel.
+
+    -1 where it is not: int64 [n].
+    """
+    known, images = Joined([splits[name].pixels for name in among]), splits[split].pixels
+    found, places = np.unique(np.concatenate([hashes[name] for name in among]), return_index=True)
+    wanted = hashes[split]
+    nearest = np.minimum(np.searchsorted(found, wanted), len(found) - 1)
+    first = np.where(found[nearest] == wanted, places[nearest], -1) if len(found) else np.full(len(images), -1)
     for rows in blocks(len(images), _BLOCK):
         rows = rows[first[rows] >= 0]
         other = (known[first[rows]] != images[rows]).any(axis=(1, 2))
@@ -108,12 +124,13 @@ def _first_of(known: Rows, images: Rows) -> npt.NDArray[np.int64]:
     return first
 
 
-def _hashes(images: Rows) -> npt.NDArray[np.uint64]:
-    """A hash of each image, uint64 [n]."""
-    digests = (
-        hashlib.blake2b(image, digest_size=8).digest() for rows in blocks(len(images), _BLOCK) for image in images[rows]
-    )
-    return np.frombuffer(b"".join(digests), np.uint64)
+def _hashes(images: Rows) -> Hashes:
+    """A hash of each image: [n]."""
+    hashes = np.empty(len(images), np.uint64)
+    for rows in blocks(len(images), _BLOCK):
+        digests = b"".join(hashlib.blake2b(image, digest_size=8).digest() for image in images[rows])
+        hashes[rows] = np.frombuffer(digests, np.uint64)
+    return hashes
 
 
 def _called(splits: Mapping[str, Images], names: list[str], place: int) -> str:

@@ -12,12 +12,12 @@ from components import datasets, features, rows
 from components.validate.images import Images, Joined, Pixels
 
 # Of the pixels of one split that stay in memory; more go to the disk. MNIST's training images take 43 MB.
-_MEMORY_BYTES = 128 * 2**20
+_MEMORY_BYTES = 64 * 2**20
 _BATCH = 8192
 
 
 def load(examples: str, split: str) -> Images:
-    """Reads one split whole: into memory, or its pixels into a file where they are over 128 MiB.
+    """Reads one split whole: into memory, or its pixels into a file where they are over 64 MiB.
 
     Args:
         examples: folder of the artifact, with uncompressed TFRecords.
@@ -44,8 +44,7 @@ def load(examples: str, split: str) -> Images:
             flat = tf.io.decode_raw(parsed[features.IMAGE], tf.uint8)
             yield tf.reshape(flat, [-1, *features.IMAGE_SHAPE]).numpy()
 
-    count = int(records.reduce(np.int64(0), lambda sum_, _: sum_ + 1))
-    kept = rows.keep(pixels(), count, _MEMORY_BYTES)
+    kept = rows.keep(pixels(), _MEMORY_BYTES)
     return Images(ids, kept, np.concatenate(labels))
 
 

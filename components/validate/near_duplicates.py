@@ -74,8 +74,9 @@ def find(images: Pixels, others: Rows, distance: float) -> Pairs:
     middle = (total / len(others)).astype(np.float32)
     looked_up -= middle
     directions = np.linalg.eigh(looked_up.T @ looked_up)[1][:, -_DIRECTIONS:].astype(np.float32)
-    projected = [(_reduce(others[rows]) - middle) @ directions for rows in blocks(len(others), _COLUMNS)]
-    tree = spatial.cKDTree(np.concatenate(projected))
+    tree = spatial.cKDTree(
+        np.concatenate([(_reduce(others[rows]) - middle) @ directions for rows in blocks(len(others), _COLUMNS)])
+    )
     # The margin is for the rounding of float32.
     bounds, _ = tree.query(looked_up @ directions, distance_upper_bound=distance * 1.01 + 1e-4, workers=-1)
     candidates = np.flatnonzero(np.isfinite(bounds))

@@ -90,8 +90,9 @@ def check(splits: Mapping[str, Images], limits: PixelLimits = PixelLimits()) -> 
         found += _blank(split, images, limits)
     found += classes.uneven(splits, limits.class_ratio)
     found += classes.shifted(splits, limits.class_distance)
-    found += copies.duplicates(splits, limits.duplicates)
-    found += copies.leaks(splits, limits.leaked, limits.near_leaked, limits.near_distance)
+    hashes = copies.hashes_of(splits)
+    found += copies.duplicates(splits, hashes, limits.duplicates)
+    found += copies.leaks(splits, hashes, limits.leaked, limits.near_leaked, limits.near_distance)
     return found
 
 

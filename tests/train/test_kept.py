@@ -17,7 +17,7 @@ LABELS = np.arange(50) % 10
 @pytest.mark.parametrize("limit", [10**9, 0], ids=["memory", "disk"])
 def test_a_graph_gets_images_and_labels_with_their_shapes(limit, monkeypatch):
     monkeypatch.setattr(kept, "MEMORY_BYTES", limit)
-    images = kept.keep(((IMAGES[start : start + 16], LABELS[start : start + 16]) for start in range(0, 50, 16)), 50)
+    images = kept.keep((IMAGES[start : start + 16], LABELS[start : start + 16]) for start in range(0, 50, 16))
     assert isinstance(images.images, np.ndarray if limit else rows.OnDisk)
     assert len(images) == 50
     dataset = tf.data.Dataset.from_tensor_slices([[3, 4], [48, 0]]).map(images.gather)

@@ -2,21 +2,33 @@
 import numpy as np
 
 from components.validate import copies
-from components.validate.images import Joined
+from components.validate.images import Images
+
+IMAGES = np.arange(6, dtype=np.uint8).repeat(6).reshape(6, 2, 3)
+
+
+def splits_of(**rows):
+    return {
+        name: Images([""] * len(chosen), IMAGES[chosen], np.zeros(len(chosen), np.int64))
+        for name, chosen in rows.items()
+    }
+
+
+def first_of(splits, among, split):
+    return copies._first_of(splits, copies.hashes_of(splits), among, split).tolist()
 
 
 def test_an_image_is_found_where_it_is_first(monkeypatch):
-    images = np.arange(6, dtype=np.uint8).repeat(6).reshape(6, 2, 3)
-    known = Joined([images[[3, 1]], images[[1, 4, 3]]])
+    splits = splits_of(all=range(6), one=[3, 1], other=[1, 4, 3], none=[])
 
-    assert copies._first_of(known, images).tolist() == [-1, 1, -1, 0, 3, -1]
+    assert first_of(splits, ["one", "other"], "all") == [-1, 1, -1, 0, 3, -1]
     monkeypatch.setattr(copies, "_BLOCK", 2)
-    assert copies._first_of(known, images).tolist() == [-1, 1, -1, 0, 3, -1]
-    assert copies._first_of(Joined([images[:0]]), images).tolist() == [-1] * 6
+    assert first_of(splits, ["one", "other"], "all") == [-1, 1, -1, 0, 3, -1]
+    assert first_of(splits, ["none"], "all") == [-1] * 6
+    assert first_of(splits, ["all"], "none") == []
 
 
 def test_the_same_hash_is_not_yet_the_same_image(monkeypatch):
     monkeypatch.setattr(copies, "_hashes", lambda images: np.zeros(len(images), np.uint64))
-    images = np.arange(3, dtype=np.uint8).repeat(6).reshape(3, 2, 3)
 
-    assert copies._first_of(Joined([images]), images).tolist() == [0, -1, -1]
+    assert first_of(splits_of(all=range(3)), ["all"], "all") == [0, -1, -1]
