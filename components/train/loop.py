@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from components.errors import ProjectError
 from components.train import data, devices, networks, objective, replicas
-from components.train.board import Board
+from components.train.board import Board, Curves
 from components.train.callbacks import DivergenceWatch, History, StopAfter
 from components.train.checkpoints import Checkpoints
 from components.train.devices import Compute
@@ -152,7 +152,7 @@ def fit(
     ]
     if chief:
         callbacks += [
-            keras.callbacks.TensorBoard(log_folder, write_graph=True),
+            Curves(log_folder, write_graph=True),
             Board(log_folder, validation, hyperparameters),
             *([checkpoints] if checkpoints else []),
         ]
