@@ -113,7 +113,7 @@ def run(
         StageFailed: a node failed; `stages` are those of the whole graph.
     """
     beam.let_workers_import()
-    beam.remember_views()
+    beam.hurry()
     runtime_parameter_utils.substitute_runtime_parameter(ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id})
     deployment = runner_utils.extract_local_deployment_config(ir)
     choice = deployment.metadata_connection_config

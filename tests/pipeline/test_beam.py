@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of Beam's pipelines."""
+"""The options of Beam's pipelines, and that what makes it faster changes nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import pickle
 import subprocess
 import sys
 
+import apache_beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
+from apache_beam.runners.worker.statesampler import StateSampler
+from apache_beam.transforms import core, userstate
+from apache_beam.transforms.userstate import CombiningValueStateSpec
+from apache_beam.utils.counters import CounterFactory
 
 from pipeline import beam
 
@@ -51,13 +56,15 @@ def test_a_started_process_can_import_this_project_from_any_folder(tmp_path, mon
 
 
 @pytest.fixture
-def remembered(monkeypatch):
+def hurried(monkeypatch):
     monkeypatch.setattr(PipelineOptions, "view_as", PipelineOptions.view_as)
+    monkeypatch.setattr(core, "get_function_args_defaults", core.get_function_args_defaults)
+    monkeypatch.setattr(StateSampler, "__init__", StateSampler.__init__)
     for _ in range(2):
-        beam.remember_views()
+        beam.hurry()
 
 
-def test_a_view_is_made_once_and_all_share_their_values(remembered):
+def test_a_view_is_made_once_and_all_share_their_values(hurried):
     options, others = PipelineOptions(["--runner=A"]), PipelineOptions(["--runner=B"])
     view = options.view_as(StandardOptions)
     assert options.view_as(StandardOptions) is view
@@ -68,10 +75,48 @@ def test_a_view_is_made_once_and_all_share_their_values(remembered):
     assert others.view_as(StandardOptions).streaming is False
 
 
-def test_options_that_travel_keep_their_values(remembered):
+def test_options_that_travel_keep_their_values(hurried):
     options = PipelineOptions(["--runner=A"])
     options.view_as(StandardOptions).streaming = True
     copy = pickle.loads(pickle.dumps(options))
     assert (copy.view_as(StandardOptions).runner, copy.view_as(StandardOptions).streaming) == ("A", True)
     copy.view_as(StandardOptions).streaming = False
     assert options.view_as(StandardOptions).streaming is True
+
+
+COUNT = apache_beam.DoFn.StateParam(CombiningValueStateSpec("count", sum))
+
+
+class Stateful(apache_beam.DoFn):
+    def process(self, element, count=COUNT):
+        yield element
+
+
+def test_a_method_is_looked_at_once_and_a_function_each_time(hurried, monkeypatch):
+    looked = []
+    signature = core.get_signature
+
+    def look(f):
+        looked.append(f)
+        return signature(f)
+
+    monkeypatch.setattr(core, "get_signature", look)
+    first, second = Stateful(), Stateful()
+    assert [one.get_function_arguments("process")[0] for one in (first, second)] == [["element", "count"]] * 2
+    assert looked == [first.process]
+    first.get_function_arguments("process")[0].clear()  # whoever changes an answer changes that one alone
+    assert first.get_function_arguments("process")[0] == ["element", "count"]
+    assert core.get_function_args_defaults(lambda x, y=2: x) == (["x", "y"], [2])
+
+
+def test_what_a_do_fn_keeps_is_found_with_what_is_remembered(hurried):
+    for _ in range(2):
+        assert [spec.name for spec in userstate.get_dofn_specs(Stateful())[0]] == ["count"]
+        assert not userstate.is_stateful_dofn(apache_beam.DoFn())
+
+
+def test_a_bundle_waits_for_its_sampler_for_some_milliseconds(hurried):
+    sampler = StateSampler("a stage", CounterFactory())
+    assert sampler.sampling_period_ms == 10
+    sampler.start()
+    sampler.stop()
