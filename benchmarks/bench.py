@@ -37,7 +37,7 @@ PARTS = {
     "tfx-example": "benchmarks.tfx_example",
 }
 # Measured once, however many rounds the others take: it takes long, and differences of a tenth do not matter to it.
-_ONCE = frozenset({"growth"})
+_ONCE = frozenset({"growth", "tfx-example"})
 _FACTORS, _QUICK_FACTORS = (3, 10), (2,)
 PAGE = ROOT / "docs/performance.md"
 _STEPS, _ROUNDS = 1290, 3
@@ -114,7 +114,8 @@ def run(args: argparse.Namespace, command: str) -> None:
         rows = [row for name in parts for row in _part(name, once if name in _ONCE else options)]
     facts = [
         f"Measured {table.today()}: data set {data.name}, {data.images:,} images; {steps:,} training steps of 128",
-        f"Medians of {rounds} rounds, in each of which what is measured and its floor take turns; growth in one round",
+        f"Medians of {rounds} rounds, in each of which what is measured and its floor take turns; one round of "
+        + " and ".join(sorted(_ONCE)),
         f"{table.machine()}; load average before: {load:.1f}",
         table.versions(),
         f"`{command}`",
