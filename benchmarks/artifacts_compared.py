@@ -140,13 +140,13 @@ def _sketches_differ(where: str, first: Any, second: Any, count: float, width: f
 def _transforms_differ(first: pathlib.Path, second: pathlib.Path, examples: pathlib.Path) -> Iterator[str]:
     import tensorflow as tf
 
-    from components import features
+    from components import datasets, features
     from components.train.transform_graph import TransformGraph
 
     graphs = [TransformGraph(str(folder)) for folder in (first, second)]
     spec = {features.IMAGE: tf.io.FixedLenFeature([], tf.string)}
     files = sorted(str(path) for path in examples.iterdir())
-    for serialized in tf.data.TFRecordDataset(files).batch(_IMAGES):
+    for serialized in datasets.records(files).batch(_IMAGES):
         images = tf.io.parse_example(serialized, spec)[features.IMAGE]
         one, other = (graph(images).numpy().tobytes() for graph in graphs)
         if one != other:

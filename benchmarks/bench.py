@@ -114,8 +114,8 @@ def run(args: argparse.Namespace, command: str) -> None:
         rows = [row for name in parts for row in _part(name, once if name in _ONCE else options)]
     facts = [
         f"Measured {table.today()}: data set {data.name}, {data.images:,} images; {steps:,} training steps of 128",
-        f"Medians of {rounds} rounds, in each of which what is measured and its floor take turns; one round of "
-        + " and ".join(sorted(_ONCE)),
+        f"Medians of {rounds} rounds, in each of which what is measured and its floor take turns"
+        + "".join(f"; one round of {name}" for name in parts if name in _ONCE),
         f"{table.machine()}; load average before: {load:.1f}",
         table.versions(),
         f"`{command}`",

@@ -18,7 +18,7 @@ from tfx.types.channel import Channel
 
 from benchmarks import plain_keras
 from benchmarks.measurement import Measurement, Options
-from components import features
+from components import datasets, features
 from components.errors import ProjectError
 from components.ingest import encode, executor, idx, source
 from components.ingest.component import ingest
@@ -172,5 +172,5 @@ def _read_alone(examples: str) -> None:
     }
     for split in features.SPLITS:
         files = sorted(tf.io.gfile.glob(f"{examples}/Split-{split}/*"))
-        for serialized in tf.data.TFRecordDataset(files).batch(1024).prefetch(2):
+        for serialized in datasets.records(files).batch(1024).prefetch(2):
             tf.io.parse_example(serialized, spec)

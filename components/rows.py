@@ -8,7 +8,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import IO, Any, Protocol
 
 import numpy as np
@@ -57,8 +57,11 @@ class OnDisk:
         # Neighbours are read at once.
         starts = np.flatnonzero(np.diff(numbers, prepend=-2) != 1)
         for part, number in zip(np.split(found, starts[1:]), numbers[starts].tolist(), strict=True):
-            if os.preadv(self._file.fileno(), [part.data], number * part[0].nbytes) != part.nbytes:
-                raise OSError(f"the file of {len(self):,} rows ends within the {len(part):,} from {number:,} on")
+            left, place = part.data.cast("B"), number * part[0].nbytes
+            while left:
+                if not (read := os.preadv(self._file.fileno(), [left], place)):
+                    raise OSError(f"the file of {len(self):,} rows ends within the {len(part):,} from {number:,} on")
+                left, place = left[read:], place + read
         return found
 
 
@@ -66,7 +69,7 @@ def keep(blocks: Iterable[npt.NDArray[Any]], memory_bytes: int) -> Rows:
     """Keeps rows in memory up to a limit, else in a file in the folder for temporary files.
 
     Args:
-        blocks: at least one of [k, ...], all of one type and of one shape but for k.
+        blocks: at least one of [k, ...], of one type and of one shape but for k.
         memory_bytes: the limit.
 
     Raises:
@@ -78,10 +81,11 @@ def keep(blocks: Iterable[npt.NDArray[Any]], memory_bytes: int) -> Rows:
         raise ValueError("there must be at least one block")
     kept = kept.copy()
     if kept.nbytes > memory_bytes:
-        return _on_disk(itertools.chain([kept], rest))
+        return _on_disk(kept, rest)
     for block in rest:
         if kept.nbytes + block.nbytes > memory_bytes:
-            return _on_disk(itertools.chain([kept, block], rest))
+            return _on_disk(kept, itertools.chain([block], rest))
+        _expect(block, kept)
         # Grown in place: joining the blocks in the end would take all of them twice.
         count = len(kept)
         kept.resize((count + len(block), *block.shape[1:]), refcheck=False)
@@ -89,16 +93,26 @@ def keep(blocks: Iterable[npt.NDArray[Any]], memory_bytes: int) -> Rows:
     return kept
 
 
-def _on_disk(blocks: Iterator[npt.NDArray[Any]]) -> OnDisk:
-    count = 0
+def _on_disk(first: npt.NDArray[Any], rest: Iterable[npt.NDArray[Any]]) -> OnDisk:
     with contextlib.ExitStack() as undo:
         file = undo.enter_context(tempfile.TemporaryFile())
-        for block in blocks:
+        _write(file, first)
+        count = len(first)
+        first.resize((0, *first.shape[1:]), refcheck=False)  # it is on disk now
+        for block in rest:
+            _expect(block, first)
             _write(file, block)
             count += len(block)
         file.flush()
         undo.pop_all()
-    return OnDisk(file, (count, *block.shape[1:]), block.dtype)
+    return OnDisk(file, (count, *first.shape[1:]), first.dtype)
+
+
+def _expect(block: npt.NDArray[Any], first: npt.NDArray[Any]) -> None:
+    if (block.shape[1:], block.dtype) != (first.shape[1:], first.dtype):
+        raise ValueError(
+            f"all blocks must be {first.dtype} of {first.shape[1:]}, not {block.dtype} of {block.shape[1:]}"
+        )
 
 
 def _write(file: IO[bytes], block: npt.NDArray[Any]) -> None:

@@ -41,7 +41,7 @@ def hurry() -> None:
 
     Thousands of times while it builds a pipeline it makes a view of the options, with an argument parser for each; all
     views of the same options share their values, so that one serves as well as another. As often it takes the
-    arguments of a function from its signature. Both are done once now. And at the end of each bundle it waits for a
+    arguments of a method from its signature. Both are done once now. And at the end of each bundle it waits for a
     thread that samples what the bundle does, in steps that grow to 200 ms: here to 10.
     """
     from apache_beam.options.pipeline_options import PipelineOptions

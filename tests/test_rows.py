@@ -58,6 +58,12 @@ def test_a_row_that_is_not_there_is_no_row_of_something_else():
         kept[np.array([49, 50])]
 
 
+def test_rows_of_another_kind_are_refused():
+    for limit in (10**9, 0):
+        with pytest.raises(ValueError, match=r"all blocks must be float32 of \(4, 3, 1\), not float64 of \(4, 3, 1\)"):
+            rows.keep([ARRAY, ARRAY.astype(np.float64)], limit)
+
+
 def test_a_disk_without_room_is_said_and_not_filled(monkeypatch, tmp_path):
     monkeypatch.setattr(rows, "_ROOM_BYTES", 10**18)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -22,6 +22,10 @@ if __name__ == "__main__":
 
 import tensorflow as tf
 
+if __name__ == "__main__":
+    gc.freeze()
+    gc.enable()
+
 SINGLE_REQUESTS = 20
 
 

@@ -101,5 +101,5 @@ def in_order(kept: Kept, batch_size: int) -> tf.data.Dataset:
 
 def on_device(dataset: tf.data.Dataset, device: str) -> tf.data.Dataset:
     """The same, its next batches copied to the device while it computes; must be the last that is done to it."""
-    copied: tf.data.Dataset = dataset.apply(tf.data.experimental.prefetch_to_device(device))
+    copied: tf.data.Dataset = dataset.apply(tf.data.experimental.prefetch_to_device(device, _AT_A_TIME))
     return copied

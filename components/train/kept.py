@@ -16,7 +16,7 @@ from components.rows import Rows
 MEMORY_BYTES = 256 * 2**20
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Kept:
     """Images float32 [n, height, width, 1] in [0, 1], in memory or on disk, and their labels int64 [n]."""
 

@@ -40,7 +40,7 @@ def duplicates(splits: Mapping[str, Images], hashes: Mapping[str, Hashes], share
     for split, images in splits.items():
         alone = split in (features.TRAIN, features.TEST) or features.TRAIN not in splits
         among = [split] if alone else [features.TRAIN, split]
-        own = np.arange(len(images)) + sum(len(splits[name]) for name in among[:-1])
+        own = np.arange(len(images)) + _start(splits, among, split)
         first = _first_of(splits, hashes, among, split)
         repeated = np.flatnonzero((first >= 0) & (first < own))
         if len(repeated) > share * len(images):
@@ -117,11 +117,18 @@ def _first_of(
     wanted = hashes[split]
     nearest = np.minimum(np.searchsorted(found, wanted), len(found) - 1)
     first = np.where(found[nearest] == wanted, places[nearest], -1) if len(found) else np.full(len(images), -1)
+    # Where an image is found to be itself there is nothing to compare.
+    own = np.arange(len(images)) + _start(splits, among, split) if split in among else np.full(len(images), -1)
     for rows in blocks(len(images), _BLOCK):
-        rows = rows[first[rows] >= 0]
+        rows = rows[(first[rows] >= 0) & (first[rows] != own[rows])]
         other = (known[first[rows]] != images[rows]).any(axis=(1, 2))
         first[rows[other]] = -1  # the same hash by chance: once in ten million data sets of a million images
     return first
+
+
+def _start(splits: Mapping[str, Images], among: Sequence[str], split: str) -> int:
+    """Where a split begins among some, one after the other."""
+    return sum(len(splits[name]) for name in among[: among.index(split)])
 
 
 def _hashes(images: Rows) -> Hashes:

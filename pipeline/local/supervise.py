@@ -14,6 +14,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -70,9 +71,13 @@ def call(work: Callable[[], int], died: Callable[[int, pathlib.Path | None], int
 
 def _end(code: int) -> NoReturn:
     """Ends this process as `sys.exit` would, but does not first take apart, for half a second, all that it imported."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # whoever read this is gone
+        sys.exit(code)
     os._exit(code)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import logging
@@ -40,13 +41,14 @@ def s3():
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was():
-    """The entrypoint sets up logging for its whole process, which here is that of the tests."""
+    """The entrypoint sets up logging, and what is garbage, for its whole process, which here is that of the tests."""
     handlers, level = list(logging.root.handlers), logging.root.level
     verbosity = absl.logging.get_verbosity()
     yield
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
     absl.logging.set_verbosity(verbosity)
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -60,8 +60,10 @@ def hurried(monkeypatch):
     monkeypatch.setattr(PipelineOptions, "view_as", PipelineOptions.view_as)
     monkeypatch.setattr(core, "get_function_args_defaults", core.get_function_args_defaults)
     monkeypatch.setattr(StateSampler, "__init__", StateSampler.__init__)
-    for _ in range(2):
-        beam.hurry()
+    beam.hurry()
+    once = PipelineOptions.view_as
+    beam.hurry()
+    assert PipelineOptions.view_as is once
 
 
 def test_a_view_is_made_once_and_all_share_their_values(hurried):

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
+from concurrent import futures
+
 import numpy as np
 
+from components import features, rows
+from components.validate import examples, label_noise, pixels
 from components.validate.images import Joined, blocks
 
 
@@ -22,3 +27,20 @@ def test_several_arrays_are_as_one():
 def test_blocks_are_in_order_and_leave_nothing_out():
     assert [block.tolist() for block in blocks(5, 2)] == [[0, 1], [2, 3], [4]]
     assert list(blocks(0, 2)) == []
+
+
+def test_the_checks_find_the_same_on_disk_both_at_a_time(digit_splits):
+    damaged = digit_splits["test"].pixels.copy()
+    damaged[3], damaged[5] = 255 - damaged[3], digit_splits["train"].pixels[9]
+    splits = digit_splits | {"test": dataclasses.replace(digit_splits["test"], pixels=damaged)}
+    on_disk = {
+        name: dataclasses.replace(images, pixels=rows.keep([images.pixels], 0)) for name, images in splits.items()
+    }
+    found = []
+    for some in (splits, on_disk):
+        training = examples.in_file_order(some[features.TRAIN], some[features.VAL])
+        with futures.ThreadPoolExecutor(1) as beside:
+            looked = beside.submit(pixels.check, some)
+            found.append((label_noise.find(training, 10).to_rows(), looked.result()))
+    assert found[0][1]
+    assert found[0] == found[1]
