@@ -52,7 +52,7 @@ test: $(DEV_STAMP) $(JAX_STAMP) ## Run all tests (MNIST_DATA_DIR=DIR adds those 
 test-quick: $(DEV_STAMP) $(JAX_STAMP) ## Run all tests but the slow ones
 	@$(VENV) -m pytest $(SIDE_BY_SIDE) -m "not slow" $(ARGS)
 
-bench: $(RUN_STAMP) ## Measure the pipeline against its floors on MNIST's files (DATA_DIR=DIR; half an hour)
+bench: $(RUN_STAMP) ## Measure the pipeline against its floors on MNIST's files (DATA_DIR=DIR; a quarter of an hour)
 	@$(VENV) -m benchmarks.bench $(DATA_DIR) $(ARGS)
 
 models: $(RUN_STAMP) ## Train every model with three seeds on MNIST's files, for docs/models.md (DATA_DIR=DIR; an hour)
