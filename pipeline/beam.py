@@ -23,10 +23,15 @@ def arguments(given: Sequence[str]) -> list[str]:
     told = list(given) if _value(given, "--runner") else ["--runner=FnApiRunner", *given]
     # With any Beam option set, TFX builds a source package of itself for remote workers, 2 to 3 seconds in each stage,
     # unless it sees that they have a container image. Workers on this machine have this very installation.
-    here = _value(told, "--runner") in _HERE or _value(told, "--environment_type") == "LOOPBACK"
+    here = has_no_job_server(told) or _value(told, "--environment_type") == "LOOPBACK"
     if here and _value(told, "--sdk_container_image") is None:
         told.append("--sdk_container_image=none")
     return told
+
+
+def has_no_job_server(given: Sequence[str]) -> bool:
+    """Whether this process runs Beam's pipelines itself; a job server for others can be started by the main thread only."""
+    return (_value(given, "--runner") or "FnApiRunner") in _HERE
 
 
 def let_workers_import() -> None:

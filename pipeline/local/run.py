@@ -22,7 +22,7 @@ from components.errors import BadInput
 from components.ingest.source import Choice
 from components.push import versions
 from components.train import devices
-from pipeline import code_digest, outcome, record
+from pipeline import beam, code_digest, outcome, record
 from pipeline.config import Config
 from pipeline.local import database, lock, supervise
 from pipeline.local.console import Console, redirected
@@ -233,7 +233,8 @@ def _run_stages(config: Config, choice: Choice, console: Console, row: dict[str,
                 _save(row)
 
             begun: dict[str, dict[str, Any]] = {}
-            stages = local_stages.run(ir, row["run_id"], digests, config.fresh, changed)
+            side_by_side = beam.has_no_job_server(config.beam_args)
+            stages = local_stages.run(ir, row["run_id"], digests, config.fresh, changed, side_by_side)
         except Exception as failure:
             traceback.print_exc()
             stages, error = getattr(failure, "stages", []), outcome.cause(failure)

@@ -96,6 +96,7 @@ def run(
     code_digests: Mapping[str, str],
     fresh: bool,
     changed: Callable[[Stage], None],
+    side_by_side: bool,
 ) -> list[Stage]:
     """Runs every node until one fails; a second one runs in a thread beside the first where nothing keeps them apart.
 
@@ -105,6 +106,7 @@ def run(
         code_digests: node id -> digest of its code, which becomes part of its cache key.
         fresh: whether to leave the cache aside.
         changed: called when a stage's state changes, by the thread that it runs in, one at a time.
+        side_by_side: whether nodes may run in another thread than this one.
 
     Returns:
         Every stage with its final state.
@@ -173,7 +175,7 @@ def run(
             found = ready()
             if found:
                 first = start(found[0])
-                if found[1:] and (beside is None or beside.done()) and _CORES > 1:
+                if found[1:] and (beside is None or beside.done()) and side_by_side and _CORES > 1:
                     beside = aside.submit(launch, start(found[1]))
                 launch(first)
             elif beside is not None:

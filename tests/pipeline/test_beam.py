@@ -47,6 +47,14 @@ def test_arguments(given, told):
     assert beam.arguments(given) == told
 
 
+@pytest.mark.parametrize(
+    ("given", "none"),
+    [([], True), (["--runner=DirectRunner"], True), (["--runner", "FlinkRunner"], False), (["--runner=Spark"], False)],
+)
+def test_whether_a_job_server_is_started(given, none):
+    assert beam.has_no_job_server(given) is none
+
+
 def test_a_started_process_can_import_this_project_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     for _ in range(2):

@@ -39,12 +39,16 @@ def Later(met: InputArtifact[String], folder: Parameter[str]) -> None:
     (pathlib.Path(folder) / "later").touch()
 
 
-def run(nodes, output):
+def run(nodes, output, side_by_side=True):
     seen = []
+
+    def tell(stage):
+        seen.append((stage.name, stage.state))
+
     ir = stages.compile_graph(nodes, output, ())
     digests = {node.pipeline_node.node_info.id: "" for node in ir.nodes}
     try:
-        return stages.run(ir, "run", digests, False, lambda stage: seen.append((stage.name, stage.state))), seen
+        return stages.run(ir, "run", digests, False, tell, side_by_side), seen
     except stages.StageFailed as failure:
         return failure, seen
 
@@ -59,9 +63,10 @@ def test_two_that_need_nothing_of_each_other_run_side_by_side(tmp_path):
     assert all(stage.content_digest("met") for stage in ended)
 
 
-def test_on_one_core_they_run_in_the_order_of_the_graph(tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "_CORES", 1)
-    _, seen = run([meet(tmp_path, "one"), meet(tmp_path, "other")], tmp_path / "output")
+@pytest.mark.parametrize(("cores", "side_by_side"), [(1, True), (2, False)], ids=["one core", "not here"])
+def test_else_they_run_in_the_order_of_the_graph(cores, side_by_side, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "_CORES", cores)
+    _, seen = run([meet(tmp_path, "one"), meet(tmp_path, "other")], tmp_path / "output", side_by_side)
     assert seen == [("one", "running"), ("one", "done"), ("other", "running"), ("other", "done")]
 
 
