@@ -30,7 +30,7 @@ def arguments(given: Sequence[str]) -> list[str]:
 
 
 def has_no_job_server(given: Sequence[str]) -> bool:
-    """Whether this process runs Beam's pipelines itself; a job server for others can be started by the main thread only."""
+    """Whether this process runs Beam's pipelines itself; for others the main thread alone can start a job server."""
     return (_value(given, "--runner") or "FnApiRunner") in _HERE
 
 
