@@ -12,7 +12,10 @@ import sys
 import apache_beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import worker_handlers
+from apache_beam.runners.worker import statecache
 from apache_beam.runners.worker.statesampler import StateSampler
+from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms import core, userstate
 from apache_beam.transforms.userstate import CombiningValueStateSpec
 from apache_beam.utils.counters import CounterFactory
@@ -68,6 +71,7 @@ def hurried(monkeypatch):
     monkeypatch.setattr(PipelineOptions, "view_as", PipelineOptions.view_as)
     monkeypatch.setattr(core, "get_function_args_defaults", core.get_function_args_defaults)
     monkeypatch.setattr(StateSampler, "__init__", StateSampler.__init__)
+    monkeypatch.setattr(worker_handlers, "STATE_CACHE_SIZE_MB", worker_handlers.STATE_CACHE_SIZE_MB)
     beam.hurry()
     once = PipelineOptions.view_as
     beam.hurry()
@@ -130,3 +134,17 @@ def test_a_bundle_waits_for_its_sampler_for_some_milliseconds(hurried):
     assert sampler.sampling_period_ms == 10
     sampler.start()
     sampler.stop()
+
+
+def test_side_inputs_are_as_they_are_and_not_weighed(hurried, monkeypatch):
+    def weigh(*told):
+        raise AssertionError(told)
+
+    monkeypatch.setattr(statecache, "get_deep_size", weigh)
+    with apache_beam.Pipeline("FnApiRunner") as pipeline:
+        numbers = pipeline | "numbers" >> apache_beam.Create([1, 2])
+        factor = apache_beam.pvalue.AsSingleton(pipeline | "factor" >> apache_beam.Create([3]))
+        found = numbers | apache_beam.Map(
+            lambda x, y, z: (x * y, sorted(z)), factor, apache_beam.pvalue.AsList(numbers)
+        )
+        assert_that(found, equal_to([(3, [1, 2]), (6, [1, 2])]))
