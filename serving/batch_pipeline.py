@@ -14,7 +14,7 @@ import numpy.typing as npt
 from apache_beam.ml.inference.base import KeyedModelHandler, ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from components import datasets, features
+from components import features
 from components.errors import BadInput
 from components.ingest import idx
 from serving import preprocess, savedmodel
@@ -156,6 +156,8 @@ class _ReadRecords(beam.DoFn):
 
     def process(self, path: str) -> Iterator[Any]:
         import tensorflow as tf
+
+        from components import datasets
 
         height, width = self._shape
         kind = "GZIP" if path.endswith(".gz") else ""

@@ -14,7 +14,7 @@ import pathlib
 import sys
 from typing import Any
 
-from components import datasets, features
+from components import features
 from components.errors import BadInput
 from components.push import versions
 from serving import command
@@ -196,6 +196,7 @@ def compare(samples: pathlib.Path, extra: pathlib.Path, version: int, at_least: 
 def _rows(samples: pathlib.Path, version: int) -> list[dict[str, float]]:
     import tensorflow as tf
 
+    from components import datasets
     from serving import sampling
 
     files = [str(path) for path in sorted(samples.glob(f"*{sampling.SUFFIX}"))]
