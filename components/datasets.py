@@ -5,12 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 
 def records(files: Sequence[str], compression: str = "") -> tf.data.Dataset:
     """The records of TFRecord files, one file after the other: strings."""
     return untuned(tf.data.TFRecordDataset(list(files), compression))
+
+
+def count(dataset: tf.data.Dataset) -> int:
+    """How many elements there are, for which all are read."""
+    return int(dataset.reduce(np.int64(0), lambda sum_, _: sum_ + 1))
 
 
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:

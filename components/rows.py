@@ -8,7 +8,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import IO, Any, Protocol
 
 import numpy as np
@@ -65,11 +65,12 @@ class OnDisk:
         return found
 
 
-def keep(blocks: Iterable[npt.NDArray[Any]], memory_bytes: int) -> Rows:
+def keep(blocks: Iterable[npt.NDArray[Any]], count: Callable[[], int], memory_bytes: int) -> Rows:
     """Keeps rows in memory up to a limit, else in a file in the folder for temporary files.
 
     Args:
         blocks: at least one of [k, ...], of one type and of one shape but for k.
+        count: says how many rows are in all of them; asked only where they are too many for memory.
         memory_bytes: the limit.
 
     Raises:
@@ -79,30 +80,37 @@ def keep(blocks: Iterable[npt.NDArray[Any]], memory_bytes: int) -> Rows:
     kept = next(rest, None)
     if kept is None:
         raise ValueError("there must be at least one block")
-    kept = kept.copy()
+    kept = kept.copy(order="C")
     if kept.nbytes > memory_bytes:
-        return _on_disk(kept, rest)
+        return _on_disk(kept, rest, count())
     for block in rest:
         if kept.nbytes + block.nbytes > memory_bytes:
-            return _on_disk(kept, itertools.chain([block], rest))
+            return _on_disk(kept, itertools.chain([block], rest), count())
         _expect(block, kept)
         # Grown in place: joining the blocks in the end would take all of them twice.
-        count = len(kept)
-        kept.resize((count + len(block), *block.shape[1:]), refcheck=False)
-        kept[count:] = block
+        done = len(kept)
+        kept.resize((done + len(block), *block.shape[1:]), refcheck=False)
+        kept[done:] = block
     return kept
 
 
-def _on_disk(first: npt.NDArray[Any], rest: Iterable[npt.NDArray[Any]]) -> OnDisk:
+def _on_disk(first: npt.NDArray[Any], rest: Iterable[npt.NDArray[Any]], count: int) -> OnDisk:
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    needed = count * int(np.prod(first.shape[1:])) * first.itemsize + _ROOM_BYTES
+    if free < needed:
+        raise ProjectError(
+            f"{count:,} images need {needed / 1e9:.1f} GB of disk while they are worked on, but {folder} has "
+            f"{free / 1e9:.1f} GB free; free some, or have that folder on a larger disk (--output of runner_local.py, "
+            "elsewhere TMPDIR)"
+        )
     with contextlib.ExitStack() as undo:
         file = undo.enter_context(tempfile.TemporaryFile())
-        _write(file, first)
-        count = len(first)
+        file.write(first.data)
         first.resize((0, *first.shape[1:]), refcheck=False)  # it is on disk now
         for block in rest:
             _expect(block, first)
-            _write(file, block)
-            count += len(block)
+            file.write(np.ascontiguousarray(block).data)
         file.flush()
         undo.pop_all()
     return OnDisk(file, (count, *first.shape[1:]), first.dtype)
@@ -113,15 +121,3 @@ def _expect(block: npt.NDArray[Any], first: npt.NDArray[Any]) -> None:
         raise ValueError(
             f"all blocks must be {first.dtype} of {first.shape[1:]}, not {block.dtype} of {block.shape[1:]}"
         )
-
-
-def _write(file: IO[bytes], block: npt.NDArray[Any]) -> None:
-    folder = tempfile.gettempdir()
-    free = shutil.disk_usage(folder).free
-    if free < block.nbytes + _ROOM_BYTES:
-        raise ProjectError(
-            f"there must be room on disk for the images that are worked on, and {_ROOM_BYTES / 1e9:g} GB besides; with "
-            f"{file.tell() / 1e9:.1f} GB of them written, {folder} has {free / 1e9:.1f} GB free; free some, or have "
-            "that folder on a larger disk (--output of runner_local.py, elsewhere TMPDIR)"
-        )
-    file.write(np.ascontiguousarray(block).data)

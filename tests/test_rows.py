@@ -21,7 +21,7 @@ from components import rows
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 block = np.zeros((1000, 100, 100), np.uint8)
 before = peak()
-kept = rows.keep((block + number for number in range(20)), 0)
+kept = rows.keep((block + number for number in range(20)), lambda: 20000, 0)
 order = np.random.default_rng(1).permutation(20000)
 for start in range(0, 20000, 100):
     found = kept[order[start : start + 100]]
@@ -37,7 +37,7 @@ def blocks(size=16):
 @pytest.fixture(params=[10**9, 1000, 0], ids=["memory", "begun in memory", "disk"])
 def kept(request, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    made = rows.keep(blocks(), request.param)
+    made = rows.keep(blocks(), lambda: 50, request.param)
     assert isinstance(made, np.ndarray if request.param == 10**9 else rows.OnDisk)
     assert list(tmp_path.iterdir()) == []  # nobody has to clear it away
     return made
@@ -53,7 +53,7 @@ def test_every_row_is_what_it_was(kept, numbers):
 
 
 def test_a_row_that_is_not_there_is_no_row_of_something_else():
-    kept = rows.keep(blocks(), 0)
+    kept = rows.keep(blocks(), lambda: 50, 0)
     with pytest.raises(OSError, match="the file of 50 rows ends within the 2 from 49 on"):
         kept[np.array([49, 50])]
 
@@ -61,15 +61,14 @@ def test_a_row_that_is_not_there_is_no_row_of_something_else():
 def test_rows_of_another_kind_are_refused():
     for limit in (10**9, 0):
         with pytest.raises(ValueError, match=r"all blocks must be float32 of \(4, 3, 1\), not float64 of \(4, 3, 1\)"):
-            rows.keep([ARRAY, ARRAY.astype(np.float64)], limit)
+            rows.keep([ARRAY, ARRAY.astype(np.float64)], lambda: 100, limit)
 
 
-def test_a_disk_without_room_is_said_and_not_filled(monkeypatch, tmp_path):
+def test_a_disk_without_room_is_said_before_anything_is_written(monkeypatch):
     monkeypatch.setattr(rows, "_ROOM_BYTES", 10**18)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(ProjectError, match=r"room on disk .* with 0.0 GB of them written, .* GB free; .* TMPDIR"):
-        rows.keep(blocks(), 0)
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: pytest.fail("a file was begun"))
+    with pytest.raises(ProjectError, match=r"50 images need .* GB of disk .* GB free; free some, or .* TMPDIR"):
+        rows.keep(blocks(), lambda: 50, 0)
 
 
 def test_on_disk_the_process_does_not_grow_with_them():

@@ -39,7 +39,8 @@ def load(patterns: Sequence[str], transform: Callable[[tf.Tensor], tf.Tensor], s
         example = tf.io.parse_example(serialized, _SPEC)
         return transform(example[features.IMAGE]), example[features.LABEL]
 
-    dataset = datasets.records(files).batch(_EXAMPLES_PER_READ).map(parse, num_parallel_calls=_AT_A_TIME)
+    records = datasets.records(files)
+    dataset = records.batch(_EXAMPLES_PER_READ).map(parse, num_parallel_calls=_AT_A_TIME)
     blocks: Iterator[tuple[np.ndarray, np.ndarray]] = dataset.prefetch(_AHEAD).as_numpy_iterator()
     first = next(blocks, None)
     if first is None:
@@ -47,7 +48,7 @@ def load(patterns: Sequence[str], transform: Callable[[tf.Tensor], tf.Tensor], s
             f"the split {split!r} must hold at least one example, but {len(files)} files of {', '.join(patterns)} hold "
             "none; give the pipeline more images"
         )
-    return keep(itertools.chain([first], blocks))
+    return keep(itertools.chain([first], blocks), lambda: datasets.count(records))
 
 
 def steps_per_pass(images: int, batch_size: int) -> int:

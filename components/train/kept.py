@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -35,11 +35,12 @@ class Kept:
         return tf.ensure_shape(images, shape), tf.ensure_shape(labels, numbers.shape)
 
 
-def keep(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Kept:
+def keep(blocks: Iterable[tuple[np.ndarray, np.ndarray]], count: Callable[[], int]) -> Kept:
     """Keeps images in memory up to MEMORY_BYTES, else in a file in the folder for temporary files.
 
     Args:
         blocks: at least one of images float32 [k, height, width, 1] and labels int64 [k].
+        count: says how many images are in all of them.
 
     Raises:
         ProjectError: if the disk has no room for them.
@@ -51,5 +52,5 @@ def keep(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Kept:
             labels.append(their)
             yield some
 
-    kept = rows.keep(images(), MEMORY_BYTES)
+    kept = rows.keep(images(), count, MEMORY_BYTES)
     return Kept(kept, np.concatenate(labels))

@@ -44,7 +44,7 @@ def load(examples: str, split: str) -> Images:
             flat = tf.io.decode_raw(parsed[features.IMAGE], tf.uint8)
             yield tf.reshape(flat, [-1, *features.IMAGE_SHAPE]).numpy()
 
-    kept = rows.keep(pixels(), _MEMORY_BYTES)
+    kept = rows.keep(pixels(), lambda: datasets.count(records), _MEMORY_BYTES)
     return Images(ids, kept, np.concatenate(labels))
 
 

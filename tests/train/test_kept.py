@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import pathlib
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -12,12 +16,28 @@ from components.train.hyperparameters import Hyperparameters
 
 IMAGES = np.random.default_rng(1).random((50, 4, 3, 1), np.float32)
 LABELS = np.arange(50) % 10
+# Keeps images of 200 MB, and says by how much the process has grown at its peak.
+KEEPS = """
+import resource, sys
+import numpy as np
+from components.train import data, kept
+kept.MEMORY_BYTES = 0
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+block = lambda number: (np.full((1000, 50, 50, 1), number, np.float32), np.full(1000, number % 10))
+list(data.batches(kept.keep([block(0)], lambda: 1000), 100, 1).take(3))
+before = peak()
+images = kept.keep(map(block, range(20)), lambda: 20000)
+for batch, _ in data.batches(images, 100, 1).take(300):
+    pass
+print(type(images.images).__name__, peak() - before)
+"""
 
 
 @pytest.mark.parametrize("limit", [10**9, 0], ids=["memory", "disk"])
 def test_a_graph_gets_images_and_labels_with_their_shapes(limit, monkeypatch):
     monkeypatch.setattr(kept, "MEMORY_BYTES", limit)
-    images = kept.keep((IMAGES[start : start + 16], LABELS[start : start + 16]) for start in range(0, 50, 16))
+    blocks = ((IMAGES[start : start + 16], LABELS[start : start + 16]) for start in range(0, 50, 16))
+    images = kept.keep(blocks, lambda: 50)
     assert isinstance(images.images, np.ndarray if limit else rows.OnDisk)
     assert len(images) == 50
     dataset = tf.data.Dataset.from_tensor_slices([[3, 4], [48, 0]]).map(images.gather)
@@ -36,3 +56,13 @@ def test_where_they_are_kept_makes_no_difference(inputs, monkeypatch, tmp_path):
         network = keras.saving.load_model(folder / "model" / "keras" / "model.keras")
         weights.append([one.tobytes() for one in network.get_weights()])
     assert weights[0] == weights[1]
+
+
+def test_on_disk_the_process_does_not_grow_with_them():
+    root = str(pathlib.Path(kept.__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", KEEPS], cwd=root, capture_output=True, text=True, check=True, timeout=120
+    )
+    kind, grown = done.stdout.split()
+    assert kind == "OnDisk"
+    assert float(grown) < 60  # MB, of 200
