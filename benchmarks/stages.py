@@ -49,7 +49,7 @@ def measure(options: Options, say: Callable[[str], None]) -> list[Measurement]:
         pixel_limits=PixelLimits(),
         label_limits=LabelLimits(),
         allow="",
-    ).statistics_gen
+    ).statistics_node
     transform_node = transform(examples=examples_channel, schema=schema_channel)
 
     rows: list[dict[str, float]] = []

@@ -20,7 +20,7 @@ def transform(*, examples: BaseChannel, schema: BaseChannel) -> Transform:
         schema: Schema that gives `image` and `label` a fixed shape.
 
     Returns:
-        Transform; its output `transform_graph` is all that it computes. Statistics are StatisticsGen's job, and floats
+        Transform; its output `transform_graph` is all that it computes. Statistics are a stage of their own, and floats
         are quicker computed again than read: they take four times the space of the bytes.
     """
     return Transform(

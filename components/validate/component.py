@@ -8,13 +8,14 @@ import pathlib
 from concurrent import futures
 from typing import NamedTuple
 
+import apache_beam as beam
 from tfx.components.example_validator.component import ExampleValidator
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
-from tfx.components.statistics_gen.component import StatisticsGen
-from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.orchestration.data_types import RuntimeParameter
+from tfx.types import artifact_utils
 from tfx.types.channel import BaseChannel
 from tfx.types.standard_artifacts import ExampleAnomalies, Examples, ExampleStatistics, Model, Schema
 from tfx.utils import io_utils
@@ -25,6 +26,27 @@ from components.validate.label_noise import LabelLimits
 from components.validate.pixels import PixelLimits
 
 SUSPECTS_FILE = "label_suspects.json"
+
+
+@component(use_beam=True)
+def Statistics(
+    examples: InputArtifact[Examples],
+    schema: InputArtifact[Schema],
+    statistics: OutputArtifact[ExampleStatistics],
+    beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
+) -> None:
+    """Computes TFDV's statistics of each split.
+
+    Inputs: `examples`; `schema`, which says what the features are. Output: `statistics`, as TFX's StatisticsGen writes
+    them.
+    """
+    from components.validate import statistics as measured
+
+    statistics.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
+    statistics.span = examples.span
+    read = io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(schema.uri))
+    with beam_pipeline as pipeline:
+        measured.compute(pipeline, examples.uri, read, pathlib.Path(statistics.uri))
 
 
 @component
@@ -39,6 +61,8 @@ def ImageCheck(
     Input: `examples`. Output: `checks`, with every suspect label in `label_suspects.json` besides. Parameters:
     `pixel_limits` and `label_limits`, the fields of `PixelLimits` and `LabelLimits` as JSON.
     """
+    import threadpoolctl
+
     from components.validate import examples as images
     from components.validate import label_noise, pixels
 
@@ -46,8 +70,9 @@ def ImageCheck(
     splits = {split: images.load(examples.uri, split) for split in features.SPLITS}
     training = images.in_file_order(splits[features.TRAIN], splits[features.VAL])
     classes = len(features.CLASSES)
-    # Both are NumPy at work on large arrays, which leaves Python to the other.
-    with futures.ThreadPoolExecutor(1) as beside:
+    # Both are NumPy at work on large arrays, which leaves Python to the other. OpenBLAS gets no threads of its own:
+    # between two products they would keep the processors busy with waiting, for half of what all this takes and more.
+    with threadpoolctl.threadpool_limits(1, "blas"), futures.ThreadPoolExecutor(1) as beside:
         looked = beside.submit(pixels.check, splits, PixelLimits(**json.loads(pixel_limits)))
         noise = label_noise.find(training, classes)
         found = list(looked.result())
@@ -100,7 +125,7 @@ def _dataset(baseline: Model) -> str | None:
 class Validation(NamedTuple):
     """The nodes of the stage, in order, and what later stages take from it."""
 
-    statistics_gen: BaseComponent
+    statistics_node: BaseComponent
     schema_gen: BaseComponent
     example_validator: BaseComponent
     image_check: BaseComponent
@@ -112,7 +137,7 @@ class Validation(NamedTuple):
 
     @property
     def statistics(self) -> BaseChannel:
-        return self.statistics_gen.outputs["statistics"]
+        return self.statistics_node.outputs["statistics"]
 
     @property
     def checks(self) -> BaseChannel:
@@ -140,8 +165,8 @@ def validate(
     """
     schema_gen = ImportSchemaGen(schema_file=schema_file).with_id("schema")
     schema = schema_gen.outputs["schema"]
-    statistics_gen = StatisticsGen(examples=examples, schema=schema).with_id("statistics")
-    statistics = statistics_gen.outputs["statistics"]
+    statistics_node = Statistics(examples=examples, schema=schema).with_id("statistics")
+    statistics = statistics_node.outputs["statistics"]
     example_validator = ExampleValidator(statistics=statistics, schema=schema).with_id("anomalies")
     image_check = ImageCheck(
         examples=examples,
@@ -157,4 +182,4 @@ def validate(
         baseline=baseline,
         allow=allow,
     ).with_id("data-check")
-    return Validation(statistics_gen, schema_gen, example_validator, image_check, data_check)
+    return Validation(statistics_node, schema_gen, example_validator, image_check, data_check)

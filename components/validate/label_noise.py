@@ -29,7 +29,7 @@ NAME = "label-noise"
 # Precision 0.97 and recall 0.96 with 5 % of MNIST's labels flipped; 0.3 gives 0.94 and 0.98, 0.5 gives 0.98 and 0.92.
 _MARGIN = 0.4
 _RIDGE = 10.0  # added to the Gram matrix's diagonal, which is about half the number of images; less overfits digits
-_BLOCK = 4096  # images that are described at a time
+_BLOCK = 2048  # images that are described at a time
 _KEPT_BYTES = 320 * 2**20  # of descriptions that stay in memory; those of more images, 67,000, are computed twice
 
 Floats = npt.NDArray[np.float32]

@@ -73,7 +73,7 @@ class PixelLimits:
 
 
 def check(splits: Mapping[str, Images], limits: PixelLimits = PixelLimits()) -> list[Finding]:
-    """Looks at every image and label. Some 3 s for MNIST.
+    """Looks at every image and label. Half a second for MNIST.
 
     Args:
         splits: images by the split's name, all of one height and width.

@@ -16,7 +16,7 @@ from components.rows import Rows
 
 _GRID = 7  # rows and columns of cells: 4x4 pixels each in an image of 28x28
 _WIDTH = 0.25  # of the kernel exp(-WIDTH |a - b|^2) that the cosine features stand for; the descriptions have length 1
-_CHUNK = 512  # images whose gradients are worked on at a time: they stay in the processor's cache
+_CHUNK = 256  # images whose gradients are worked on at a time: they stay in the processor's cache
 
 Floats = npt.NDArray[np.float32]
 
@@ -34,12 +34,15 @@ def describer(
         features: how many there shall be.
         random: draws them.
     """
-    size = _describe(pixels[known[:1]]).shape[1]
-    directions = random.normal(0, np.sqrt(2 * _WIDTH), (size, features)).astype(np.float32)
+    import tensorflow as tf  # not for all who import this module: the command line reads the names of findings
+
+    size = len(_describe(pixels[known[:1]]))
+    directions = tf.constant(random.normal(0, np.sqrt(2 * _WIDTH), (size, features)), tf.float32)
     phases = random.uniform(0, 2 * np.pi, features).astype(np.float32)
 
     def described(rows: npt.NDArray[np.int64]) -> Floats:
-        result = _describe(pixels[known[rows]]) @ directions
+        # In half of NumPy's time where OpenBLAS does not know the processor, which it then takes for an older one.
+        result = tf.matmul(_describe(pixels[known[rows]]), directions, transpose_a=True).numpy()
         result += phases
         return np.cos(result, out=result)
 
@@ -47,33 +50,42 @@ def describer(
 
 
 def _describe(pixels: npt.NDArray[np.uint8]) -> Floats:
-    """Strokes by direction and place: uint8 [n, height, width] -> float32 [n, 8 * cells], each of length 1 or 0."""
+    """Strokes by direction and place: uint8 [n, height, width] -> float32 [8 * cells, n], each of length 1 or 0."""
     count, height, width = pixels.shape
-    cells = _pooling(height, width)
-    result = np.empty((count, 8 * cells.shape[1]), np.float32)
-    half = np.float32(np.sqrt(0.5))
+    of_row, of_column = _cells(height), _cells(width)
+    result = np.empty((4, 2, of_row[-1] + 1, of_column[-1] + 1, count), np.float32)
     for start in range(0, count, _CHUNK):
-        padded = np.pad(pixels[start : start + _CHUNK], ((0, 0), (1, 1), (1, 1))).astype(np.float32)
-        right = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
-        down = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
-        slopes = (right, half * (right + down), down, half * (down - right))
-        parts = []
-        for slope in slopes:
-            rise = np.maximum(slope, 0).reshape(len(padded), -1) @ cells
-            # What falls in this direction is the rise in the opposite one.
-            fall = rise - slope.reshape(len(padded), -1) @ cells
-            parts += [rise, np.maximum(fall, 0)]
-        # The root keeps one strong edge from outweighing the rest.
-        part = np.sqrt(np.concatenate(parts, axis=1))
-        part /= np.maximum(np.linalg.norm(part, axis=1, keepdims=True), np.float32(1e-6))
-        result[start : start + _CHUNK] = part
-    return result
+        chunk = slice(start, start + _CHUNK)
+        # The images come last: what is done to one pixel is done to that of all images, which are neighbours then.
+        # In whole numbers no sum is rounded.
+        padded = np.pad(pixels[chunk].transpose(1, 2, 0), ((1, 1), (1, 1), (0, 0))).astype(np.int32)
+        # Slopes to the right and down, and the sizes of the slopes in all four directions.
+        slopes = np.empty((6, width, padded.shape[2]), np.int32)
+        right, down = slopes[:2]
+        by_row = np.zeros((6, of_row[-1] + 1, *slopes.shape[1:]), np.int32)
+        for row, cell in enumerate(of_row):
+            np.subtract(padded[row + 1, 2:], padded[row + 1, :-2], out=right)
+            np.subtract(padded[row + 2, 1:-1], padded[row, 1:-1], out=down)
+            slopes[2], slopes[4] = right, down
+            np.add(right, down, out=slopes[3])
+            np.subtract(down, right, out=slopes[5])
+            np.abs(slopes[2:], out=slopes[2:])
+            by_row[:, cell] += slopes
+        sums = np.zeros((*by_row.shape[:2], of_column[-1] + 1, padded.shape[2]), np.int32)
+        for column, cell in enumerate(of_column):
+            sums[:, :, cell] += by_row[:, :, column]
+        right, down, *sizes = sums
+        # The size is rise and fall together, the slope is rise less fall: these are twice the rise and the fall.
+        for part, slope, size in zip(result, (right, right + down, down, down - right), sizes, strict=True):
+            np.add(size, slope, out=part[0, ..., chunk])
+            np.subtract(size, slope, out=part[1, ..., chunk])
+    result[1::2] *= np.float32(np.sqrt(0.5))  # the slopes across the pixels
+    flat = result.reshape(-1, count)
+    # The root keeps one strong edge from outweighing the rest.
+    flat /= np.maximum(flat.sum(axis=0), 1)
+    return np.sqrt(flat, out=flat)
 
 
-def _pooling(height: int, width: int) -> Floats:
-    """Sums the pixels of each cell of the grid, as a matrix: float32 [height * width, rows * columns of cells]."""
-    rows, columns = min(_GRID, height), min(_GRID, width)
-    row = np.arange(height) * rows // height
-    column = np.arange(width) * columns // width
-    cell = (row[:, None] * columns + column[None, :]).ravel()
-    return np.eye(rows * columns, dtype=np.float32)[cell]
+def _cells(size: int) -> npt.NDArray[np.int64]:
+    """Which row or column of the grid each row or column of pixels is in."""
+    return np.arange(size) * min(_GRID, size) // size

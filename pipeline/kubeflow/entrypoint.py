@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json_serialized_inputs_spec_args", default="{}")
     told, beam_args = parser.parse_known_args(arguments)
     try:
-        with lean_import.uncollected():
+        with lean_import.lean():
             lean_import.import_tensorflow()
         told.json_serialized_invocation_args = _with_facts(told.json_serialized_invocation_args, told.task)
         if not on_vertex():
@@ -72,7 +72,7 @@ def check_code(expected: str) -> None:
 
 def call_tfx(told: argparse.Namespace, beam_args: Sequence[str]) -> None:
     """Calls TFX's entrypoint."""
-    with lean_import.uncollected():
+    with lean_import.lean():
         from absl import logging
         from tfx.orchestration.kubeflow.v2 import compiler_utils
         from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
@@ -92,7 +92,7 @@ def run_adapted(told: argparse.Namespace, beam_args: Sequence[str]) -> dict[str,
     Returns:
         The ExecutorOutput, as the launcher gets it.
     """
-    with lean_import.uncollected():
+    with lean_import.lean():
         from pipeline.kubeflow import execute
 
     executor_input = json.loads(told.json_serialized_invocation_args)

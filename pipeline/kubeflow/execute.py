@@ -53,7 +53,7 @@ def execute(executor_path: str, executor_input: Json, inputs_spec: Json, beam_ar
         name: int(value) if kinds.get(name, {}).get("parameterType") == "NUMBER_INTEGER" else value
         for name, value in told.get("parameterValues", {}).items()
     }
-    with lean_import.uncollected():
+    with lean_import.lean():
         kind = import_utils.import_class_by_path(executor_path)
     folder = pathlib.Path(executor_input["outputs"]["outputFile"]).parent
     context = {"unique_id": folder.name, "tmp_dir": str(folder / ".temp")}

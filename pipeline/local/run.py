@@ -125,7 +125,7 @@ def explain(config: Config, choice: Choice, console: Console) -> list[dict[str, 
             rows = [{"stage": name, "runs": False, "reason": same} for name in _nodes(config)]
         else:
             database.check(config.output / "metadata.db")
-            with redirected(pathlib.Path(os.devnull)), lean_import.uncollected():
+            with redirected(pathlib.Path(os.devnull)), lean_import.lean():
                 lean_import.import_tensorflow()
                 from pipeline.local import explain
 
@@ -217,7 +217,7 @@ def _run_stages(config: Config, choice: Choice, console: Console, row: dict[str,
     with redirected(pathlib.Path(row["log"])), console.stages():
         console.stage("start", "running", 0)
         try:
-            with lean_import.uncollected():
+            with lean_import.lean():
                 lean_import.import_tensorflow()
                 from pipeline.local import stages as local_stages
 
