@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 from tensorflow_model_analysis.proto import config_pb2
 
 from components import features
-from components.evaluate import slices
+from components.evaluate import answers, slices
 from components.evaluate.limits import ModelLimits
 
 CANDIDATE, BASELINE, BEST = "candidate", "baseline", "best"
-# How the results are called: those of the whole split by TFMA, those of the slices here.
-COUNT, ACCURACY, LOSS = "example_count", "sparse_categorical_accuracy", "sparse_categorical_crossentropy"
-TOP2, MATRIX = "sparse_top_k_categorical_accuracy", "multiClassConfusionMatrixAtThresholds"
+# How the other results are called: those of the whole split by TFMA, those of the slices here.
+COUNT, MATRIX = "example_count", "multiClassConfusionMatrixAtThresholds"
 SLICE_COUNT, SLICE_ACCURACY, SLICE_CONFIDENCE, CURVE = "images", "accuracy", "confidence", "calibrationHistogramBuckets"
 CALIBRATION_BINS = 10
 
@@ -52,19 +51,17 @@ def names(models: Sequence[str]) -> list[str]:
 
 
 def _whole(models: Sequence[str], limits: ModelLimits, model_type: str) -> config_pb2.EvalConfig:
-    """Of each image the probabilities, with 95 % intervals by TFMA's jackknife, the differences to the baseline too."""
+    """Of parts of the split the figures with 95 % intervals by jackknife, the differences to the baseline too."""
     config = _config(models)
-    config.options.compute_confidence_intervals.value = True
-    config.options.confidence_intervals.method = config_pb2.ConfidenceIntervalOptions.JACKKNIFE
     for name in names(models):
         spec = config.metrics_specs.add(model_names=[name])
+        spec.example_weights.weighted = True
         _add(spec, "ExampleCount")
-        _add(spec, "SparseCategoricalAccuracy")
-        _add(spec, "SparseCategoricalCrossentropy")
-        _add(spec, "SparseTopKCategoricalAccuracy", k=2)
-        # Precision and F1 follow from it; asked of TFMA for each class, they would cost more than all the rest.
+        for figure in answers.FIGURES:
+            _add(spec, "AnswersFigure", answers.__name__, name=figure)
+        # Precision and F1 follow from it.
         # TFMA keeps plots of the same slice apart unless they have the names that it gives its own.
-        _add(spec, "MultiClassConfusionMatrixPlot", thresholds=[0.0], name="confusion_matrix_plot")
+        _add(spec, "AnswersMatrix", answers.__name__, name="confusion_matrix_plot")
     count, accuracy = config.metrics_specs[0].metrics[:2]
     count.threshold.value_threshold.lower_bound.value = limits.test_examples
     accuracy.threshold.value_threshold.lower_bound.value = limits.accuracy[model_type]
@@ -75,19 +72,18 @@ def _whole(models: Sequence[str], limits: ModelLimits, model_type: str) -> confi
 
 
 def _sliced(models: Sequence[str], limits: ModelLimits) -> config_pb2.EvalConfig:
-    """Of each answer whether it is right, which is the label, and its confidence, which is the prediction."""
+    """Of answers alike whether they are right, the label, their confidence, the prediction, and number, the weight."""
     config = _config(models)
     config.slicing_specs.add()
     for feature in (features.LABEL, *slices.GROUPS):
         config.slicing_specs.add(feature_keys=[feature])
     for name in names(models):
         spec = config.metrics_specs.add(model_names=[name])
+        spec.example_weights.weighted = True
         _add(spec, "MeanLabel", name=SLICE_ACCURACY)
         _add(spec, "MeanPrediction", name=SLICE_CONFIDENCE)
         _add(spec, "CalibrationPlot", num_buckets=CALIBRATION_BINS)
-        counted = config.metrics_specs.add(model_names=[name])
-        counted.example_weights.weighted = True
-        _add(counted, "ExampleCount", name=SLICE_COUNT)
+        _add(spec, "ExampleCount", name=SLICE_COUNT)
     by_class = config.metrics_specs[0].metrics[0].per_slice_thresholds.add()
     by_class.slicing_specs.add(feature_keys=[features.LABEL])
     by_class.threshold.value_threshold.lower_bound.value = limits.recall
@@ -101,5 +97,5 @@ def _config(models: Sequence[str]) -> config_pb2.EvalConfig:
     return config
 
 
-def _add(spec: config_pb2.MetricsSpec, metric: str, **config: Any) -> None:
-    spec.metrics.add(class_name=metric, config=json.dumps(config) if config else "")
+def _add(spec: config_pb2.MetricsSpec, metric: str, module: str = "", **config: Any) -> None:
+    spec.metrics.add(class_name=metric, module=module, config=json.dumps(config) if config else "")

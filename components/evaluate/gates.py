@@ -85,7 +85,7 @@ def judge(
 
 
 def _recall_interval(figures: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    """Wilson's: the share of one class needs no resampling, and TFMA would take longer for it than for all the rest."""
+    """Wilson's: the share of one class needs no resampling."""
     row = figures["confusion"][features.CLASSES.index(name)]
     return intervals.wilson(row[features.CLASSES.index(name)], sum(row)) if sum(row) else None
 

@@ -12,15 +12,15 @@ import numpy.typing as npt
 import tensorflow_model_analysis as tfma
 
 from components import features
+from components.evaluate import answers, slices
 from components.evaluate import eval_configs as names
-from components.evaluate import slices
 
 # What has an interval: our name, TFMA's, and the values that there are.
 _MEASURED = {
-    "accuracy": (names.ACCURACY, (0.0, 1.0)),
-    "top2": (names.TOP2, (0.0, 1.0)),
-    "loss": (names.LOSS, (0.0, math.inf)),
-    "change": (f"{names.ACCURACY}_diff", (-1.0, 1.0)),
+    "accuracy": (answers.ACCURACY, (0.0, 1.0)),
+    "top2": (answers.TOP2, (0.0, 1.0)),
+    "loss": (answers.LOSS, (0.0, math.inf)),
+    "change": (f"{answers.ACCURACY}_diff", (-1.0, 1.0)),
 }
 _SUMS = ("totalWeightedLabel", "totalWeightedRefinedPrediction", "numWeightedExamples")
 
@@ -56,14 +56,14 @@ def load(output_path: str, model: str | None) -> dict[str, Any]:
     matrix = _confusion(plots[names.MATRIX])
     right, true, answered = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
     return {
-        "accuracy": _value(overall[names.ACCURACY]),
-        "loss": _value(overall[names.LOSS]),
+        "accuracy": _value(overall[answers.ACCURACY]),
+        "loss": _value(overall[answers.LOSS]),
         "examples": int(_value(overall[names.COUNT])),
         "intervals": {key: list(ends) for key, ends in intervals.items() if ends},
         "recall": recall,
         "precision": _shares(right, answered),
         "f1": _shares(2 * right, true + answered),
-        "top2": _value(overall[names.TOP2]),
+        "top2": _value(overall[answers.TOP2]),
         "confusion": matrix.tolist(),
         "calibration": _calibration(plots[names.CURVE]),
         "slices": {

@@ -5,6 +5,7 @@ import math
 import pathlib
 
 import apache_beam as beam
+import keras
 import numpy as np
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -79,8 +80,9 @@ def test_figures_of_a_first_candidate(tmp_path: pathlib.Path) -> None:
     assert figures["calibration"]["curve"] == [
         {"confidence": pytest.approx(0.82), "accuracy": pytest.approx(7 / 8), "examples": 8}
     ]
-    low, high = figures["intervals"]["accuracy"]
-    assert low < 7 / 8 < high == 1.0  # TFMA's own end would be above 1
+    # Of eight images each is a part: the jackknife is then the standard error, with seven degrees of freedom.
+    half = 2.3646 * math.sqrt(7 / 64 / 7)
+    assert figures["intervals"]["accuracy"] == [pytest.approx(7 / 8 - half, abs=1e-4), 1.0]  # the other is above 1
     assert "change" not in figures["intervals"]
     assert results.approved(output)
 
@@ -119,9 +121,38 @@ def test_intervals_are_those_of_the_answers_and_the_same_each_time(tmp_path: pat
         assert (high - low) / 2 == pytest.approx(half, rel=0.5), name  # of twenty parts: good to a sixth
 
 
+def test_figures_of_the_whole_are_those_of_keras_of_each_image(tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 10, 100)
+    sure = rng.dirichlet(np.full(10, 0.3), 100).astype(np.float32)
+    sure[0], sure[1], sure[2] = 0.1, np.eye(10)[labels[1]], np.eye(10)[labels[2] - 1]  # a tie; no doubt; all wrong
+    other = sure.copy()
+    other[3:6] = np.nan
+    labels[3] = 0  # which is what Keras, asked for the best of NaN, says
+    output = run(tmp_path, labels=labels, candidate=sure, baseline=other)
+    found, nan = results.load(output, "candidate"), results.load(output, "baseline")
+    for figures, rows in ((found, sure), (nan, other)):
+        assert figures["examples"] == 100
+        right = keras.metrics.sparse_categorical_accuracy(labels, rows)
+        assert figures["accuracy"] == pytest.approx(np.mean(right), abs=1e-7)
+        among = keras.metrics.sparse_top_k_categorical_accuracy(labels, rows, k=2)
+        assert figures["top2"] == pytest.approx(np.mean(among), abs=1e-7)
+        matrix = np.zeros((10, 10), int)
+        np.add.at(matrix, (labels, rows.argmax(axis=1)), 1)
+        assert figures["confusion"] == matrix.tolist()
+    assert found["loss"] == pytest.approx(np.mean(keras.losses.sparse_categorical_crossentropy(labels, sure)), rel=1e-6)
+    assert math.isnan(nan["loss"])
+    assert "loss" not in nan["intervals"]
+
+
+def test_a_single_image_has_figures_and_no_interval(tmp_path: pathlib.Path) -> None:
+    figures = results.load(run(tmp_path, labels=np.array([4]), candidate=answers(4)), None)
+    assert (figures["accuracy"], figures["examples"], figures["intervals"]) == (1.0, 1, {})
+
+
 def test_calibration_by_bin_of_confidence(tmp_path: pathlib.Path) -> None:
     rows = np.zeros((8, 10), np.float32)
-    for row, sure in enumerate((0.55, 0.55, 0.95, 0.0, 1.0, 1.0, 1.0, 0.95)):
+    for row, sure in enumerate((0.52, 0.58, 0.93, 0.0, 1.0, 0.75, 1.0, 0.97)):
         rows[row, LABELS[row]], rows[row, 9] = sure, 1 - sure
     rows[1] = rows[1][::-1]  # the digit 9 is sure to be wrong
     rows[3] = np.nan
@@ -129,9 +160,10 @@ def test_calibration_by_bin_of_confidence(tmp_path: pathlib.Path) -> None:
     assert found["curve"] == [
         {"confidence": 0.0, "accuracy": 0.0, "examples": 1},  # an answer that is no number
         {"confidence": pytest.approx(0.55), "accuracy": 0.5, "examples": 2},
-        {"confidence": pytest.approx(0.98), "accuracy": 1.0, "examples": 5},
+        {"confidence": 0.75, "accuracy": 1.0, "examples": 1},
+        {"confidence": pytest.approx(0.975), "accuracy": 1.0, "examples": 4},
     ]
-    assert found["error"] == pytest.approx((2 * 0.05 + 5 * 0.02) / 8)
+    assert found["error"] == pytest.approx((2 * 0.05 + 0.25 + 4 * 0.025) / 8)
 
 
 @pytest.mark.parametrize(
