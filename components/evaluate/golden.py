@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asks an exported model golden requests, as a program that a fresh process runs: nothing but TensorFlow is there.
 
-Keras, installed as it is, cannot be imported here, nor what Keras would import: a model that needs it does not load.
+Keras, installed as it is, cannot be imported here, nor what Keras would import: a model that needs it does not load. Nor
+can Google's API client, which TensorFlow imports where it is, for clusters of Google's.
 
     python golden.py SAVED_MODEL REQUESTS ANSWERS
 
@@ -17,7 +18,7 @@ import time
 
 if __name__ == "__main__":
     gc.disable()  # an import makes no garbage, and to look for it is a fifth of the time
-    for absent in ("keras", "tf_keras", "sklearn", "pandas", "IPython"):
+    for absent in ("keras", "tf_keras", "sklearn", "pandas", "IPython", "googleapiclient"):
         sys.modules[absent] = None  # type: ignore[assignment]
 
 import tensorflow as tf

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import re
 import struct
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
@@ -24,16 +25,18 @@ class Image(NamedTuple):
     pixels: npt.NDArray[np.uint8]
 
 
-def read(examples: pathlib.Path, split: str) -> Iterator[Image]:
+def read(examples: pathlib.Path, split: str, holding: re.Pattern[bytes] | None = None) -> Iterator[Image]:
     """Every image of a split, in the order of its files.
 
     Args:
         examples: folder of the artifact, with uncompressed TFRecords.
         split: name of the split.
+        holding: what an image's record must hold somewhere; the others are passed over, which is ten times as fast.
     """
     for path in sorted((examples / f"Split-{split}").glob("*")):
         for record in _records(path):
-            yield _image(record)
+            if holding is None or holding.search(record):
+                yield _image(record)
 
 
 def first_of_each_class(examples: pathlib.Path, split: str, wanted: int) -> list[list[Image]]:
@@ -52,8 +55,9 @@ def first_of_each_class(examples: pathlib.Path, split: str, wanted: int) -> list
 def by_id(examples: pathlib.Path, splits: Collection[str], ids: Collection[str]) -> dict[str, Image]:
     """The images of these ids, as far as the splits have them."""
     missing, found = set(ids), {}
+    holding = re.compile(b"|".join(re.escape(one.encode()) for one in ids))
     for split in splits:
-        for image in read(examples, split) if missing else ():
+        for image in read(examples, split, holding) if missing else ():
             if image.id in missing:
                 missing.discard(image.id)
                 found[image.id] = image

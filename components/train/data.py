@@ -15,6 +15,8 @@ from components.train.kept import Kept, keep
 
 _EXAMPLES_PER_READ = 1024
 _AT_A_TIME, _AHEAD = 2, 4  # blocks or batches
+# No Python branches on a tensor here, so that TensorFlow need not look for it, which takes longer than the graph.
+_as_it_is = tf.autograph.experimental.do_not_convert
 _SPEC = {
     features.IMAGE: tf.io.FixedLenFeature([], tf.string),
     features.LABEL: tf.io.FixedLenFeature([], tf.int64),
@@ -35,6 +37,7 @@ def load(patterns: Sequence[str], transform: Callable[[tf.Tensor], tf.Tensor], s
     """
     files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
 
+    @_as_it_is
     def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         example = tf.io.parse_example(serialized, _SPEC)
         return transform(example[features.IMAGE]), example[features.LABEL]
@@ -80,6 +83,7 @@ def batches(
     """
     count, steps, share = len(kept), steps_per_pass(len(kept), batch_size), batch_size // replicas
 
+    @_as_it_is
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), [seed, number])
         filled = tf.gather(order, tf.range(steps * batch_size) % count)
@@ -87,7 +91,7 @@ def batches(
         return tf.data.Dataset.from_tensor_slices(tf.reshape(parts, [-1, share]))
 
     dataset = datasets.untuned(tf.data.Dataset.counter(first_pass)).flat_map(one_pass)
-    return dataset.map(kept.gather, num_parallel_calls=_AT_A_TIME).prefetch(_AHEAD)
+    return dataset.map(_as_it_is(kept.gather), num_parallel_calls=_AT_A_TIME).prefetch(_AHEAD)
 
 
 def in_order(kept: Kept, batch_size: int) -> tf.data.Dataset:
@@ -97,7 +101,7 @@ def in_order(kept: Kept, batch_size: int) -> tf.data.Dataset:
         Dataset of float32 [up to batch_size, height, width, 1].
     """
     rows = datasets.untuned(tf.data.Dataset.range(len(kept))).batch(batch_size)
-    return rows.map(lambda index: kept.gather(index)[0]).prefetch(_AHEAD)
+    return rows.map(_as_it_is(lambda index: kept.gather(index)[0])).prefetch(_AHEAD)
 
 
 def on_device(dataset: tf.data.Dataset, device: str) -> tf.data.Dataset:

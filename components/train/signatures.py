@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -39,6 +40,11 @@ def export(network: keras.Model, transform: TransformGraph, folder: str) -> None
     tf.saved_model.save(module, folder, signatures=signatures)
 
 
+def _function(takes: tf.TensorSpec) -> Callable[[Callable[..., Any]], Any]:
+    """A graph of one tensor. No Python branches on a tensor here, and to look for that takes longer than the rest."""
+    return tf.function(input_signature=[takes], autograph=False)
+
+
 class ServingModel(tf.Module):
     """Owns all that the signatures use. All three go through image bytes and the transform graph."""
 
@@ -49,7 +55,7 @@ class ServingModel(tf.Module):
         self._predict = _without_tracking(network)
         self._weights = [variable.value for variable in network.variables]
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=features.IMAGE_BYTES_INPUT)])
+    @_function(tf.TensorSpec([None], tf.string, name=features.IMAGE_BYTES_INPUT))
     def from_png(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """PNG files, 8-bit greyscale, height x width; string [n]."""
         with tf.control_dependencies([_refuse_other_png(image_bytes)]):
@@ -57,13 +63,13 @@ class ServingModel(tf.Module):
         pixels = tf.map_fn(_decode_png, checked, fn_output_signature=tf.TensorSpec(features.IMAGE_SHAPE, tf.uint8))
         return self._answer(_to_bytes(pixels))
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *features.IMAGE_SHAPE], tf.uint8, name=features.PIXELS_INPUT)])
+    @_function(tf.TensorSpec([None, *features.IMAGE_SHAPE], tf.uint8, name=features.PIXELS_INPUT))
     def from_pixels(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         """Decoded images; uint8 [n, height, width]."""
         with tf.control_dependencies([_refuse_other_shape(pixels)]):
             return self._answer(_to_bytes(tf.identity(pixels)))
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=features.EXAMPLES_INPUT)])
+    @_function(tf.TensorSpec([None], tf.string, name=features.EXAMPLES_INPUT))
     def from_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Serialized tf.Examples with the feature `image`, as ingest writes them; string [n]."""
         image = tf.io.parse_example(examples, {features.IMAGE: tf.io.FixedLenFeature([], tf.string)})[features.IMAGE]
