@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asks an exported model golden requests, as a program that a fresh process runs: nothing but TensorFlow is there.
 
-Keras, installed as it is, cannot be imported here, nor what Keras would import: a model that needs it does not load. Nor
-can Google's API client, which TensorFlow imports where it is, for clusters of Google's.
+Keras, installed as it is, cannot be imported here, nor what Keras would import: a model that needs it does not load.
+Nor can Google's API client, which TensorFlow imports where it is, for clusters of Google's.
 
     python golden.py SAVED_MODEL REQUESTS ANSWERS
 
