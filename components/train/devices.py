@@ -12,10 +12,11 @@ import dataclasses
 import json
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from components.errors import BadInput, ProjectError
+from components.errors import BadInput, GateStopped, ProjectError
 from components.train.hyperparameters import Hyperparameters
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ FLOAT32, BFLOAT16 = "float32", "bfloat16"
 PRECISIONS = (AUTO, FLOAT32, BFLOAT16)
 # The first generation of NVIDIA's GPUs that computes in bfloat16.
 _BFLOAT16_CAPABILITY = (8, 0)
+_STAY_SECONDS = 5.0
 
 
 class PeerLost(ProjectError):
@@ -120,7 +122,8 @@ def strategy(compute: Compute) -> tf.distribute.Strategy:
 def peers_watched() -> Iterator[None]:
     """Raises PeerLost where TensorFlow, with several workers, finds that one of them no longer answers.
 
-    It finds out at once where a worker has ended, and within half a minute where one is merely silent.
+    It finds out at once where a worker has ended, and within half a minute where one is merely silent. So a worker that
+    a gate stops stays a moment: the others, which the same step stops, would else lose it before they know.
     """
     import tensorflow as tf
 
@@ -132,6 +135,10 @@ def peers_watched() -> Iterator[None]:
     )
     try:
         yield
+    except GateStopped:
+        if _workers() > 1:
+            time.sleep(_STAY_SECONDS)
+        raise
     except lost as error:
         if _workers() <= 1:
             raise
