@@ -48,7 +48,7 @@ def compare(first: Mapping[str, str], second: Mapping[str, str]) -> Iterator[Com
             f"Examples of {split}, byte by byte", tuple(_files(*(root / f"Split-{split}" for root in examples)))
         )
     for split in features.SPLITS:
-        read = [_statistics(root / f"Split-{split}" / "FeatureStats.pb") for root in statistics]
+        read = [_statistics(root / f"Split-{split}" / features.STATISTICS_FILE) for root in statistics]
         yield Compared(f"statistics of {split}", tuple(_statistics_differ(*read)))
     images = examples[0] / f"Split-{features.TEST}"
     yield Compared(

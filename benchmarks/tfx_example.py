@@ -51,14 +51,8 @@ def measure(options: Options, say: Callable[[str], None]) -> list[Measurement]:
             raise ProjectError(f"the example must push a model; {home} has none")
         command = [sys.executable, "runner_local.py", "--data-dir", options.data_dir, "--train-steps", options.steps]
         for model, seconds in ours.items():
-            told = [
-                "--model",
-                model,
-                "--batch-size",
-                _BATCH_SIZE,
-                "--output",
-                options.scratch / f"ours-{model}-{number}",
-            ]
+            output = options.scratch / f"ours-{model}-{number}"
+            told = ["--model", model, "--batch-size", _BATCH_SIZE, "--output", output]
             # A run that a gate stopped would be no comparison, so only one that pushed is good.
             seconds.append(timed([*command, *told]).seconds)
         took = ", ".join(f"{model} {seconds[-1]:.1f} s" for model, seconds in ours.items())

@@ -27,6 +27,8 @@ SLANT = (
 # The splits of an Examples artifact. Only evaluation computes with the labels of TEST.
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
+# In the folder of each split: what TFDV makes of it, by the name that TFX gives it.
+STATISTICS_FILE = "FeatureStats.pb"
 
 # The exported model's signatures; each answers {CLASS_OUTPUT: int64 [n], PROBABILITIES_OUTPUT: float32 [n, classes]}.
 SIGNATURE_BYTES = "serving_default"  # {IMAGE_BYTES_INPUT: string [n]}: PNG files, 8-bit greyscale, IMAGE_SHAPE

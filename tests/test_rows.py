@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import pathlib
-import subprocess
-import sys
 import tempfile
 
 import numpy as np
@@ -11,14 +8,13 @@ import pytest
 
 from components import rows
 from components.errors import ProjectError
+from tests import memory
 
 ARRAY = np.random.default_rng(1).random((50, 4, 3, 1), np.float32)
 # Keeps 200 MB on disk, and says by how much the process has grown at its peak.
 KEEPS = """
-import resource, sys
 import numpy as np
 from components import rows
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 block = np.zeros((1000, 100, 100), np.uint8)
 before = peak()
 kept = rows.keep((block + number for number in range(20)), lambda: 20000, 0)
@@ -72,10 +68,6 @@ def test_a_disk_without_room_is_said_before_anything_is_written(monkeypatch):
 
 
 def test_on_disk_the_process_does_not_grow_with_them():
-    root = str(pathlib.Path(rows.__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", KEEPS], cwd=root, capture_output=True, text=True, check=True, timeout=120
-    )
-    kind, grown = done.stdout.split()
+    kind, grown = memory.said(KEEPS)
     assert kind == "OnDisk"
     assert float(grown) < 60  # MB, of 200

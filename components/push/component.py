@@ -105,7 +105,9 @@ def Push(
             saved_model,
             folder,
             extra={
-                versions.TRAIN_STATS_FILE: pathlib.Path(statistics.uri) / f"Split-{features.TRAIN}" / "FeatureStats.pb",
+                versions.TRAIN_STATS_FILE: pathlib.Path(statistics.uri)
+                / f"Split-{features.TRAIN}"
+                / features.STATISTICS_FILE,
                 versions.SCHEMA_FILE: schema_file,
                 "model.keras": pathlib.Path(model.uri) / "keras" / "model.keras",
             },

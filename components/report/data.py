@@ -100,7 +100,7 @@ def _statistics(artifact: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Split -> feature -> its statistics."""
     found = {}
     for split in features.SPLITS:
-        content = (artifact / f"Split-{split}" / "FeatureStats.pb").read_bytes()
+        content = (artifact / f"Split-{split}" / features.STATISTICS_FILE).read_bytes()
         [dataset] = statistics_pb2.DatasetFeatureStatisticsList.FromString(content).datasets
         found[split] = {feature.path.step[0]: feature for feature in dataset.features}
     return found

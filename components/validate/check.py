@@ -108,7 +108,7 @@ def load_statistics_file(path: pathlib.Path) -> statistics_pb2.DatasetFeatureSta
 def statistics_of(folder: str) -> Mapping[str, statistics_pb2.DatasetFeatureStatisticsList]:
     """Reads the statistics of every split of `features.SPLITS` from an ExampleStatistics artifact."""
     return {
-        split: load_statistics_file(pathlib.Path(folder) / f"Split-{split}" / "FeatureStats.pb")
+        split: load_statistics_file(pathlib.Path(folder) / f"Split-{split}" / features.STATISTICS_FILE)
         for split in features.SPLITS
     }
 

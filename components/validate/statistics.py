@@ -18,7 +18,6 @@ from tfx_bsl.coders import example_coder
 
 from components import datasets, features
 
-_FILE = "FeatureStats.pb"  # as TFX names it
 _BATCH = 1024
 
 
@@ -41,7 +40,7 @@ def compute(pipeline: beam.Pipeline, examples: str, schema: schema_pb2.Schema, f
             | f"Files of {split}" >> beam.Create(sorted(tf.io.gfile.glob(f"{examples}/Split-{split}/*")))
             | f"Read {split}" >> beam.FlatMap(_batches).with_output_types(pa.RecordBatch)
             | f"Measure {split}" >> tfdv.GenerateStatistics(options)
-            | f"Write {split}" >> tfdv.WriteStatisticsToBinaryFile(str(uri / _FILE))
+            | f"Write {split}" >> tfdv.WriteStatisticsToBinaryFile(str(uri / features.STATISTICS_FILE))
         )
 
 

@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import pathlib
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -13,16 +9,15 @@ import tensorflow as tf
 from components import rows
 from components.train import kept, run
 from components.train.hyperparameters import Hyperparameters
+from tests import memory
 
 IMAGES = np.random.default_rng(1).random((50, 4, 3, 1), np.float32)
 LABELS = np.arange(50) % 10
 # Keeps images of 200 MB, and says by how much the process has grown at its peak.
 KEEPS = """
-import resource, sys
 import numpy as np
 from components.train import data, kept
 kept.MEMORY_BYTES = 0
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 block = lambda number: (np.full((1000, 50, 50, 1), number, np.float32), np.full(1000, number % 10))
 list(data.batches(kept.keep([block(0)], lambda: 1000), 100, 1).take(3))
 before = peak()
@@ -59,10 +54,6 @@ def test_where_they_are_kept_makes_no_difference(inputs, monkeypatch, tmp_path):
 
 
 def test_on_disk_the_process_does_not_grow_with_them():
-    root = str(pathlib.Path(kept.__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-c", KEEPS], cwd=root, capture_output=True, text=True, check=True, timeout=120
-    )
-    kind, grown = done.stdout.split()
+    kind, grown = memory.said(KEEPS)
     assert kind == "OnDisk"
     assert float(grown) < 60  # MB, of 200
