@@ -4,10 +4,19 @@
 
 from __future__ import annotations
 
-import importlib
+import pathlib
 import sys
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))  # which `python -P` leaves out
+    from components import stdio
+
+    stdio.prepare()
+
+import importlib
 from collections.abc import Sequence
 
+from components import stdio
 from components.errors import exit_code
 from pipeline.arguments import Parser
 
@@ -39,4 +48,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    stdio.run(lambda: main(sys.argv[1:]))

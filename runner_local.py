@@ -4,15 +4,23 @@
 
 from __future__ import annotations
 
+import pathlib
+import sys
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))  # which `python -P` leaves out
+    from components import stdio
+
+    stdio.prepare()
+
 import argparse
 import contextlib
-import pathlib
 import resource
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from components import stdio
 from components.errors import ProjectError, exit_code
 from pipeline import answer
 from pipeline.arguments import HYPERPARAMETERS, Parser, add_compute, add_training
@@ -149,19 +157,27 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def died(arguments: Sequence[str], number: int, folder: pathlib.Path | None) -> int:
-    """Says, and puts into the record, that a signal ended the process that did the work; returns the exit code."""
+    """Says, and puts into the record unless that is complete, that a signal ended the process that did the work.
+
+    Returns:
+        The exit code.
+    """
     from pipeline import record
 
     row = record.read(folder) if folder else record.new("")
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    running = [one["name"] for one in row["stages"] if one["state"] == "running"]
-    stage = f" in the stage {' or '.join(running)}" if running else ""
-    asked = number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    guess = "" if asked else " (the kernel and libraries do that when memory runs out)"
-    row["reason"] = (
-        f"{signal.Signals(number).name} ended the process{stage}, which had used {peak / 2**30:.1f} GiB{guess}; "
-        "what was finished is kept, and the same command goes on from there"
-    )
+    if row["reason"] != record.DID_NOT_END:  # the process came to write it
+        return int(row["exit_code"]) or 1
+    if number in supervise.INTERRUPTIONS:
+        row["reason"] = supervise.reason(number)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        running = [stage["name"] for stage in row["stages"] if stage["state"] == "running"]
+        stages = f" in the stage {' or '.join(running)}" if running else ""
+        guess = "" if number == signal.SIGQUIT else " (the kernel and libraries do that when memory runs out)"
+        row["reason"] = (
+            f"{signal.Signals(number).name} ended the process{stages}, which had used {peak / 2**30:.1f} GiB{guess}; "
+            "what was finished is kept, and the same command goes on from there"
+        )
     row["sentence"] = record.sentence(row)
     told = None
     try:
@@ -181,5 +197,7 @@ def died(arguments: Sequence[str], number: int, folder: pathlib.Path | None) -> 
 
 if __name__ == "__main__":
     if sys.argv[1:] and sys.argv[1] in commands.NAMES:
-        sys.exit(commands.main(sys.argv[1:]))
-    sys.exit(supervise.call(lambda: main(sys.argv[1:]), lambda number, folder: died(sys.argv[1:], number, folder)))
+        stdio.run(lambda: commands.main(sys.argv[1:]))
+    stdio.run(
+        lambda: supervise.call(lambda: main(sys.argv[1:]), lambda number, folder: died(sys.argv[1:], number, folder))
+    )

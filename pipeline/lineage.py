@@ -13,10 +13,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from components import stdio
 from components.errors import exit_code
 from pipeline import answer, place
 from pipeline.arguments import Parser
 
+_DESCRIPTION = "Tells where a pushed model came from, or in what two of them differ."
 # Columns where there is no terminal: no digest is broken.
 _FILE_WIDTH = 160
 
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog="python -m pipeline.lineage", description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser = Parser(prog="python -m pipeline.lineage", description=_DESCRIPTION, allow_abbrev=False)
     parser.add_argument("version", nargs="?", type=int, metavar="VERSION", help="default: the one in production")
     parser.add_argument("--compare", nargs=2, type=int, metavar=("A", "B"), help="two versions")
     place.add_arguments(parser)
@@ -64,4 +66,4 @@ def _do(args: argparse.Namespace) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    stdio.run(lambda: main(sys.argv[1:]))

@@ -5,14 +5,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from pipeline import tables
+
 _UNKNOWN = "not known"
+
+
+class _Table(NamedTuple):
+    """A section with more columns than a name and a value."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 def show(answer: Mapping[str, Any], terminal: Console) -> None:
@@ -21,11 +29,12 @@ def show(answer: Mapping[str, Any], terminal: Console) -> None:
         "in production" if answer["production"] else "removed" if answer["location"] is None else "not in production"
     )
     labels = "".join(f", {label}" for label in answer["labels"])
-    terminal.print(Text(f"{answer['name'] or 'model'}, version {answer['version']} ({state}{labels})", style="bold"))
-    terminal.print(Text(answer["note"] or f"From {answer['source']}.", style="yellow" if answer["note"] else "dim"))
-    for title, rows in _sections(answer):
-        terminal.print(Text(f"\n{title}", style="bold"))
-        terminal.print(rows if isinstance(rows, Table) else _pairs(rows))
+    tables.line(terminal, f"{answer['name'] or 'model'}, version {answer['version']} ({state}{labels})", "bold")
+    tables.line(terminal, answer["note"] or f"From {answer['source']}.", "yellow" if answer["note"] else "dim")
+    for title, section in _sections(answer):
+        terminal.print()
+        tables.line(terminal, title, "bold")
+        _show(section, terminal)
 
 
 def show_differences(
@@ -34,17 +43,16 @@ def show_differences(
     """Prints in what two versions differ."""
     for answer in (one, other):
         if answer["note"]:
-            terminal.print(Text(f"Version {answer['version']}: {answer['note']}", style="yellow"))
-    terminal.print(Text(f"The same: {', '.join(found['same']) or 'nothing'}.", style="green"))
-    terminal.print(Text(f"Different: {', '.join(found['different']) or 'nothing'}.", style="bold"))
+            tables.line(terminal, f"Version {answer['version']}: {answer['note']}", "yellow")
+    tables.line(terminal, f"The same: {', '.join(found['same']) or 'nothing'}.", "green")
+    tables.line(terminal, f"Different: {', '.join(found['different']) or 'nothing'}.", "bold")
     if found["differences"]:
         header = ("", f"version {one['version']}", f"version {other['version']}")
-        terminal.print(
-            _table(header, ((row["name"], _short(row["one"]), _short(row["other"])) for row in found["differences"]))
-        )
+        rows = [(row["name"], _short(row["one"]), _short(row["other"])) for row in found["differences"]]
+        tables.show(terminal, rows, header, gap=4, indent=2)
 
 
-def _sections(answer: Mapping[str, Any]) -> Iterator[tuple[str, Table | list[tuple[str, Any]]]]:
+def _sections(answer: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, Any]] | _Table]]:
     data, metrics, intervals = answer["data"], answer["metrics"] or {}, answer["intervals"] or {}
     if back := answer["rollback"]:
         yield (
@@ -102,18 +110,18 @@ def _sections(answer: Mapping[str, Any]) -> Iterator[tuple[str, Table | list[tup
     )
     gates = answer["gates"] or []
     if gates:
-        rows = ((gate["name"], "passed" if gate["passed"] else "CLOSED", gate["reason"]) for gate in gates)
-        yield "Gates", _table(("gate", "", "why"), rows)
+        rows = [(gate["name"], "passed" if gate["passed"] else "CLOSED", gate["reason"]) for gate in gates]
+        yield "Gates", _Table(("gate", "", "why"), rows)
     findings = answer["findings"] or []
     if findings:
-        rows = (
+        rows = [
             (finding["name"], "allowed" if finding.get("allowed") else "", finding["sentence"]) for finding in findings
-        )
-        yield "Findings in the data", _table(("finding", "", "what was found"), rows)
+        ]
+        yield "Findings in the data", _Table(("finding", "", "what was found"), rows)
     yield "Configuration", [(name, _shown(value)) for name, value in _flat(answer["config"])]
     if answer["steps"]:
-        steps = ([step["stage"], step["began"], f"{step['seconds']:.1f} s", step["run_id"]] for step in answer["steps"])
-        yield "Stages that led to it", _table(("stage", "began", "took", "run"), steps)
+        steps = [(step["stage"], step["began"], f"{step['seconds']:.1f} s", step["run_id"]) for step in answer["steps"]]
+        yield "Stages that led to it", _Table(("stage", "began", "took", "run"), steps)
 
 
 def _compared(other: Mapping[str, Any] | None) -> str:
@@ -142,20 +150,9 @@ def _short(value: Any) -> str:
     return f"{text[:12]}…" if re.fullmatch(r"[0-9a-f]{40,}", text) else text
 
 
-def _pairs(rows: Iterable[tuple[str, Any]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    for name, value in rows:
-        grid.add_row(_cell(f"  {name}", "dim"), _cell(_UNKNOWN if value is None else str(value)))
-    return grid
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(*header, box=None, padding=(0, 2), header_style="dim")
-    for row in rows:
-        table.add_row(*map(_cell, row))
-    return table
-
-
-def _cell(text: str, style: str = "") -> Text:
-    """Text as it was given, without what would steer the terminal."""
-    return Text("".join(char if char.isprintable() else " " for char in text), style=style, overflow="fold")
+def _show(section: list[tuple[str, Any]] | _Table, terminal: Console) -> None:
+    if isinstance(section, _Table):
+        tables.show(terminal, section.rows, section.header, gap=4, indent=2)
+    else:
+        rows = [(Text(name, "dim"), _UNKNOWN if value is None else str(value)) for name, value in section]
+        tables.show(terminal, rows, gap=2, indent=2)

@@ -9,6 +9,7 @@ import os
 import pathlib
 import sys
 
+from components import stdio
 from components.errors import ProjectError
 
 DEFAULT_MODEL_DIR = pathlib.Path("output/serving")
@@ -22,8 +23,6 @@ def main(arguments: list[str] | None = None) -> int:
     except ProjectError as error:
         print(f"serving: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
@@ -155,4 +154,4 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stdio.run(main)

@@ -11,10 +11,9 @@ import argparse
 import dataclasses
 import json
 import pathlib
-import sys
 from typing import Any
 
-from components import features
+from components import features, stdio
 from components.errors import BadInput
 from components.push import versions
 from serving import command
@@ -224,4 +223,4 @@ def _means(statistics: Any) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stdio.run(main)

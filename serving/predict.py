@@ -9,7 +9,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from components import features
+from components import features, stdio
 from components.errors import BadInput
 from serving import command
 
@@ -174,4 +174,4 @@ def _index(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stdio.run(main)

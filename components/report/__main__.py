@@ -15,8 +15,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from components import stdio
 from components.errors import BadInput, exit_code
 from components.report import runs
+
+_DESCRIPTION = "Lists the runs of an output folder, writes the report of one again, or compares two."
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="python -m components.report", description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser = _Parser(prog="python -m components.report", description=_DESCRIPTION, allow_abbrev=False)
     parser.add_argument("run", nargs="?", metavar="RUN", help="id of a run, or a part of it that no other has")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two runs")
     parser.add_argument("--output", default="output", metavar="DIR", help="where the runs lie; default: output/")
@@ -104,4 +107,4 @@ def _save(path: pathlib.Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    stdio.run(lambda: main(sys.argv[1:]))

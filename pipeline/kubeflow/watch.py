@@ -17,7 +17,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from components import stdio
 from components.errors import BadInput, ProjectError
+from pipeline import tables
 from pipeline.kubeflow.submit import spec_of
 
 if TYPE_CHECKING:
@@ -143,7 +145,7 @@ class Screen:
 
     def say(self, text: str, style: str = "") -> None:
         """Prints one line."""
-        self.console.print(Text(text, style=style), soft_wrap=True)
+        tables.line(self.console, text, style)
 
     @contextlib.contextmanager
     def live(self) -> Iterator[None]:
@@ -162,18 +164,18 @@ class Screen:
         for task in tasks:
             if all_of_them or (task.state not in ("running", "waiting") and task.name not in self._printed):
                 self._printed.add(task.name)
-                self.console.print(_row(task), soft_wrap=True)
+                self.console.print(self._row(task), soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table.grid()
         for task in self._tasks:
-            table.add_row(_row(task))
+            table.add_row(self._row(task))
         return table
 
-
-def _row(task: Task) -> Text:
-    mark, style = _MARKS.get(task.state, ("-", "dim"))
-    return Text.assemble((f"{mark} {task.name:<16}", style), f" {task.state:<8}{task.seconds:9.1f} s")
+    def _row(self, task: Task) -> Text:
+        mark, style = _MARKS.get(task.state, ("-", "dim"))
+        mark = stdio.readable(mark, self.console.encoding)
+        return Text.assemble((f"{mark} {task.name:<16}", style), f" {task.state:<8}{task.seconds:9.1f} s")
 
 
 def until_end(server: Server, run_id: str, screen: Screen) -> Any:

@@ -34,9 +34,6 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
-        return 1
 
 
 def _prune(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:

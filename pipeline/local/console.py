@@ -23,7 +23,25 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from components import stdio
+from pipeline import tables
+
 _MARKS = {"done": ("✓", "green"), "cached": ("=", "cyan"), "failed": ("✗", "red"), "running": ("…", "yellow")}
+
+
+class _Live(Live):
+    """A table in place that a run in the background leaves alone: what is in the foreground has the terminal then.
+
+    It must not redirect sys.stdout and sys.stderr, as it does by default: what is written to them belongs to the log.
+    """
+
+    def refresh(self) -> None:
+        try:
+            foreground = os.tcgetpgrp(self.console.file.fileno()) == os.getpgrp()
+        except OSError:  # not the terminal of this session
+            foreground = True
+        if foreground:
+            super().refresh()
 
 
 class Console(logging.Handler):
@@ -32,7 +50,9 @@ class Console(logging.Handler):
     def __init__(self, stream: TextIO):
         super().__init__(logging.INFO)
         # A duplicate, so that it stays the terminal when the stream's own descriptor is redirected.
-        self._terminal = Terminal(file=os.fdopen(os.dup(stream.fileno()), "w", encoding="utf-8"), highlight=False)
+        self._terminal = Terminal(file=stdio.duplicate(stream), highlight=False)
+        # Colours may be asked for elsewhere too (FORCE_COLOR); only a terminal that can go back up has a table in place.
+        self._in_place = stream.isatty() and not self._terminal.is_dumb_terminal
         self._rows: dict[str, tuple[str, float, str]] = {}
         self._started: dict[str, float] = {}
         self._of_thread: dict[int | None, str] = {}
@@ -46,7 +66,7 @@ class Console(logging.Handler):
 
     def say(self, text: str, style: str = "") -> None:
         """Prints one line."""
-        self._terminal.print(Text(text, style=style), soft_wrap=True)
+        tables.line(self._terminal, text, style)
 
     def verdict(self, gates: Sequence[Mapping[str, Any]]) -> None:
         """Shows what the verdict depends on.
@@ -54,26 +74,28 @@ class Console(logging.Handler):
         Args:
             gates: rows as `components.report.gates` makes them.
         """
-        table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False, header_style="dim")
-        table.add_column("metric", no_wrap=True)
-        for name in ("candidate", "baseline", "difference (95 %)", "limit"):
-            table.add_column(name, justify="right")
-        table.add_column("")
+        rows = []
         for gate in gates:
             difference = (gate["difference"] or "").removesuffix(" points")
             if difference and gate["interval"]:
                 difference += f" ({gate['interval']})"
             cells = [gate["what"], gate["candidate"], gate["baseline"], difference, gate["limit"]]
             mark = Text("✓ pass", "green") if gate["passed"] else Text("✗ fail", "red")
-            table.add_row(*(Text((cell or "–").removesuffix(" points")) for cell in cells), mark)
-        if gates:
-            self._terminal.print(table)
+            rows.append([*((cell or "–").removesuffix(" points") for cell in cells), mark])
+        figures = ("candidate", "baseline", "difference (95 %)", "limit")
+        if rows:
+            tables.show(self._terminal, rows, ("metric", *figures, ""), right=figures)
 
     def download(self, done: int, total: int) -> None:
         """Shows how far a download is."""
         if self._bar is None:
             self._bar = Progress(
-                TextColumn("Downloading MNIST"), BarColumn(), DownloadColumn(), console=self._terminal, transient=True
+                *(TextColumn("Downloading MNIST"), BarColumn(), DownloadColumn()),
+                console=self._terminal,
+                transient=True,
+                disable=not self._in_place,
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
             self._bar.add_task("", total=total)
             self._bar.start()
@@ -89,8 +111,11 @@ class Console(logging.Handler):
         logger.setLevel(logging.INFO)
         logger.addHandler(self)
         try:
-            if self._terminal.is_terminal:
-                with Live(self, console=self._terminal, refresh_per_second=4):
+            if self._in_place:
+                with _Live(
+                    self, console=self._terminal, refresh_per_second=4, redirect_stdout=False, redirect_stderr=False
+                ):
+                    self._terminal.show_cursor(True)  # a shell that stops the run, or outlives it, needs it
                     yield
             else:
                 yield
@@ -104,7 +129,7 @@ class Console(logging.Handler):
             self._of_thread[threading.get_ident()] = name
         note = self._rows.get(name, ("", 0.0, ""))[2]
         self._rows[name] = (state, seconds, note)
-        if not self._terminal.is_terminal and state != "running":
+        if not self._in_place and state != "running":
             self._terminal.print(self._row(name), soft_wrap=True)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -129,7 +154,8 @@ class Console(logging.Handler):
         if state == "running":
             seconds = time.monotonic() - self._started.get(name, time.monotonic())
         mark, style = _MARKS.get(state, ("-", "dim"))
-        shown = note if state == "running" else self._results.get(name, "")
+        mark = stdio.readable(mark, self._terminal.encoding)
+        shown = stdio.readable(note if state == "running" else self._results.get(name, ""), self._terminal.encoding)
         return Text.assemble((f"{mark} {name:<12}", style), f" {state:<8}{seconds:7.1f} s  ", (shown, "dim"))
 
 

@@ -11,6 +11,7 @@ import os
 import pathlib
 import secrets
 import shutil
+import signal
 import tempfile
 import time
 import traceback
@@ -101,9 +102,14 @@ def run(config: Config, choice: Choice, console: Console) -> dict[str, Any]:
             with _temporary_folder(config.output):
                 _run_stages(config, choice, console, row)
         except KeyboardInterrupt:
-            row["reason"] = "it was interrupted"
+            row["reason"] = supervise.interruption() or supervise.reason(signal.SIGINT)
             raise
+        except Exception as error:
+            _log(row)
+            row["reason"] = f"{outcome.Failure.of(error).sentence}; the log has the cause: {row['log']}"
+            row["verdict"], row["exit_code"] = record.FAILED, record.EXIT_CODES[record.FAILED]
         finally:
+            supervise.ignore_interruptions()
             row["fingerprint"] |= {"inputs": fingerprint, "serving": _state_after(config)}
             row["sentence"] = record.sentence(row)
             _report(row, folder, console)
@@ -157,16 +163,22 @@ def _save(row: dict[str, Any]) -> str:
 
 def _report(row: dict[str, Any], folder: pathlib.Path, console: Console) -> None:
     """Writes the report; the verdict stands even where that fails."""
-    from components.report import page
-
     row["report"] = str(folder / "report.html")
     try:
-        page.write(row, folder)
+        with redirected(pathlib.Path(row["log"])):
+            from components.report import page
+
+            page.write(row, folder)
     except Exception as error:
         row["report"] = None
-        with contextlib.suppress(OSError), pathlib.Path(row["log"]).open("a", encoding="utf-8") as log:
-            traceback.print_exc(file=log)
+        _log(row)
         console.say(f"The report could not be written, the log has the cause: {type(error).__name__}: {error}")
+
+
+def _log(row: dict[str, Any]) -> None:
+    """Appends the trace of the error that is being handled to the run's log."""
+    with contextlib.suppress(OSError), pathlib.Path(row["log"]).open("a", encoding="utf-8") as log:
+        traceback.print_exc(file=log)
 
 
 def _drop_orphans(output: pathlib.Path, console: Console) -> None:
@@ -237,6 +249,8 @@ def _run_stages(config: Config, choice: Choice, console: Console, row: dict[str,
             stages = local_stages.run(ir, row["run_id"], digests, config.fresh, changed, side_by_side)
         except Exception as failure:
             traceback.print_exc()
+            if supervise.interruption():  # and a library made another error of it
+                raise KeyboardInterrupt from failure
             stages, error = getattr(failure, "stages", []), outcome.cause(failure)
         outcome.fill(row, stages)
         row["fingerprint"] |= {
