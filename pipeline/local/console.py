@@ -51,8 +51,8 @@ class Console(logging.Handler):
         super().__init__(logging.INFO)
         # A duplicate, so that it stays the terminal when the stream's own descriptor is redirected.
         self._terminal = Terminal(file=stdio.duplicate(stream), highlight=False)
-        # Colours may be asked for elsewhere too (FORCE_COLOR); only a terminal that can go back up has a table in place.
-        self._in_place = stream.isatty() and not self._terminal.is_dumb_terminal
+        # Colours may be asked for elsewhere too (FORCE_COLOR); a table in place needs a terminal that can go back up.
+        self._in_place = stream.isatty() and self._terminal.is_terminal and not self._terminal.is_dumb_terminal
         self._rows: dict[str, tuple[str, float, str]] = {}
         self._started: dict[str, float] = {}
         self._of_thread: dict[int | None, str] = {}
