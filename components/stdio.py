@@ -155,7 +155,11 @@ def _say_failure(kind: type[BaseException], error: BaseException, trace: Any) ->
             f"{error.name}: make setup, then .venv/bin/python"
         )
     else:
-        own = [frame for frame in traceback.extract_tb(trace) if frame.filename.startswith(str(_ROOT))]
+        own = [
+            frame
+            for frame in traceback.extract_tb(trace)
+            if frame.filename.startswith(str(_ROOT)) and frame.filename != __file__
+        ]
         site = f" ({pathlib.Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
         line = f"FAILED: {kind.__name__}: {error}".rstrip(": ") + site
     sys.stderr.write(" ".join(line.split()) + "\n")

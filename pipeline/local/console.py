@@ -27,6 +27,7 @@ from components import stdio
 from pipeline import tables
 
 _MARKS = {"done": ("✓", "green"), "cached": ("=", "cyan"), "failed": ("✗", "red"), "running": ("…", "yellow")}
+_BAR_COLUMNS = 60  # of a terminal on which the bar of a download has room beside the figures
 
 
 class _Live(Live):
@@ -89,8 +90,9 @@ class Console(logging.Handler):
     def download(self, done: int, total: int) -> None:
         """Shows how far a download is."""
         if self._bar is None:
+            columns = (TextColumn("Downloading MNIST"), BarColumn(), DownloadColumn())
             self._bar = Progress(
-                *(TextColumn("Downloading MNIST"), BarColumn(), DownloadColumn()),
+                *(columns if self._terminal.width >= _BAR_COLUMNS else columns[-1:]),  # it would cut the figures
                 console=self._terminal,
                 transient=True,
                 disable=not self._in_place,

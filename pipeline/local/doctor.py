@@ -16,6 +16,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+from components import stdio
 from components.errors import BadInput, GateStopped
 from pipeline import answer
 from pipeline.local import lock
@@ -75,6 +76,7 @@ def examine(output: pathlib.Path) -> list[Check]:
         _gpus("tensorflow" not in here),
         _data(here),
         _locks(output),
+        _console(answer.stream(None).encoding),
     ]
 
 
@@ -261,6 +263,17 @@ def _locks(output: pathlib.Path) -> Check:
     if process is None:
         return Check("locks", OK, f"nobody uses {output}")
     return Check("locks", BLOCKED, f"process {process} uses {output}", "wait for it, or name another with --output")
+
+
+def _console(encoding: str) -> Check:
+    columns = shutil.get_terminal_size().columns
+    found = f"{columns} columns, {encoding}" if sys.stdout.isatty() else f"no terminal, {encoding}"
+    if getattr(sys.flags, "safe_path", False):  # from Python 3.11 on
+        advice = "unset PYTHONSAFEPATH for the commands that begin with python -m; the two scripts need nothing"
+        return Check("console", WARNING, f"{found}; this Python does not look for modules in the folder", advice)
+    if stdio.readable("✓", encoding) != "✓":
+        return Check("console", WARNING, f"{found}: signs are spelt in ASCII", "a UTF-8 locale: export LC_ALL=C.UTF-8")
+    return Check("console", OK, found)
 
 
 def _lines(checks: list[Check], colours: bool) -> list[str]:

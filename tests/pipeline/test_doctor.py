@@ -18,7 +18,7 @@ from components.ingest import download, source
 from pipeline.local import commands, doctor
 
 ROOT = pathlib.Path(__file__).parents[2]
-NAMES = ["Python", "glibc", "lane", "compiler", "packages", "disk", "memory", "GPUs", "data", "locks"]
+NAMES = ["Python", "glibc", "lane", "compiler", "packages", "disk", "memory", "GPUs", "data", "locks", "console"]
 
 
 def of(checks: list[doctor.Check], name: str) -> doctor.Check:
@@ -195,3 +195,25 @@ def test_wrong_usage_of_a_command_is_one_line(capsys: Any, arguments: list[str],
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1
     assert told in errors
+
+
+@pytest.mark.parametrize(
+    ("variables", "state", "found"),
+    [
+        ({}, "ok", "no terminal, utf-8"),
+        ({"PYTHONIOENCODING": "ascii"}, "warning", "no terminal, ascii: signs are spelt in ASCII"),
+        ({"PYTHONSAFEPATH": "1"}, "warning", "does not look for modules in the folder"),
+    ],
+)
+def test_what_the_console_can_show(variables: dict[str, str], state: str, found: str, tmp_path: pathlib.Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "runner_local.py", "doctor", "--output", tmp_path, "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        env={**os.environ, **variables},
+        check=False,
+    )
+    check = next(check for check in json.loads(done.stdout)["checks"] if check["name"] == "console")
+    assert check["state"] == state
+    assert found in check["found"]
+    assert ("✓" in done.stderr.decode()) == (b"+ " not in done.stderr)
