@@ -202,7 +202,7 @@ def kserve_python(given: pathlib.Path | None) -> pathlib.Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(description="Measures this server against KServe's Python server.")
     parser.add_argument("--model-dir", type=pathlib.Path, default=ROOT / "output/serving/mnist")
     parser.add_argument("--kserve-python", type=pathlib.Path)
     parser.add_argument("--seconds", type=float, default=4.0, help="of one load")

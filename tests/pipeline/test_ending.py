@@ -8,6 +8,8 @@ import json
 import pathlib
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +23,7 @@ from pipeline import record
 from pipeline.local import database, run
 from pipeline.local.console import Console
 
+ROOT = pathlib.Path(__file__).parents[2]
 GATES = [
     GateResult("data", 0, 0, True, ""),
     GateResult("infra-latency", 123.4, 100.0, False, ""),
@@ -128,6 +131,22 @@ def test_a_killed_run_whose_record_cannot_be_written_says_so(
     told = capsys.readouterr()
     assert told.out.startswith("FAILED: SIGKILL ended the process")
     assert told.err.startswith("The record could not be written: --json names a file")
+
+
+def test_a_fault_outside_of_the_stages_is_one_line_and_the_log_has_the_cause(tmp_path: pathlib.Path) -> None:
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "tmp").write_text("in the way of the folder")
+    command = [sys.executable, "runner_local.py", "--dataset", "digits", "--output", str(output), "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    row = json.loads(done.stdout)
+    assert (done.returncode, row["verdict"], row["exit_code"]) == (1, "failed", 1)
+    assert row["reason"].startswith("FileExistsError: ")
+    assert f"FAILED: {row['reason']}" in done.stderr.splitlines()
+    assert row["reason"].endswith(f"; the log has the cause: {row['log']}")
+    assert "Traceback" not in done.stderr
+    assert "FileExistsError" in pathlib.Path(row["log"]).read_text(encoding="utf-8").splitlines()[-1]
+    assert record.read(pathlib.Path(row["log"]).parent) == row
 
 
 @pytest.mark.parametrize("content", ["", '{"verdict": ', "[]", "{}", '{"run_id": "x", "verdict": "pushed"}'])
