@@ -18,7 +18,20 @@ from components.ingest import download, source
 from pipeline.local import commands, doctor
 
 ROOT = pathlib.Path(__file__).parents[2]
-NAMES = ["Python", "glibc", "lane", "compiler", "packages", "disk", "memory", "GPUs", "data", "locks"]
+NAMES = [
+    "Python",
+    "glibc",
+    "lane",
+    "compiler",
+    "packages",
+    "disk",
+    "memory",
+    "GPUs",
+    "data",
+    "locks",
+    "path",
+    "serving",
+]
 
 
 def of(checks: list[doctor.Check], name: str) -> doctor.Check:
