@@ -20,7 +20,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from components import stdio
+from components import paths, stdio
 from components.errors import ProjectError, exit_code
 from pipeline import answer
 from pipeline.arguments import HYPERPARAMETERS, Parser, add_compute, add_training
@@ -80,6 +80,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> int:
     """Puts the configuration together, finds the data, and runs."""
     from pipeline import config
+    from pipeline.local import lock
     from pipeline.local.console import Console
 
     file = config.read_toml(pathlib.Path(args.config), config.CONFIG_KEYS, "config file") if args.config else {}
@@ -92,6 +93,9 @@ def run(args: argparse.Namespace) -> int:
     # The profile may depend on the data, and finding the data on what is configured: what both need comes first.
     named = told["profile"] or file.get("profile")
     draft = config.build(flags, file, config.find_profile(named or "mnist"))
+    paths.refuse_patterns(draft.output, "output")
+    if not args.explain:
+        lock.refuse_unwritable(draft.output)
     with contextlib.closing(Console(answer.stream(args.json))) as console:
         effective, choice = _settle(draft, named, flags, file, console)
         row = _explain(effective, choice, console) if args.explain else _run(effective, choice, console)

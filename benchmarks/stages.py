@@ -171,6 +171,6 @@ def _read_alone(examples: str) -> None:
         **dict.fromkeys(scalars, tf.io.FixedLenFeature([], tf.float32)),
     }
     for split in features.SPLITS:
-        files = sorted(tf.io.gfile.glob(f"{examples}/Split-{split}/*"))
+        files = datasets.files(f"{examples}/Split-{split}")
         for serialized in datasets.records(files).batch(1024).prefetch(2):
             tf.io.parse_example(serialized, spec)

@@ -9,6 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 
+def files(folder: str) -> list[str]:
+    """The paths of all that lies in a folder, by name: a list and no pattern, as a folder may be called `b?`."""
+    return [tf.io.gfile.join(folder, name) for name in sorted(tf.io.gfile.listdir(folder))]
+
+
 def records(files: Sequence[str], compression: str = "") -> tf.data.Dataset:
     """The records of TFRecord files, one file after the other: strings."""
     return untuned(tf.data.TFRecordDataset(list(files), compression))

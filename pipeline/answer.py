@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pathlib
 import sys
 from typing import Any, TextIO
 
+from components import paths
 from components.errors import BadInput
 
 STDOUT = "-"
@@ -50,24 +50,10 @@ def write(result: Any, to: str | None) -> None:
     try:
         pathlib.Path(to).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise _refusal(to, str(error.strerror)) from None
+        raise BadInput(f"--json names a file that can be written, but {to}: {error.strerror}") from None
 
 
 def _writable(to: str) -> str:
-    path = pathlib.Path(to).absolute()
-    reason = (
-        f"{path.parent} is no folder"
-        if not path.parent.is_dir()
-        else "it is a folder"
-        if path.is_dir()
-        else "it is not writable"
-        if not os.access(path if path.exists() else path.parent, os.W_OK)
-        else ""
-    )
-    if to != STDOUT and reason:
-        raise _refusal(to, reason)
+    if to != STDOUT:
+        paths.refuse_unwritable_file(to, "--json")
     return to
-
-
-def _refusal(to: str, reason: str) -> BadInput:
-    return BadInput(f"--json names a file that can be written, but {to}: {reason}")

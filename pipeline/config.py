@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Collection, Mapping
 from typing import Any, get_type_hints
 
-from components import storage
+from components import paths, storage
 from components.errors import BadInput
 from components.evaluate.limits import InfraLimits, ModelLimits
 from components.train import search_space
@@ -115,7 +115,7 @@ def read_toml(path: pathlib.Path, keys: tuple[str, ...], what: str) -> dict[str,
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # no UTF-8, no TOML, or a name that no file can have
         raise BadInput(f"{what} {path} must be a readable TOML file: {error}") from None
     _refuse_unknown(content, (*keys, *TABLES), f"{what} {path}")
     return content
@@ -128,7 +128,7 @@ def find_profile(name: str) -> pathlib.Path:
         BadInput: where there is neither.
     """
     built_in = PROFILES / f"{_typed('profile', name, str)}.toml"
-    path = built_in if built_in.is_file() else pathlib.Path(name).expanduser().absolute()
+    path = built_in if built_in.is_file() else paths.absolute(name, "profile")
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.toml")))
         raise BadInput(f"a profile is one of {known} or a TOML file; {name!r} is neither")
@@ -171,8 +171,8 @@ def build(flags: Mapping[str, Any], file: Mapping[str, Any], profile_path: pathl
         label_limits=_limits(LabelLimits, "labels", profile, file),
         model_limits=_limits(ModelLimits, "model-gate", profile, file),
         infra_limits=_limits(InfraLimits, "infra-gate", profile, file),
-        output=_path(top.get("output", "output")) or pathlib.Path(),
-        serving_root=_location(top.get("serving-dir"), "serving-dir", *storage.OBJECT_STORES),
+        output=_path(top.get("output", "output"), "output") or pathlib.Path(),
+        serving_root=_serving_root(top.get("serving-dir")),
         serving_name=_name("serving-name", top.get("serving-name", "mnist")),
         fresh=_typed("fresh", top.get("fresh", False), bool),
         allow=_allowed(top.get("allow", ())),
@@ -296,12 +296,21 @@ def _allowed(value: Any) -> tuple[str, ...]:
 
 
 def _location(value: Any, key: str, *schemes: str) -> pathlib.Path | str | None:
-    return storage.check(value, key, *schemes) if isinstance(value, str) and storage.is_url(value) else _path(value)
+    if isinstance(value, str) and storage.is_url(value):
+        return storage.check(value, key, *schemes)
+    return _path(value, key)
 
 
-def _path(value: Any) -> pathlib.Path | None:
+def _serving_root(value: Any) -> pathlib.Path | str | None:
+    location = _location(value, "serving-dir", *storage.OBJECT_STORES)
+    if isinstance(location, pathlib.Path):
+        paths.refuse_patterns(location, "serving-dir")
+    return location
+
+
+def _path(value: Any, key: str) -> pathlib.Path | None:
     if value is None:
         return None
     if not isinstance(value, str | pathlib.Path) or not str(value):
-        raise BadInput(f"a path was expected, not {value!r}")
-    return pathlib.Path(value).expanduser().absolute()
+        raise BadInput(f"{key} takes a path, not {value!r}")
+    return paths.absolute(value, key)

@@ -7,6 +7,7 @@ import argparse
 import pathlib
 from typing import NamedTuple
 
+from components import paths
 from components.push import destination
 from components.push.destination import Destination
 from pipeline import answer, config
@@ -41,4 +42,5 @@ def of(args: argparse.Namespace) -> Place:
     file = config.read_toml(pathlib.Path(args.config), config.CONFIG_KEYS, "config file") if args.config else {}
     flags = {"output": args.output, "serving-dir": args.serving_dir, "serving-name": args.serving_name}
     settled = config.build(flags, file, config.find_profile(file.get("profile", "mnist")))
+    paths.refuse_patterns(settled.output, "output")
     return Place(settled.output, destination.at(settled.serving_dir))

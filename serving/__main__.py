@@ -9,8 +9,8 @@ import os
 import pathlib
 import sys
 
-from components import stdio
-from components.errors import ProjectError
+from components import paths, stdio
+from components.errors import BadInput, ProjectError
 
 DEFAULT_MODEL_DIR = pathlib.Path("output/serving")
 
@@ -106,6 +106,8 @@ def _serve(options: argparse.Namespace) -> None:
     folder = find_model(options.model_dir)
     listener = server.bind(options.host, options.port)  # before the model: a port that is taken is said at once
     host, port = listener.getsockname()[:2]
+    if options.sample_dir is not None and (fault := paths.fault(paths.absolute(options.sample_dir, "--sample-dir"))):
+        raise BadInput(f"--sample-dir takes a folder to write to, but {fault}")
     models = Models(folder, options.canary_share)
     models.start()
     sampler = None

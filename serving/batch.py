@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 
-from components import stdio
+from components import paths, stdio
 from components.errors import BadInput
 from serving import command
 
@@ -52,8 +52,12 @@ def _run(options: argparse.Namespace) -> int:
     from serving.batch_items import find_items
 
     items = find_items(options.input)
-    if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
-        raise BadInput(f"--output takes a new or empty folder; {options.output} is neither")
+    output = paths.absolute(options.output, "--output")
+    paths.refuse_patterns(output, "--output")
+    if fault := paths.fault(output):
+        raise BadInput(f"--output takes a folder that can be written to, but {fault}")
+    if output.exists() and any(output.iterdir()):
+        raise BadInput(f"--output takes a new or empty folder; {output} holds something")
     from components.push import versions
     from serving import quiet
     from serving.models import find_model
@@ -65,13 +69,13 @@ def _run(options: argparse.Namespace) -> int:
     version = versions.production(folder)
     if version is None:
         raise BadInput(f"--model-dir takes a folder with a version in production; {folder} has none")
-    options.output.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     done = threading.Event()
     ticker = threading.Thread(target=_show_progress, args=(done, items.count), daemon=True)
     ticker.start()
     try:
-        predicted, failed = batch_pipeline.run(items, version.path, options.output, options.beam_arg)
+        predicted, failed = batch_pipeline.run(items, version.path, output, options.beam_arg)
     finally:
         done.set()
         ticker.join()
@@ -80,7 +84,7 @@ def _run(options: argparse.Namespace) -> int:
         "predicted": predicted,
         "errors": failed,
         "seconds": round(time.monotonic() - start, 1),
-        "output": str(options.output.absolute()),
+        "output": str(output),
     }
     if options.json is not None:
         text = json.dumps(summary, indent=1)

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from components import paths
 from components.errors import ProjectError
 
 
@@ -28,7 +29,9 @@ def run(
     # Read once, when TensorFlow is first imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
+        if options.json not in (None, "-"):
+            paths.refuse_unwritable_file(options.json, "--json")
         return work(options)
-    except ProjectError as error:
+    except (ProjectError, OSError) as error:
         print(f"{parser.prog.rpartition('.')[2]}: {error}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
+        return error.exit_code if isinstance(error, ProjectError) else 1

@@ -16,8 +16,10 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 
+from components import paths
 from components.errors import BadInput
 from components.push import versions
+from components.push.local_folder import LocalFolder
 from serving import savedmodel
 from serving.refusal import Refusal
 from serving.savedmodel import SavedModel
@@ -62,7 +64,7 @@ class Models:
         self._loading: int | None = None
         # number -> its files when it failed, and why
         self._broken: dict[int, tuple[object, str]] = {}
-        self._labels_complaint = ""
+        self._complaint = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -147,7 +149,11 @@ class Models:
 
     def refresh(self) -> None:
         """Looks at the folder once, and loads and drops versions accordingly."""
-        numbers = _numbers(self.folder)
+        try:
+            numbers = _numbers(self.folder)
+        except BadInput as error:  # what answers stays
+            self._complain(str(error))
+            return
         self._broken = {number: seen for number, seen in self._broken.items() if number in numbers}
         labels = self._read_labels()
         canary = labels.get(versions.CANARY)
@@ -179,7 +185,7 @@ class Models:
         """Loads a version unless it is loaded already; says whether it can answer."""
         if number in loaded:
             return True
-        path = self.folder / str(number)
+        path = pathlib.Path(LocalFolder(self.folder).location(number))
         files = _fingerprint(path)
         if number in self._broken and self._broken[number][0] == files:
             return False
@@ -201,24 +207,32 @@ class Models:
         try:
             labels = versions.labels(self.folder)
         except (OSError, BadInput) as error:
-            if str(error) != self._labels_complaint:
-                self._labels_complaint = str(error)
-                _log.error("%s is not followed: %s", self.folder / versions.LABELS_FILE, error)
+            self._complain(f"{self.folder / versions.LABELS_FILE} is not followed: {error}")
             return {label: number for label, number in self._state.labels.items() if label != STABLE}
-        self._labels_complaint = ""
+        self._complaint = ""
         return labels
+
+    def _complain(self, complaint: str) -> None:
+        """Logs what keeps the folder from being followed, once."""
+        if complaint != self._complaint:
+            self._complaint = complaint
+            _log.error("%s", complaint)
 
 
 def find_model(folder: pathlib.Path) -> pathlib.Path:
     """The folder of the model: the one given where it holds versions, else the only one in it that does.
 
     Raises:
-        BadInput: there is none, or several.
+        BadInput: there is none, or several, or TensorFlow would read its path as a pattern.
     """
-    folder = folder.expanduser().absolute()
+    folder = paths.absolute(folder, "--model-dir")
+    paths.refuse_patterns(folder, "--model-dir")
     if _numbers(folder):
         return folder
-    inner = sorted(path for path in folder.iterdir() if _numbers(path)) if folder.is_dir() else []
+    try:
+        inner = sorted(path for path in folder.iterdir() if _numbers(path)) if folder.is_dir() else []
+    except OSError as error:
+        raise BadInput(f"--model-dir takes a folder that can be read; {folder}: {error.strerror}") from None
     if len(inner) == 1:
         return inner[0]
     found = f"holds several models, {', '.join(path.name for path in inner)}: name one" if inner else "holds no version"
@@ -235,11 +249,13 @@ def _load_and_warm_up(path: pathlib.Path) -> SavedModel:
 
 
 def _numbers(folder: pathlib.Path) -> set[int]:
-    """Numbers of the complete versions in a folder."""
+    """Numbers of the complete versions in a folder.
+
+    Raises:
+        BadInput: they cannot be read, or two have the same number.
+    """
     try:
-        names = [path.name for path in folder.iterdir() if path.name.isdecimal() and path.name.isascii()]
-        # "007" is TensorFlow Serving's version 7 as well, but nothing that a push makes.
-        return {int(name) for name in names if str(int(name)) == name and (folder / name / "saved_model.pb").is_file()}
+        return {number for number, complete in LocalFolder(folder).numbers().items() if complete}
     except OSError:
         return set()
 

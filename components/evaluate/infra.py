@@ -140,6 +140,5 @@ def _as_trained(keras_file: pathlib.Path, transform_graph: str, serialized: np.n
 
 
 def _records(split_folder: str) -> Iterator[bytes]:
-    files = sorted(tf.io.gfile.glob(f"{split_folder}/*"))
-    for record in datasets.records(files):
+    for record in datasets.records(datasets.files(split_folder)):
         yield record.numpy()

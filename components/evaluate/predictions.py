@@ -59,7 +59,7 @@ def predict(split_folder: str, models: Mapping[str, pathlib.Path]) -> Iterator[P
     """
     loaded = {name: tf.saved_model.load(str(folder)) for name, folder in models.items()}
     signatures = {name: model.signatures[features.SIGNATURE_EXAMPLES] for name, model in loaded.items()}
-    files = sorted(tf.io.gfile.glob(f"{split_folder}/*"))
+    files = datasets.files(split_folder)
     spec = {
         features.ID: tf.io.FixedLenFeature([], tf.string),
         features.LABEL: tf.io.FixedLenFeature([], tf.int64),

@@ -15,7 +15,7 @@ from tfx.types.channel import BaseChannel
 from tfx.types.standard_artifacts import Examples, ExampleStatistics, Model, ModelRun, PushedModel, Schema
 from tfx.utils import io_utils
 
-from components import features, findings, storage
+from components import features, findings
 from components.artifacts import Checks
 from components.push import destination, versions
 
@@ -34,13 +34,11 @@ def Baseline(
     that a cached answer is not used when something else is in production.
 
     Raises:
-        BadInput: serving_dir is in an object store that refuses to be written to, or to create an object only once.
+        BadInput: serving_dir cannot be written to, or is in an object store that creates an object twice.
     """
     folder = destination.at(serving_dir)
-    if storage.is_url(serving_dir):
-        # A store that cannot be pushed to is refused now, before hours of training, and not at the end.
-        with folder.staged({}):
-            pass
+    # A place that cannot be pushed to is refused now, before hours of training, and not at the end.
+    folder.probe()
     # First, so that a push in between makes this candidate stale and never another one fresh.
     found = versions.state(folder)
     production = versions.production(folder)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeAlias
 
-from components import storage
+from components import paths, storage
+from components.errors import BadInput
 
 SAVED_MODEL = "saved_model.pb"
 # After this many seconds, what a pusher has staged and not made a version is taken for that of one that was killed.
@@ -48,8 +49,8 @@ class Destination(Protocol):
     def digest(self, number: int) -> str:
         """A fingerprint of a version that changes with any byte of its files."""
 
-    def read(self, name: str) -> bytes | None:
-        """A file by its name below this folder, such as `3/saved_model.pb`; None where there is none."""
+    def read(self, name: str, version: int | None = None) -> bytes | None:
+        """A file by its name below this folder, or below a version's; None where there is none."""
 
     def write(self, name: str, data: bytes) -> None:
         """Replaces a file beside the versions as a whole."""
@@ -63,8 +64,38 @@ class Destination(Protocol):
     def staged(self, files: Mapping[str, pathlib.Path]) -> AbstractContextManager[Staged]:
         """Brings the files of a model, by their names in it, to where no server looks; removed in the end."""
 
+    def probe(self) -> None:
+        """Raises BadInput where a model could not be pushed; leaves nothing behind."""
+
     def settle(self) -> None:
         """Finishes a push that was decided and then killed, if there is one; removes what killed ones left long ago."""
+
+
+def folder_names(names: Iterable[str], complete: Collection[str], url: str) -> dict[int, str]:
+    """Number -> name of its folder, which may begin with zeros: TensorFlow Serving takes 00000003 for version 3.
+
+    Args:
+        names: of all that lies in a model's folder.
+        complete: those that hold a whole model.
+        url: of the model's folder, for the message.
+
+    Raises:
+        BadInput: two whole models have one number.
+    """
+    chosen: dict[int, str] = {}
+    for name in sorted(names):
+        number = paths.version_number(name)
+        if number is None:
+            continue
+        other = chosen.get(number)
+        if other in complete and name in complete:
+            raise BadInput(
+                f"a version has one folder, but {other} and {name} in {url} are both version {number}, of which "
+                "TensorFlow Serving loads either; remove or rename one"
+            )
+        if other is None or name in complete:
+            chosen[number] = name
+    return chosen
 
 
 Where: TypeAlias = str | os.PathLike[str] | Destination

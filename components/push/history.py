@@ -18,6 +18,8 @@ import platform
 from collections.abc import Iterator
 from typing import Any
 
+from components import file_lock
+from components.errors import BadInput
 from components.push.destination import Destination
 from components.push.local_folder import LocalFolder
 
@@ -27,13 +29,22 @@ _LOCK_FILE = ".change.lock"
 
 @contextlib.contextmanager
 def one_at_a_time(folder: Destination) -> Iterator[None]:
-    """Waits until nobody else changes a folder in this way. Object stores know no locks: there the last one wins."""
+    """Waits until nobody else changes a folder in this way. Object stores know no locks: there the last one wins.
+
+    Raises:
+        BadInput: the folder is not writable, or its file system has no locks.
+    """
     if not isinstance(folder, LocalFolder) or not folder.path.is_dir():
         yield
         return
-    lock = os.open(folder.path / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock = os.open(folder.path / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise BadInput(
+            f"the serving folder must be writable, but {error.filename}: {(error.strerror or str(error)).lower()}"
+        ) from None
+    try:
+        file_lock.acquire(lock, fcntl.LOCK_EX, folder.path, "Change it from where its file system has locks.")
         yield
     finally:
         os.close(lock)

@@ -22,7 +22,7 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from components import storage
+from components import paths, storage
 from components.errors import BadInput
 from components.push import destination
 
@@ -39,28 +39,34 @@ class ObjectStore:
     def __init__(self, url: str) -> None:
         self.url = storage.check(url, "the serving folder", *storage.OBJECT_STORES)
         self._fs, self._root = storage.connect(self.url)
+        self._folders: dict[int, str] = {}  # number -> name of its folder, when `numbers` last looked
 
     def location(self, number: int) -> str:
-        return f"{self.url}/{number}"
+        return f"{self.url}/{self._folder(number)}"
 
     def numbers(self) -> dict[int, bool]:
         names = self._listing()
         folders = {name.partition("/")[0] for name in names if "/" in name}
-        taken = {int(number) for number in folders | _names_in(CLAIMS, names) if number.isdecimal()}
-        return {number: f"{number}/{destination.SAVED_MODEL}" in names for number in taken}
+        complete = {folder for folder in folders if f"{folder}/{destination.SAVED_MODEL}" in names}
+        self._folders = destination.folder_names(folders, complete, self.url)
+        return {
+            **dict.fromkeys(_claimed(names), False),
+            **{number: folder in complete for number, folder in self._folders.items()},
+        }
 
     def digest(self, number: int) -> str:
         # The store's own checksums: reading every byte again, before and after each run, would be for nothing.
         digest = hashlib.sha256()
-        for name, info in sorted(self._below(f"{number}/").items()):
+        for name, info in sorted(self._below(f"{self._folder(number)}/").items()):
             checksum = info.get("ETag") or info.get("md5Hash") or info.get("crc32c")
             digest.update(f"{name}\0{info['size']}\0{checksum}\n".encode())
         return digest.hexdigest()
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, version: int | None = None) -> bytes | None:
+        below = name if version is None else f"{self._folder(version)}/{name}"
         with storage.refusals(self.url):
             try:
-                return bytes(self._fs.cat_file(self._path(name)))
+                return bytes(self._fs.cat_file(self._path(below)))
             except FileNotFoundError:
                 return None
 
@@ -69,18 +75,19 @@ class ObjectStore:
             self._fs.pipe_file(self._path(name), data)
 
     def fetch(self, number: int, folder: pathlib.Path) -> None:
-        for name in self._below(f"{number}/"):
+        version = self._folder(number)
+        for name in self._below(f"{version}/"):
             target = storage.inside(folder, name, self.location(number))
             with storage.refusals(self.location(number)):
-                self._fs.get_file(self._path(f"{number}/{name}"), str(target))
+                self._fs.get_file(self._path(f"{version}/{name}"), str(target))
 
     def remove(self, number: int) -> None:
         self.settle()
-        self._remove(f"{number}/")
+        self._remove(f"{self._folder(number)}/")
 
     @contextlib.contextmanager
     def staged(self, files: Mapping[str, pathlib.Path]) -> Iterator[_Staged]:
-        staged = _Staged(self, f"{int(time.time())}-{uuid.uuid4().hex}")
+        staged = _Staged(self, _identity())
         try:
             self._refuse_without_conditions(f"{STAGING}/{staged.identity}/once")
             for name, path in files.items():
@@ -92,9 +99,19 @@ class ObjectStore:
                 with contextlib.suppress(BadInput):
                     self._remove(f"{STAGING}/{staged.identity}/")
 
+    def probe(self) -> None:
+        prefix = f"{STAGING}/{_identity()}/"
+        try:
+            self._refuse_without_conditions(f"{prefix}once")
+        except BadInput:
+            with contextlib.suppress(BadInput):
+                self._remove(prefix)
+            raise
+        self._remove(prefix)  # a push removes what it staged
+
     def settle(self) -> None:
         names = self._listing()
-        claims = [int(number) for number in _names_in(CLAIMS, names) if number.isdecimal()]
+        claims = _claimed(names)
         # Only the highest can be unfinished: whoever claims a number has settled the ones before.
         claim = self.read(f"{CLAIMS}/{max(claims)}") if claims else None
         if claim is not None:
@@ -162,6 +179,9 @@ class ObjectStore:
             found = self._fs.find(self._root, detail=True)
         return {path.removeprefix(root): info for path, info in sorted(found.items()) if path.startswith(root)}
 
+    def _folder(self, number: int) -> str:
+        return self._folders.get(number, str(number))
+
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
@@ -169,6 +189,16 @@ class ObjectStore:
 def _names_in(folder: str, names: Collection[str]) -> set[str]:
     """What lies directly in a folder, of all that is below it."""
     return {name.split("/")[1] for name in names if name.startswith(f"{folder}/")}
+
+
+def _claimed(names: Collection[str]) -> set[int]:
+    """The numbers that there are claims of."""
+    return {int(name) for name in _names_in(CLAIMS, names) if paths.version_number(name) is not None}
+
+
+def _identity() -> str:
+    """A name for what is staged, which begins with the time in seconds."""
+    return f"{int(time.time())}-{uuid.uuid4().hex}"
 
 
 class _Staged:

@@ -6,7 +6,8 @@
     serving/NAME/labels.json                    {"canary": 3}: labels and the versions that bear them
     serving/NAME/history.jsonl                  who has set labels, gone back to an older model or removed versions
 
-Production is the highest version that is not labelled `canary`. A folder without `saved_model.pb` is no version.
+Production is the highest version that is not labelled `canary`. A folder without `saved_model.pb` is no version. A name
+with zeros before the number, such as 00000001, is that number, as for TensorFlow Serving, and stays as it is.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def find(where: Where, number: int) -> Version:
         BadInput: its provenance file is damaged.
     """
     folder = destination.at(where)
-    return Version(number, folder.location(number), _read_object(folder, f"{number}/{EXTRA}/{PROVENANCE_FILE}"))
+    return Version(number, folder.location(number), _read_object(folder, f"{EXTRA}/{PROVENANCE_FILE}", number))
 
 
 def production(where: Where) -> Version | None:
@@ -83,9 +84,19 @@ def best(where: Where, dataset: str) -> Version | None:
 
 
 def next_number(where: Where) -> int:
-    """One more than the highest number that any folder or label has, complete or not: numbers only grow."""
+    """One more than the highest number that any folder or label has, complete or not: numbers only grow.
+
+    Raises:
+        BadInput: there is none: a version's number has 63 bits.
+    """
     folder = destination.at(where)
-    return max([*folder.numbers(), *labels(folder).values(), 0]) + 1
+    number = max([*folder.numbers(), *labels(folder).values(), 0]) + 1
+    if number >= 2**63:
+        raise BadInput(
+            f"the next version has a number above all others, up to {2**63 - 1}, but {folder.url} has {number - 1}; "
+            "rename or remove that one"
+        )
+    return number
 
 
 def labels(where: Where) -> dict[str, int]:
@@ -113,9 +124,9 @@ def _production(folder: destination.Destination) -> int | None:
     return max((n for n, complete in folder.numbers().items() if complete and n not in canaries), default=None)
 
 
-def _read_object(folder: destination.Destination, name: str) -> dict[str, Any]:
+def _read_object(folder: destination.Destination, name: str, version: int | None = None) -> dict[str, Any]:
     """A JSON object beside or in a version, empty where there is no such file."""
-    text = folder.read(name)
+    text = folder.read(name, version)
     if text is None:
         return {}
     try:
@@ -123,12 +134,13 @@ def _read_object(folder: destination.Destination, name: str) -> dict[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise _damaged(folder, name)
+        raise _damaged(folder, name, version=version)
     return content
 
 
-def _damaged(folder: destination.Destination, name: str, what: str = "") -> BadInput:
-    return BadInput(f"{folder.url}/{name} must hold a JSON object{what}, and does not: put back a copy, or remove it")
+def _damaged(folder: destination.Destination, name: str, what: str = "", version: int | None = None) -> BadInput:
+    parent = folder.url if version is None else folder.location(version)
+    return BadInput(f"{parent}/{name} must hold a JSON object{what}, and does not: put back a copy, or remove it")
 
 
 def tree_digest(folder: pathlib.Path) -> str:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from components import stdio
+from components import paths, stdio
 from components.errors import BadInput, exit_code
 from components.report import runs
 
@@ -50,6 +50,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--output", default="output", metavar="DIR", help="where the runs lie; default: output/")
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="the result there, or on stdout")
     args = parser.parse_args(arguments)
+    if args.json not in (None, "-"):
+        paths.refuse_unwritable_file(args.json, "--json")
     if args.run and args.compare:
         parser.error("either RUN or --compare A B, not both")
     return args
@@ -57,7 +59,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _do(args: argparse.Namespace) -> tuple[Any, list[str]]:
     """What was asked for: the result as JSON values, and the lines for a person."""
-    output = pathlib.Path(args.output).expanduser().absolute()
+    output = paths.absolute(args.output, "--output")
+    paths.refuse_patterns(output, "--output")
     if not (args.run or args.compare):
         listed = [_row(record) for record in runs.all_runs(output)]
         return listed, [_line(row) for row in listed] or [f"No runs in {output}."]

@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from components import paths
+
 # Fields of the provenance beside a pushed model, and what a person calls them.
 _PROVENANCE = {
     "git_commit": "commit",
@@ -75,6 +77,12 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[
     ]
 
 
+def _version(model: pathlib.Path, number: int) -> pathlib.Path:
+    """The folder of a version, whose name may begin with zeros."""
+    names = (path.parent.name for path in model.glob("*/saved_model.pb"))
+    return model / next((name for name in names if paths.version_number(name) == number), str(number))
+
+
 def since_baseline(
     record: Mapping[str, Any], baseline: pathlib.Path | None = None
 ) -> list[tuple[str, str, str]] | None:
@@ -90,7 +98,7 @@ def since_baseline(
     before = _beside(baseline / "Format-Serving") if baseline else {}
     if not before and "output" in config:  # the artifact was pruned
         root = pathlib.Path(config.get("serving_root") or pathlib.Path(config["output"], "serving"))
-        before = _beside(root / config["serving_name"] / str(record["baseline"]["version"]))
+        before = _beside(_version(root / config["serving_name"], record["baseline"]["version"]))
     if not before:
         return None
     changed = []

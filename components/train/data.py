@@ -27,7 +27,7 @@ def load(patterns: Sequence[str], transform: Callable[[tf.Tensor], tf.Tensor], s
     """Reads the examples of a split and keeps them, in the order of the files' names.
 
     Args:
-        patterns: of uncompressed TFRecord files of tf.Examples with `image` and `label`.
+        patterns: as of `files_of`, of uncompressed TFRecord files of tf.Examples with `image` and `label`.
         transform: string [n] of image bytes -> float32 [n, height, width, 1] in [0, 1].
         split: name of the split, for the error.
 
@@ -35,7 +35,7 @@ def load(patterns: Sequence[str], transform: Callable[[tf.Tensor], tf.Tensor], s
         BadInput: if there is no example.
         ProjectError: if the images fit neither into memory nor onto the disk.
     """
-    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    files = files_of(patterns)
 
     @_as_it_is
     def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -52,6 +52,14 @@ def load(patterns: Sequence[str], transform: Callable[[tf.Tensor], tf.Tensor], s
             "none; give the pipeline more images"
         )
     return keep(itertools.chain([first], blocks), lambda: datasets.count(records))
+
+
+def files_of(patterns: Sequence[str]) -> list[str]:
+    """Lists the files that TFX's Trainer means, which names them FOLDER/*: all of a folder, by their names.
+
+    The folder's name is no pattern, whatever characters are in it.
+    """
+    return sorted(file for pattern in patterns for file in datasets.files(pattern.removesuffix("/*")))
 
 
 def steps_per_pass(images: int, batch_size: int) -> int:

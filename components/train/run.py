@@ -85,9 +85,7 @@ def _run(fn_args: FnArgs) -> None:
 def _checkpoint_folder(fn_args: FnArgs, strategy: tf.distribute.Strategy) -> str:
     """Where this training keeps its state: the same for each attempt at it, wherever that has its files."""
     config = {key: value for key, value in fn_args.custom_config.items() if key != "checkpoints"}
-    files = sorted(
-        file for pattern in (*fn_args.train_files, *fn_args.eval_files) for file in tf.io.gfile.glob(pattern)
-    )
+    files = data.files_of([*fn_args.train_files, *fn_args.eval_files])
     graph = tf.io.gfile.join(fn_args.transform_graph_path, "transform_fn", "saved_model.pb")
     identity = {"config": config, "replicas": strategy.num_replicas_in_sync}
     return checkpoints.folder_of(fn_args.custom_config["checkpoints"], identity, [*files, graph])

@@ -33,7 +33,7 @@ def load(examples: str, split: str) -> Images:
     }
     ids: list[str] = []
     labels = [np.zeros(0, np.int64)]
-    records = datasets.records(sorted(tf.io.gfile.glob(f"{examples}/Split-{split}/*")))
+    records = datasets.records(datasets.files(f"{examples}/Split-{split}"))
 
     def pixels() -> Iterator[Pixels]:
         yield np.zeros((0, *features.IMAGE_SHAPE), np.uint8)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import apache_beam as beam
 import pyarrow as pa
-import tensorflow as tf
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders import example_coder
@@ -37,7 +36,7 @@ def compute(pipeline: beam.Pipeline, examples: str, schema: schema_pb2.Schema, f
         uri.mkdir(parents=True)
         _ = (
             pipeline
-            | f"Files of {split}" >> beam.Create(sorted(tf.io.gfile.glob(f"{examples}/Split-{split}/*")))
+            | f"Files of {split}" >> beam.Create(datasets.files(f"{examples}/Split-{split}"))
             | f"Read {split}" >> beam.FlatMap(_batches).with_output_types(pa.RecordBatch)
             | f"Measure {split}" >> tfdv.GenerateStatistics(options)
             | f"Write {split}" >> tfdv.WriteStatisticsToBinaryFile(str(uri / features.STATISTICS_FILE))

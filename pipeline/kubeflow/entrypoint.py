@@ -16,12 +16,13 @@ import json
 import os
 import pathlib
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from components import lean_import, stdio
+from components import lean_import, paths, stdio
 from components.errors import ProjectError
 from components.train import exchange
 from pipeline import code_digest, outcome
@@ -154,6 +155,9 @@ def _with_addresses(invocation: str, task: str) -> str:
 def _run_noted(told: argparse.Namespace, beam_args: Sequence[str]) -> None:
     """Runs the task, and notes for the report how it went before the launcher learns of it."""
     executor_input = json.loads(told.json_serialized_invocation_args)
+    for path in adapt.uris(executor_input):
+        paths.refuse_patterns(pathlib.Path(path), "the pipeline root")
+    paths.refuse_patterns(pathlib.Path(tempfile.gettempdir()), "TMPDIR")
     prefix = notes.prefix(executor_input, told.task)
     adapt.unwrap_metadata(executor_input)
     adapt.drop_servers_metadata(executor_input)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.kubeflow.server import Server
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
-_ROOT = re.compile(r"(gs|s3|minio)://[^/\s?#@]+(/[^\s?#]*)?")
+_ROOT = re.compile(r"(gs|s3|minio)://[^/\s?#@*\[\\]+(/[^\s?#*\[\\]*)?")
 _EQUALS = 1  # the filter's operation
 
 
@@ -260,7 +260,10 @@ def _typed(name: str, kind: str, text: str) -> Any:
 def check_root(pipeline_root: str) -> None:
     """Raises BadInput unless Kubeflow can keep artifacts there."""
     if not _ROOT.fullmatch(pipeline_root):
-        raise BadInput(f"--pipeline-root must be gs://, s3:// or minio:// with a bucket. Received {pipeline_root!r}.")
+        raise BadInput(
+            "--pipeline-root must be gs://, s3:// or minio:// with a bucket, and without the characters of "
+            f"patterns (* ? [ \\). Received {pipeline_root!r}."
+        )
 
 
 def _find_pipeline(server: Server, name: str) -> str | None:

@@ -113,9 +113,11 @@ def _doctor(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
         "Says whether this machine can run the pipeline, and what to do about each thing that is wrong."
     )
     parser.add_argument("--output", default="output", metavar="DIR", help="what runs write; default: output/")
+    parser.add_argument("--serving-dir", metavar="DIR|URL", help="where models are pushed to; default: OUTPUT/serving")
+    parser.add_argument("--serving-name", default="mnist", metavar="NAME", help="name of the model's folder there")
     answer.add_json(parser)
     args = parser.parse_args(arguments)
-    return doctor.main(args.output, args.json)
+    return doctor.main(args.output, args.serving_dir, args.serving_name, args.json)
 
 
 def _numbers(what: str, numbers: Sequence[int]) -> str:

@@ -14,9 +14,10 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tempfile
 from typing import NamedTuple
 
-from components import stdio
+from components import paths, stdio, storage
 from components.errors import BadInput, GateStopped
 from pipeline import answer
 from pipeline.local import lock
@@ -47,14 +48,19 @@ class Check(NamedTuple):
     advice: str = ""
 
 
-def main(output: str, to: str | None) -> int:
+def main(output: str, serving_dir: str | None, serving_name: str, to: str | None) -> int:
     """Prints what every check found; returns 0, or 3 where something blocks.
 
     Args:
         output: the output folder of runs.
+        serving_dir: folder or URL of the served models; None: `serving` in the output folder.
+        serving_name: name of the model's folder there.
         to: where --json wants the result: a file, "-" for stdout, or None.
     """
-    checks = examine(pathlib.Path(output).expanduser().absolute())
+    folder = paths.absolute(output, "--output")
+    root = serving_dir if serving_dir and storage.is_url(serving_dir) else None
+    model_dir = root or paths.absolute(serving_dir or folder / "serving", "--serving-dir")
+    checks = examine(folder, f"{model_dir}/{serving_name}")
     blocked = [check.name for check in checks if check.state == BLOCKED]
     result = {"can_run": not blocked, "checks": [check._asdict() for check in checks]}
     answer.say(to, *_lines(checks, answer.stream(to).isatty()))
@@ -62,8 +68,14 @@ def main(output: str, to: str | None) -> int:
     return GateStopped.exit_code if blocked else 0
 
 
-def examine(output: pathlib.Path) -> list[Check]:
-    """Every check, in the order in which one would mend things."""
+def examine(output: pathlib.Path, model_dir: str | None = None) -> list[Check]:
+    """Every check, in the order in which one would mend things.
+
+    Args:
+        output: the output folder of runs.
+        model_dir: folder or URL of the served model; None: `serving/mnist` in the output folder.
+    """
+    model_dir = model_dir or str(output / "serving" / "mnist")
     here = _installed()
     return [
         _python(),
@@ -77,6 +89,8 @@ def examine(output: pathlib.Path) -> list[Check]:
         _data(here),
         _locks(output),
         _console(answer.stream(None).encoding),
+        _path(output, model_dir),
+        _serving(model_dir),
     ]
 
 
@@ -150,13 +164,11 @@ def _not_as_locked() -> list[str]:
 
 
 def _disk(output: pathlib.Path) -> Check:
-    folder = output
-    while not folder.exists():
-        folder = folder.parent
+    if fault := paths.fault(output, room=False):
+        return Check("disk", BLOCKED, f"not writable: {fault}", "name another folder with --output")
+    folder = paths.nearest(output)
     free = shutil.disk_usage(folder).free / 1e9
     found = f"{free:,.1f} GB free in {folder}"
-    if not os.access(folder, os.W_OK):
-        return Check("disk", BLOCKED, f"{folder} is not writable", "name another folder with --output")
     if free < _DISK_GB:
         advice = f"a run needs {_DISK_GB:g} GB: runner_local.py prune --keep 3, or --output on another disk"
         return Check("disk", BLOCKED, found, advice)
@@ -259,10 +271,63 @@ def _first_that_answers(mirrors: tuple[str, ...]) -> str | None:
 
 
 def _locks(output: pathlib.Path) -> Check:
-    process = lock.holder(output)
+    try:
+        process = lock.holder(output)
+        if process is None:
+            lock.probe(output)
+    except BadInput as error:
+        return Check("locks", BLOCKED, "the file system has none", str(error))
+    except OSError as error:
+        return Check("locks", WARNING, f"not looked for: {error.strerror}")
     if process is None:
         return Check("locks", OK, f"nobody uses {output}")
-    return Check("locks", BLOCKED, f"process {process} uses {output}", "wait for it, or name another with --output")
+    return Check("locks", BLOCKED, f"{process} uses {output}", "wait for it, or name another with --output")
+
+
+def _path(output: pathlib.Path, model_dir: str) -> Check:
+    try:
+        paths.refuse_patterns(output, "--output")
+        if not storage.is_url(model_dir):
+            paths.refuse_patterns(pathlib.Path(model_dir), "--serving-dir")
+    except BadInput as error:
+        return Check("path", BLOCKED, "it has characters of patterns", str(error))
+    return Check("path", OK, "no character that TensorFlow takes for a pattern")
+
+
+def _serving(model_dir: str) -> Check:
+    """Asks whether models can be pushed, and versions moved as a whole."""
+    if storage.is_url(model_dir):
+        from components.push import destination
+
+        try:
+            destination.at(model_dir).probe()
+        except BadInput as error:
+            return Check("serving", BLOCKED, "models cannot be pushed", str(error))
+        except ImportError as error:
+            return Check("serving", WARNING, f"not looked at: {error.name} is missing", _SETUP)
+        return Check("serving", OK, f"{model_dir} takes models")
+    folder = pathlib.Path(model_dir)
+    if fault := paths.fault(folder):
+        return Check("serving", BLOCKED, f"not writable: {fault}", "name another folder with --serving-dir")
+    with tempfile.TemporaryDirectory(prefix=".staging-", dir=paths.nearest(folder)) as scratch:
+        (pathlib.Path(scratch) / "staged").mkdir()
+        try:
+            (pathlib.Path(scratch) / "staged").rename(pathlib.Path(scratch) / "version")
+        except OSError as error:
+            found = f"{folder} has no renaming of folders ({error.strerror}): versions come and go file by file"
+            return Check("serving", WARNING, found, "a server may try to load one too early, and tries again")
+    how = "its older layers by file, else by renaming" if _on_overlay(folder) else "by renaming"
+    return Check("serving", OK, f"{folder} takes models; versions are moved {how}")
+
+
+def _on_overlay(folder: pathlib.Path) -> bool:
+    """Says whether a folder is on an overlay file system, where folders of lower layers cannot be renamed."""
+    try:
+        mounts = [line.split()[1:3] for line in pathlib.Path("/proc/self/mounts").read_text("utf-8").splitlines()]
+    except OSError:
+        return False
+    above = [(point, kind) for point, kind in mounts if point == "/" or f"{folder}/".startswith(f"{point}/")]
+    return max(above, key=lambda mount: len(mount[0]), default=("", ""))[1] == "overlay"
 
 
 def _console(encoding: str) -> Check:

@@ -4,66 +4,134 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import pathlib
+import platform
+import re
+import tempfile
 from collections.abc import Iterator
 
+from components import file_lock, paths
 from components.errors import BadInput
 
-# What a run writes below its output folder.
-_WRITTEN = ("runs", "pipeline_root", "pipeline_root/*", "checkpoints", "metadata.db", "serving", "serving/*")
+LOCK_FILE = ".lock"
+# What a run writes below its output folder; in the first two, to the folders in there too.
+_FOLDERS = ("pipeline_root", "serving", "runs", "checkpoints", "tmp")
+_DATABASE = "metadata.db"
+NO_LOCKS = "Name a folder on a local disk with --output."
+_SIGNATURE = re.compile(r"(\d+) on (.+)")
+_SIGNATURE_BYTES = 100
 
 
 @contextlib.contextmanager
-def held(output: pathlib.Path) -> Iterator[None]:
+def held(output: pathlib.Path, *, room: bool = True) -> Iterator[None]:
     """Makes the output folder and keeps it for this process alone.
 
+    Args:
+        output: an absolute path.
+        room: whether a full disk is refused as well.
+
     Raises:
-        BadInput: it is not writable, or another process holds it.
+        BadInput: it is not writable, its file system has no locks, or another process holds it.
     """
-    place = output
+    refuse_unwritable(output, room=room)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        lock = os.open(output / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        for place in (path for name in _WRITTEN for path in output.glob(name)):
-            if not os.access(place, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        lock = os.open(output / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise BadInput(
-            f"the output folder must be writable, but {place}: {reason}; name another with --output"
-        ) from None
+        raise _unwritable(f"{error.filename or output}: {(error.strerror or str(error)).lower()}") from None
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BadInput(
-                f"one run at a time may use an output folder, and process {_owner(lock)} is using {output}; wait for "
-                "it, or name another with --output"
-            ) from None
-        os.truncate(lock, 0)
-        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        if not file_lock.acquire(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, output, NO_LOCKS):
+            raise _in_use(lock, output)
+        with contextlib.suppress(OSError):  # a disk that is full: `prune` must still be able to empty it
+            os.pwrite(lock, f"{os.getpid()} on {platform.node()}".ljust(_SIGNATURE_BYTES).encode(), 0)
         yield
     finally:
         os.close(lock)
 
 
+@contextlib.contextmanager
+def shared(output: pathlib.Path) -> Iterator[None]:
+    """Keeps runs away from an output folder while this process reads it; makes nothing, so a missing folder stays so.
+
+    Raises:
+        BadInput: a process is changing it, or its file system has no locks.
+    """
+    with contextlib.ExitStack() as undo:
+        lock = _opened(output)
+        if lock is not None:
+            undo.callback(os.close, lock)
+            if not file_lock.acquire(lock, fcntl.LOCK_SH | fcntl.LOCK_NB, output, NO_LOCKS):
+                raise _in_use(lock, output)
+        yield
+
+
 def holder(output: pathlib.Path) -> str | None:
-    """The id of the process that holds an output folder, "unknown" where it did not say, None where nobody does."""
-    try:
-        lock = os.open(output / ".lock", os.O_RDONLY)
-    except OSError:
+    """Names who holds an output folder, such as "process 4711"; None where nobody does.
+
+    Raises:
+        BadInput: its file system has no locks.
+    """
+    lock = _opened(output)
+    if lock is None:
         return None
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return _owner(lock)
+        free = file_lock.acquire(lock, fcntl.LOCK_SH | fcntl.LOCK_NB, output, NO_LOCKS)
+        return None if free else _owner(lock)
     finally:
         os.close(lock)
-    return None
+
+
+def probe(output: pathlib.Path) -> None:
+    """Raises `BadInput` where the file system of an output folder has no locks; leaves nothing behind."""
+    with tempfile.TemporaryFile(dir=paths.nearest(output)) as file:
+        file_lock.acquire(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, output, NO_LOCKS)
+
+
+def refuse_unwritable(output: pathlib.Path, *, room: bool = True) -> None:
+    """Raises `BadInput` where a run could not write to its output folder, or to what is in it; makes nothing."""
+    folders = [output, *(output / name for name in _FOLDERS)]
+    folders += (path for name in _FOLDERS[:2] for path in sorted((output / name).glob("*")) if path.is_dir())
+    found = next(filter(None, (paths.fault(folder, room=room) for folder in folders)), "")
+    database = output / _DATABASE
+    if not found and database.exists() and (reason := paths.file_fault(database)):
+        found = f"{database}: {reason}"
+    if found:
+        raise _unwritable(found)
+
+
+def _opened(output: pathlib.Path) -> int | None:
+    """The lock file, open for reading; None where there is none that can be read."""
+    try:
+        return os.open(output / LOCK_FILE, os.O_RDONLY)
+    except OSError:
+        return None
+
+
+def _unwritable(fault: str) -> BadInput:
+    return BadInput(f"the output folder must be writable, but {fault}; name another with --output")
+
+
+def _in_use(lock: int, output: pathlib.Path) -> BadInput:
+    return BadInput(
+        f"one run at a time may use an output folder, and {_owner(lock)} is using {output}; wait for it, or name "
+        "another with --output"
+    )
 
 
 def _owner(lock: int) -> str:
-    return os.pread(lock, 100, 0).decode(errors="replace").strip() or "unknown"
+    """Names the process that signed the lock; "another process" where that one has ended and so is not the holder."""
+    text = os.pread(lock, _SIGNATURE_BYTES, 0).decode(errors="replace").strip()
+    signature = _SIGNATURE.fullmatch(text)
+    if signature is None:
+        return f"process {text}" if text.isdecimal() else "another process"
+    if signature[2] != platform.node():  # the folder is shared between machines or containers
+        return f"process {text}"
+    try:
+        os.kill(int(signature[1]), 0)
+    except ProcessLookupError:
+        return "another process"
+    except OSError:  # somebody else's
+        pass
+    return f"process {signature[1]}"

@@ -45,7 +45,7 @@ def prune(place: Place, keep: int) -> dict[str, Any]:
         raise BadInput(f"--keep takes how many runs and versions stay, 1 or more, not {keep}")
     if not place.output.is_dir():
         raise BadInput(f"--output names the folder that runs have written; {place.output} is none")
-    with lock.held(place.output):
+    with lock.held(place.output, room=False):  # this is what empties a full disk
         with history.one_at_a_time(place.model):
             present = versions.all_versions(place.model)
             why = _kept_versions(place.model, present, keep)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from components import lean_import
 from components.errors import BadInput
 from components.ingest.source import Choice
-from components.push import versions
+from components.push import destination, versions
 from components.train import devices
 from pipeline import beam, code_digest, outcome, record
 from pipeline.config import Config
@@ -65,7 +65,8 @@ def run(config: Config, choice: Choice, console: Console) -> dict[str, Any]:
         The record; it also lies in `output/runs/RUN_ID/record.json`.
 
     Raises:
-        BadInput: the output folder is not writable, another run uses it, or its metadata are damaged.
+        BadInput: the output or the serving folder is not writable, another run uses the former, or its metadata are
+            damaged.
     """
     with lock.held(config.output):
         console.say(choice.sentence)
@@ -76,6 +77,7 @@ def run(config: Config, choice: Choice, console: Console) -> dict[str, Any]:
                 f"Nothing has changed since run {former['run_id']}: its verdict stands (--fresh runs all again)."
             )
             return former
+        destination.at(config.serving_dir).probe()
         with redirected(pathlib.Path(os.devnull)):
             devices.settle(config.compute)
         database.check(config.output / "metadata.db")
@@ -124,7 +126,7 @@ def explain(config: Config, choice: Choice, console: Console) -> list[dict[str, 
     Returns:
         A row for each stage, in their order: `stage`, `runs`, `reason`.
     """
-    with lock.held(config.output):
+    with lock.shared(config.output):
         former = None if config.fresh else _former(config, _fingerprint(config, choice))
         if former is not None:
             same = f"nothing has changed since run {former['run_id']}, whose verdict would be repeated"

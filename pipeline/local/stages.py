@@ -78,11 +78,14 @@ class Stage:
 
 def compile_graph(nodes: Sequence[BaseNode], output: pathlib.Path, beam_args: Sequence[str]) -> pipeline_pb2.Pipeline:
     """Compiles nodes for this machine: artifacts in `output/pipeline_root`, metadata in `output/metadata.db`."""
+    connection = metadata_store_pb2.ConnectionConfig()  # by hand: TFX's function for it makes the folder
+    connection.sqlite.filename_uri = str(output / "metadata.db")
+    connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
     return compiler.Compiler().compile(
         tfx_pipeline.Pipeline(
             pipeline_name="mnist-tfx",
             pipeline_root=str(output / "pipeline_root"),
-            metadata_connection_config=metadata.sqlite_metadata_connection_config(str(output / "metadata.db")),
+            metadata_connection_config=connection,
             components=list(nodes),
             enable_cache=True,
             beam_pipeline_args=beam.arguments(beam_args),

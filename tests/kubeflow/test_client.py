@@ -300,6 +300,7 @@ def test_run_takes_the_newest_version_or_the_one_that_is_named(api, host, packag
         pytest.param(("--param", "allow={}"), "list", id="not a list"),
         pytest.param(("--pipeline-root", "/tmp/artifacts"), "gs://", id="root is a folder"),
         pytest.param(("--pipeline-root", "s3://"), "bucket", id="root without bucket"),
+        pytest.param(("--pipeline-root", "s3://bucket/a[b]"), "patterns", id="root that is a pattern"),
         pytest.param(("--pipeline", "other"), "upload it first", id="unknown pipeline"),
     ],
 )

@@ -97,6 +97,19 @@ def test_tasks_are_adapted_to_the_launcher(cluster):
     assert noted["produce"].ended >= noted["produce"].started
 
 
+@pytest.mark.parametrize("what", ["the pipeline root", "TMPDIR"])
+def test_a_folder_that_tensorflow_takes_for_a_pattern_is_refused(cluster, tmp_path, monkeypatch, capsys, what):
+    if what == "TMPDIR":
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "b?"))
+    else:
+        cluster = launcher.Cluster("minio://tiny/b[1]", tmp_path / "containers", cluster.start)
+        cluster.new_run()
+    assert run(cluster, "Produce", {}) is None
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {what} takes a path without")
+    assert told.count("\n") == 1
+
+
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
 def test_no_adaptation_can_be_left_out(cluster, monkeypatch, adaptation):
     monkeypatch.setattr(adapt, adaptation, lambda *arguments: None)

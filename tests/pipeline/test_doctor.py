@@ -18,7 +18,10 @@ from components.ingest import download, source
 from pipeline.local import commands, doctor
 
 ROOT = pathlib.Path(__file__).parents[2]
-NAMES = ["Python", "glibc", "lane", "compiler", "packages", "disk", "memory", "GPUs", "data", "locks", "console"]
+NAMES = [
+    "Python", "glibc", "lane", "compiler", "packages", "disk", "memory", "GPUs", "data", "locks", "console", "path",
+    "serving",
+]  # fmt: skip
 
 
 def of(checks: list[doctor.Check], name: str) -> doctor.Check:

@@ -139,6 +139,48 @@ def test_find_model(tmp_path, fake, folder):
         find_model(tmp_path)
 
 
+def test_a_number_with_zeros_is_a_version_and_what_is_no_number_is_none(fake, folder):
+    add, make = fake
+    for name in ("00000001", "²", "٣", "1.0", "-2", str(2**63)):
+        add(name)
+    (folder / "4").write_text("a file")
+    (folder / "5").symlink_to("nothing")
+    models = make()
+    models.refresh()
+    assert find_model(folder.parent) == folder
+    assert (models.served, models.resolve(version=1).number) == ([1], 1)
+    add("2")
+    models.refresh()
+    assert models.resolve().number == 2
+
+
+def test_two_folders_of_one_number_change_nothing_and_are_said_once(fake, folder, caplog):
+    add, make = fake
+    add("1")
+    models = make()
+    models.refresh()
+    add("2")
+    add("0002")
+    for _ in range(3):
+        models.refresh()
+    assert models.served == [1]
+    (line,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert "0002 and 2 in" in line
+    with pytest.raises(BadInput, match="are both version 2"):
+        find_model(folder)
+    shutil.rmtree(folder / "0002")
+    models.refresh()
+    assert models.served == [2]
+
+
+@pytest.mark.parametrize("name", ["b*", "b?", "b[1]", "b\\1"])
+def test_a_model_folder_that_tensorflow_takes_for_a_pattern_is_refused(tmp_path, name):
+    (tmp_path / name / "1").mkdir(parents=True)
+    (tmp_path / name / "1" / "saved_model.pb").touch()
+    with pytest.raises(BadInput, match="--model-dir takes a path without"):
+        find_model(tmp_path / name)
+
+
 @pytest.mark.slow
 def test_push_broken_push_rollback_and_canary_under_load(folder, put, start, digits):
     put(folder, 1)

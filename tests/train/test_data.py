@@ -30,6 +30,14 @@ def test_load_gives_every_image_transformed_in_order(inputs):
     np.testing.assert_array_equal(labels, expected_labels)
 
 
+@pytest.mark.parametrize("name", ["b?", "b*", "b[1]", "b\\1"])
+def test_a_folder_is_no_pattern(tmp_path, name):
+    for folder in ("b1", name):
+        (tmp_path / folder / "Split-train").mkdir(parents=True)
+        (tmp_path / folder / "Split-train" / "data").touch()
+    assert data.files_of([f"{tmp_path / name}/Split-train/*"]) == [f"{tmp_path / name}/Split-train/data"]
+
+
 @pytest.mark.parametrize("make_file", [False, True])
 def test_an_empty_split_is_refused(tmp_path, make_file):
     if make_file:

@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import pathlib
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,6 +13,10 @@ from components.validate import examples
 
 @pytest.mark.parametrize("limit", [10**9, 5 * 28 * 28], ids=["memory", "train on disk"])
 def test_what_was_written_comes_back_also_in_the_order_of_the_file(limit, tmp_path, monkeypatch):
+    # Whatever the folder is called, and whatever lies beside it.
+    shutil.copytree(pathlib.Path(__file__).parent, tmp_path / "b1" / f"Split-{features.TRAIN}")
+    tmp_path /= "b?"
+    tmp_path.mkdir()
     monkeypatch.setattr(examples, "_BATCH", 3)
     monkeypatch.setattr(examples, "_MEMORY_BYTES", limit)
     random = np.random.default_rng(0)

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders and files that a person names: refused before any work where they cannot be used, else taken as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from components.errors import BadInput
+from pipeline import config
+from tests import mounts
+
+ROOT = pathlib.Path(__file__).parents[2]
+PATTERNS = ["b?", "b*", "b[1]", "b\\1"]
+WITH_OUTPUT = [
+    ["runner_local.py", "--dataset", "digits"],
+    ["runner_local.py", "--dataset", "digits", "--explain"],
+    ["runner_local.py", "prune", "--keep", "1"],
+    ["runner_local.py", "rollback"],
+    ["runner_local.py", "label", "1", "canary"],
+    ["-m", "pipeline.lineage"],
+    ["-m", "components.report"],
+]
+WORK = ("runner_local.py", "--dataset", "digits", "--model", "linear", "--train-steps", "5", "--force-push", "a test")
+
+
+def start(*arguments: Any, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [str(ROOT / argument) if argument == "runner_local.py" else str(argument) for argument in arguments]
+    return subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True, env=env, check=False)
+
+
+def refused(done: subprocess.CompletedProcess[str], told: str) -> None:
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert told in done.stderr
+
+
+@pytest.mark.parametrize("arguments", WITH_OUTPUT, ids=" ".join)
+def test_every_command_refuses_an_output_that_is_a_pattern(tmp_path: pathlib.Path, arguments: list[str]) -> None:
+    (tmp_path / "b1").mkdir()
+    refused(start(*arguments, "--output", tmp_path / "b?"), "output takes a path without * ? [ \\")
+    assert [path.name for path in tmp_path.iterdir()] == ["b1"]
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_the_folder_that_a_run_is_started_in_counts(tmp_path: pathlib.Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    refused(start("runner_local.py", "--output", "out", cwd=tmp_path / name), "output takes a path without")
+    refused(start("-m", "components.report", cwd=tmp_path / name), "output takes a path without")
+    assert list((tmp_path / name).iterdir()) == []
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+@pytest.mark.parametrize("key", ["output", "serving-dir"])
+def test_a_config_file_is_held_to_the_same(tmp_path: pathlib.Path, name: str, key: str) -> None:
+    (tmp_path / "run.toml").write_text(f"{key} = {json.dumps(str(tmp_path / name))}\n")
+    refused(start("runner_local.py", "--config", tmp_path / "run.toml"), f"{key} takes a path without")
+    refused(start("runner_local.py", "rollback", "--config", tmp_path / "run.toml"), f"{key} takes a path without")
+
+
+@pytest.mark.parametrize("value", ["a\0b", "~nobody-of-this-name/x", "a\udcffb"])
+@pytest.mark.parametrize("key", ["output", "serving-dir", "data-dir"])
+def test_a_path_that_no_file_can_have_is_refused(key: str, value: str) -> None:
+    with pytest.raises(BadInput, match=f"{key} takes a path"):
+        config.build({key: value}, {}, config.find_profile("mnist"))
+
+
+def test_doctor_says_of_each_place_what_it_finds(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.local import doctor
+
+    for name in ("_gpus", "_data", "_packages"):
+        monkeypatch.setattr(doctor, name, lambda *_: doctor.Check("", doctor.OK, ""))
+
+    def checks(output: pathlib.Path, model: str | None = None) -> dict[str, doctor.Check]:
+        return {check.name: check for check in doctor.examine(output, model)}
+
+    (tmp_path / "serving").mkdir()
+    found = checks(tmp_path / "output", str(tmp_path / "serving" / "mnist"))
+    assert {found[name].state for name in ("disk", "locks", "path", "serving")} == {doctor.OK}
+    assert list(tmp_path.rglob("*")) == [tmp_path / "serving"]
+    assert checks(tmp_path / "b?")["path"].state == doctor.BLOCKED
+    assert "--serving-dir takes a path without" in checks(tmp_path, str(tmp_path / "b?"))["path"].advice
+    with mounts.read_only(tmp_path / "serving") as folder:
+        found = checks(folder, str(folder / "mnist"))
+        assert {found[name].state for name in ("disk", "serving")} == {doctor.BLOCKED}
+        assert "read-only file system" in found["disk"].found
+        assert "read-only file system" in found["serving"].found
+    (tmp_path / "lower" / "mnist").mkdir(parents=True)
+    with mounts.overlay(tmp_path / "lower", tmp_path) as folder:
+        found = checks(folder, str(folder / "mnist"))
+        assert (found["serving"].state, "older layers by file" in found["serving"].found) == (doctor.OK, True)
+
+
+def test_explain_makes_nothing(tmp_path: pathlib.Path) -> None:
+    done = start(*WORK, "--output", tmp_path / "output", "--explain")
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["mnist", "other"])
+def test_a_serving_folder_that_is_read_only_is_said_before_any_stage(tmp_path: pathlib.Path, name: str) -> None:
+    (tmp_path / "serving" / "mnist").mkdir(parents=True)
+    with mounts.read_only(tmp_path / "serving") as folder:
+        places = ("--output", tmp_path / "output", "--serving-dir", folder, "--serving-name", name)
+        done = start(*WORK, *places)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: the serving folder must be writable, but {folder}/{name}: read-only")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "output" / "runs").exists()
+    assert not (tmp_path / "output" / "pipeline_root").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["runner_local.py"],
+        ["runner_local.py", "doctor"],
+        ["-m", "components.report"],
+        ["-m", "pipeline.lineage"],
+        ["-m", "serving.batch", "images", "--output", "answers"],
+        ["-m", "serving.drift", "samples"],
+        ["-m", "serving.predict", "picture.png"],
+    ],
+    ids=" ".join,
+)
+def test_a_result_that_could_not_be_written_is_said_before_any_work(
+    tmp_path: pathlib.Path, arguments: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    refused(start(*arguments, "--json", tmp_path / "file" / "out.json", cwd=tmp_path), "file is no folder")
+
+
+def test_serving_says_before_it_loads_a_model_what_it_cannot_write(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "mnist" / "1").mkdir(parents=True)
+    (tmp_path / "mnist" / "1" / "saved_model.pb").touch()
+    (tmp_path / "file").touch()
+    shutil.copy(ROOT / "tests" / "deploy" / "test_deploy.py", tmp_path / "a.png")
+    model = ("--model-dir", tmp_path / "mnist")
+    done = start("-m", "serving", *model, "--port", "0", "--sample-dir", tmp_path / "file" / "samples")
+    refused(done, "--sample-dir takes a folder to write to, but")
+    for output, told in (
+        ("b?", "--output takes a path without"),
+        ("file", "--output takes a folder that can be written"),
+    ):
+        refused(start("-m", "serving.batch", tmp_path / "a.png", *model, "--output", tmp_path / output), told)
+    for command in (("serving",), ("serving.batch", tmp_path / "a.png", "--output", tmp_path / "out")):
+        refused(start("-m", *command, "--model-dir", tmp_path / "b[1]"), "--model-dir takes a path without")
+
+
+@pytest.mark.slow
+def test_odd_names_are_taken_as_they_are(tmp_path: pathlib.Path) -> None:
+    """A whole run: its output folder's name has all that is no pattern, and its files are named like patterns."""
+    from components.ingest import digits
+
+    odd = tmp_path / "o d' \" % #é~:@{a,b}+&$!\n-x"
+    data = tmp_path / "d[a]?*"
+    data.mkdir()
+    digits.write(data)
+    shutil.copy(config.PROFILES / "digits.pbtxt", tmp_path / "s[1].pbtxt")
+    profile = (config.PROFILES / "digits.toml").read_text().replace("digits.pbtxt", "s[1].pbtxt")
+    (tmp_path / "p[1]?.toml").write_text(profile)
+    (tmp_path / "c*.toml").write_text("[training]\nmodel = 'linear'\n")
+    options = (
+        *("--data-dir", data, "--config", tmp_path / "c*.toml", "--train-steps", "5", "--force-push", "a test"),
+        *("--profile", tmp_path / "p[1]?.toml", "--output", f"{odd}/"),
+    )
+    done = start("runner_local.py", *options, "--json", tmp_path / "r[?].json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((tmp_path / "r[?].json").read_text())
+    assert record["model"]["path"] == str(odd / "serving" / "mnist" / "1")
+    again = start("runner_local.py", *options)
+    assert "Nothing has changed" in again.stdout, again.stdout + again.stderr
+    told = json.loads(start("-m", "pipeline.lineage", "--output", odd, "--json").stdout)
+    assert (told["version"], told["source"]) == (1, "ML Metadata")
+    assert start("-m", "components.report", record["run_id"], "--output", odd).returncode == 0
+    assert start("runner_local.py", "label", "1", "blue", "--output", odd).returncode == 0
+    assert start("runner_local.py", "prune", "--keep", "1", "--output", odd).returncode == 0
