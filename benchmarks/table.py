@@ -75,7 +75,7 @@ def versions() -> str:
 
 def today() -> str:
     """The date, as of this machine's clock."""
-    return datetime.datetime.now().date().isoformat()
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def check(page: pathlib.Path, begin: str = BEGIN) -> None:

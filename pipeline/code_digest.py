@@ -33,7 +33,7 @@ def of_module(module: str, *files: pathlib.Path) -> str:
 
 
 def files_of(module: str, *files: pathlib.Path) -> dict[str, str]:
-    """The files that `of_module` goes over, each by its path below the project (else its whole path), with SHA-256."""
+    """The files that `of_module` goes over, each by its path below the project (else its name), with SHA-256."""
     return {_name(path): _sha256(path) for path in [*sorted(_closure(module)), LOCK, *files]}
 
 
@@ -73,7 +73,7 @@ def joined(files: Mapping[str, str]) -> str:
 
 
 def _name(path: pathlib.Path) -> str:
-    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from components.errors import BadInput
 from components.push import card, destination, versions
+from components.report import runs
 from pipeline import metadata
 
 METADATA, BESIDE = "ML Metadata", "the files beside the model"
@@ -20,6 +21,7 @@ METADATA, BESIDE = "ML Metadata", "the files beside the model"
 _NOT_COMPARED = frozenset({"name", "version", "location", "production", "labels", "source", "note", "steps", "run_id",
                            "pushed_at", "intended_use", "limits", "intervals", "schema_version"})  # fmt: skip
 _NOT_COMPARED_IN = {
+    "config": {"output", "schema", "data_dir"},  # paths; what lies there is compared by its content
     "metrics": {"confusion", "slices", "intervals", "calibration"},
     "baseline": {"metrics"},
     "best": {"metrics"},
@@ -48,7 +50,8 @@ def answer(where: destination.Where, database: pathlib.Path, number: int | None)
     note, pushes, store = None, [], None
     try:
         store = metadata.connect(database)
-        pushes = metadata.pushed(store)
+        with metadata.reading(database):
+            pushes = metadata.pushed(store)
     except metadata.LostError as error:
         note = str(error)
     if number is None:
@@ -57,7 +60,13 @@ def answer(where: destination.Where, database: pathlib.Path, number: int | None)
         number = production.number
     beside = there.get(number)
     found = metadata.matching(pushes, number, folder.location(number), beside.provenance if beside else {})
-    provenance = found.provenance if found else {}
+    provenance, steps = (found.provenance if found else {}), []
+    try:
+        if store and found:
+            with metadata.reading(database):
+                steps = metadata.steps(store, found.artifact_id, database.parent)
+    except metadata.LostError as error:
+        note = str(error)
     if found is None and beside is None:
         removed = {n for n in {push.version for push in pushes} if metadata.matching(pushes, n, folder.location(n), {})}
         known = sorted({*there, *removed})
@@ -66,6 +75,7 @@ def answer(where: destination.Where, database: pathlib.Path, number: int | None)
     if not provenance and beside is not None:
         note = note or f"The metadata in {database} know nothing of this version."
         provenance = beside.provenance
+    provenance = runs.rebase(provenance, database.parent)
     return {
         **card.build({**provenance, "version": number}),
         "location": beside and beside.location,
@@ -73,7 +83,7 @@ def answer(where: destination.Where, database: pathlib.Path, number: int | None)
         "labels": sorted(label for label, bearer in versions.labels(folder).items() if bearer == number),
         "source": BESIDE if note else METADATA,
         "note": note and f"{note} What lies beside the model answers instead.",
-        "steps": [step._asdict() for step in metadata.steps(store, found.artifact_id)] if store and found else [],
+        "steps": [step._asdict() for step in steps],
     }
 
 

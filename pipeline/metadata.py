@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ml_metadata import errors
 from ml_metadata.metadata_store import metadata_store
 from ml_metadata.proto import metadata_store_pb2
+
+from components.errors import BadInput
+from pipeline import database as database_file
 
 PUSHED_MODEL, ROLLBACK = "PushedModel", "Rollback"
 _STATES = {
@@ -54,8 +59,12 @@ def connect(database: pathlib.Path, *, write: bool = False) -> metadata_store.Me
     Raises:
         LostError: it is not there or not readable.
     """
-    if not database.is_file():
+    if not database.exists():
         raise LostError(f"There are no metadata in {database}.")
+    try:
+        database_file.check(database, write=write)
+    except BadInput as error:
+        raise _lost(error) from None
     connection = metadata_store_pb2.ConnectionConfig()
     connection.sqlite.filename_uri = str(database)
     modes = metadata_store_pb2.SqliteMetadataSourceConfig
@@ -65,6 +74,20 @@ def connect(database: pathlib.Path, *, write: bool = False) -> metadata_store.Me
     except Exception as error:  # RuntimeError for what is no database, others for one that is damaged
         reason = str(error).partition(" query:")[0]
         raise LostError(f"The metadata in {database} cannot be read: {' '.join(reason.split())}.") from None
+
+
+@contextlib.contextmanager
+def reading(database: pathlib.Path) -> Iterator[None]:
+    """Turns what ML Metadata raise of an open database, such as another program's lock on it, into `LostError`."""
+    try:
+        yield
+    except errors.StatusError as error:
+        raise _lost(database_file.refusal(database, str(error))) from None
+
+
+def _lost(error: BadInput) -> LostError:
+    sentence = str(error)
+    return LostError(f"{sentence[0].upper()}{sentence[1:]}.")
 
 
 def pushed(store: metadata_store.MetadataStore) -> list[Pushed]:
@@ -106,10 +129,17 @@ def matching(pushes: Iterable[Pushed], number: int, location: str, beside: Mappi
     return of_number[-1] if of_number else None
 
 
-def steps(store: metadata_store.MetadataStore, artifact_id: int) -> list[Step]:
-    """What came before an artifact, in the order of time: for each artifact on the way the execution that made it."""
+def steps(store: metadata_store.MetadataStore, artifact_id: int, output: pathlib.Path) -> list[Step]:
+    """What came before an artifact, in the order of time: for each artifact on the way the execution that made it.
+
+    Args:
+        store: the metadata.
+        artifact_id: of the artifact.
+        output: the folder that they are of, wherever it was when the artifacts were made.
+    """
     graph = _upstream(store, artifact_id)
-    uris = {artifact.id: artifact.uri for artifact in graph.artifacts}
+    roots = _former_outputs(graph.artifacts, output)
+    uris = {artifact.id: _moved(artifact.uri, roots, output) for artifact in graph.artifacts}
     made: dict[int, tuple[int, str]] = {}  # artifact -> the execution that made it first, and under which key
     for event in sorted(graph.events, key=lambda event: event.execution_id):
         if event.type == metadata_store_pb2.Event.OUTPUT:
@@ -151,6 +181,41 @@ def place_of(uri: str) -> str:
     """`NODE/KEY/EXECUTION` of an artifact that a stage made, empty for another."""
     parts = pathlib.PurePath(uri).parts
     return "/".join(parts[-3:]) if parts[-4:-3] == ("pipeline_root",) else ""
+
+
+def relocate(store: metadata_store.MetadataStore, output: pathlib.Path) -> None:
+    """Lets the metadata of an output folder that was copied or moved name its own files, and no others.
+
+    What stages made lies at the same place in `pipeline_root`, and what was pushed into the folder is in it again. A
+    file that is not there is missed when it is looked for: each artifact bears the digest of its content.
+    """
+    artifacts = store.get_artifacts()
+    roots = _former_outputs(artifacts, output)
+    if not roots:
+        return
+    executions = store.get_executions()
+    for artifact in artifacts:
+        artifact.uri = _moved(artifact.uri, roots, output)
+    for name, rows in (("path", artifacts), ("serving_dir", executions)):
+        for row in rows:
+            if name in row.custom_properties:
+                path = row.custom_properties[name]
+                path.string_value = _moved(path.string_value, roots, output)
+    # In this order: should this process be killed between the two, the next one does both again.
+    store.put_executions(executions)
+    store.put_artifacts(artifacts)
+
+
+def _former_outputs(artifacts: Iterable[metadata_store_pb2.Artifact], output: pathlib.Path) -> set[str]:
+    """The paths that an output folder had when the stages' artifacts were made, without the one that it has now."""
+    places = ((artifact.uri, place_of(artifact.uri)) for artifact in artifacts)
+    return {uri.removesuffix(f"/pipeline_root/{place}") for uri, place in places if place} - {str(output)}
+
+
+def _moved(path: str, roots: Iterable[str], output: pathlib.Path) -> str:
+    # Of two folders, one in the other, the inner one.
+    root = max((root for root in (*roots, str(output)) if path.startswith(f"{root}/")), key=len, default=None)
+    return path if root is None else f"{output}{path.removeprefix(root)}"
 
 
 def record_rollback(
@@ -211,7 +276,7 @@ def _step(graph: metadata_store_pb2.LineageGraph, execution: Any, outputs: dict[
         run_id=names.get("pipeline_run", ""),
         state=_STATES.get(execution.last_known_state, "unknown"),
         began=began.isoformat(timespec="seconds"),
-        seconds=round((ended - began).total_seconds(), 2),
+        seconds=round(max((ended - began).total_seconds(), 0.0), 2),  # a clock may have been set back
         code_sha256=code["code_digest"].string_value or None if "code_digest" in code else None,
         outputs=dict(sorted(outputs.items())),
     )

@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from components.report import runs as report_runs
+
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
 PUSHED, UNCHANGED, NOT_BLESSED, STOPPED, FAILED = "pushed", "unchanged", "not_blessed", "stopped", "failed"
@@ -25,6 +27,8 @@ def new(run_id: str, **known: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
+        "sequence": None,
+        "created_at": None,
         "verdict": FAILED,
         "exit_code": EXIT_CODES[FAILED],
         "reason": DID_NOT_END,
@@ -60,19 +64,29 @@ def write(record: Mapping[str, Any], path: pathlib.Path) -> None:
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
-    """The record of the run that a folder belongs to."""
-    row: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-    return row
+    """The record of the run that a folder belongs to, with paths in the output folder as that is named now."""
+    row = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    return dict(report_runs.rebase(row, folder.parent.parent))
 
 
-def newest(runs: pathlib.Path) -> dict[str, Any] | None:
-    """The record of the last run that has one, None without any or where that one is damaged."""
-    paths = sorted(runs.glob(f"*/{RECORD_FILE}"), key=lambda path: path.parent.name)
-    try:
-        row = read(paths[-1].parent) if paths else None
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and row.keys() >= new("").keys() else None
+def newest(output: pathlib.Path) -> dict[str, Any] | None:
+    """The record of the last run that has a complete one, None without any.
+
+    The last in the order of `sequence`: neither the zone of a run's clock nor one that was set back has a say in it.
+    """
+    fields = new("").keys() - {"sequence", "created_at"}  # which former records do not have
+    return next((row for row in reversed(report_runs.all_runs(output)) if row.keys() >= fields), None)
+
+
+def next_sequence(output: pathlib.Path) -> int:
+    """The number of the run that begins now in an output folder, 1 or more: one more than the highest there."""
+    return max((report_runs.order(row)[0] for row in report_runs.all_runs(output)), default=0) + 1
+
+
+def ids(output: pathlib.Path) -> list[str]:
+    """The name of each folder of a run, in the order in which they began; first those without a record."""
+    known = [str(row["run_id"]) for row in report_runs.all_runs(output)]
+    return [*sorted({path.name for path in (output / "runs").glob("*") if path.is_dir()} - {*known}), *known]
 
 
 def sentence(record: Mapping[str, Any]) -> str:

@@ -14,7 +14,6 @@ import os
 import pathlib
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -92,9 +91,16 @@ class LocalFolder(NamedTuple):
 
     def settle(self) -> None:
         # A rename is done or not done: there is nothing to finish.
-        for path in self.path.glob(f"{STAGING_PREFIX}*"):
+        stagings = list(self.path.glob(f"{STAGING_PREFIX}*"))
+        if not stagings:
+            return
+        # By the clock that the others' times are of, which may be a file server's.
+        with tempfile.TemporaryFile(dir=self.path) as file:
+            now = os.fstat(file.fileno()).st_mtime
+        for path in stagings:
             with contextlib.suppress(FileNotFoundError):  # another push ended meanwhile
-                if path.stat().st_mtime < time.time() - destination.STALE_SECONDS:
+                # As far in the future, it is from before a clock was set back.
+                if abs(path.stat().st_mtime - now) > destination.STALE_SECONDS:
                     shutil.rmtree(path, ignore_errors=True)
 
     def _version(self, number: int) -> pathlib.Path:

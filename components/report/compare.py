@@ -8,19 +8,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from components import features
-from components.report import charts, data, examples, figures, lineage, png
+from components.report import charts, data, examples, figures, lineage, png, runs
 
 _SHOWN = 30  # images in a gallery
 
 
 def gather(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """The variables of the template `compare.html`; what only one of the runs has is shown for that one."""
-    pair = (one, other)
+    pair, shown = (one, other), [runs.rebase(record, ".") for record in (one, other)]
     answers = [_answers(record) for record in pair]
     return {
         "runs": [
             {"record": record, "sentence": record.get("sentence") or record["reason"], "model": record["model"] or {}}
-            for record in pair
+            for record in shown
         ],
         "metrics": _metrics(one, other),
         "recall": _recall(one, other),

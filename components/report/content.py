@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from components import features
-from components.report import charts, data, examples, figures, gates, lineage, png
+from components.report import charts, data, examples, figures, gates, lineage, png, runs
 
 _CANDIDATE, _BASELINE = "candidate", "baseline"
 _WRONG, _LOST = 60, 30  # images in the galleries
@@ -31,6 +31,8 @@ def gather(record: Mapping[str, Any], artifacts: Mapping[str, pathlib.Path] | No
         Each section's content, None for a section without any; `missing` names what should be there and could not be
         read, with the reason.
     """
+    # The page may be copied or moved with its folder, so that it names files by their place in there.
+    shown = runs.rebase(record, ".")
     at = artifacts or {name: pathlib.Path(path) for name, path in record["artifacts"].items()}
     missing: list[str] = []
 
@@ -51,9 +53,9 @@ def gather(record: Mapping[str, Any], artifacts: Mapping[str, pathlib.Path] | No
     candidate, baseline = models.get(_CANDIDATE), models.get(_BASELINE)
     counts = part("the counts", "statistics.statistics", data.counts)
     return {
-        "record": record,
-        "sentence": record.get("sentence") or record["reason"],
-        "gates": gates.rows(record),
+        "record": shown,
+        "sentence": shown.get("sentence") or shown["reason"],
+        "gates": gates.rows(shown),
         "counts": counts,
         "classes_chart": counts and charts.classes(counts),
         "scalars": part("the statistics", "statistics.statistics", data.scalars),
@@ -66,8 +68,8 @@ def gather(record: Mapping[str, Any], artifacts: Mapping[str, pathlib.Path] | No
         "galleries": answers and part("the galleries", "ingest.examples", lambda path: _galleries(path, *answers)),
         "changed": lineage.since_baseline(record, at.get("baseline.baseline")),
         "facts": lineage.facts(record),
-        "settings": lineage.settings(record["config"]),
-        "artifacts": record["artifacts"],
+        "settings": lineage.settings(shown["config"]),
+        "artifacts": shown["artifacts"],
         "longest": max((stage["seconds"] for stage in record["stages"]), default=0.0),
         "missing": missing,
     }

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components import paths
+from components.report import runs
 
 # Fields of the provenance beside a pushed model, and what a person calls them.
 _PROVENANCE = {
@@ -17,9 +18,21 @@ _PROVENANCE = {
     "lock_digest": "SHA-256 of the locked dependencies",
     "pushed_at": "pushed at",
 }
-# They say where a run wrote or how it went, not what it made.
+# They say where a run read and wrote or how it went, not what it made.
 _NOT_OF_THE_MODEL = frozenset(
-    {"output", "fresh", "force_push", "allow", "beam_args", "serving_root", "serving_name", "tune", "fixed"}
+    {
+        "output",
+        "data_dir",
+        "schema",
+        "fresh",
+        "force_push",
+        "allow",
+        "beam_args",
+        "serving_root",
+        "serving_name",
+        "tune",
+        "fixed",
+    }
 )
 
 
@@ -40,10 +53,12 @@ def _code(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values that identify the run, its data, its code and what it left behind."""
-    dataset, model = record["dataset"] or {}, record["model"] or {}
+    """Names and values that identify the run, its data, its code and what it left behind below the output folder."""
+    shown = runs.rebase(record, ".")
+    dataset, model = shown["dataset"] or {}, shown["model"] or {}
     known = [
         ("run", record["run_id"]),
+        ("began at", record.get("created_at")),
         ("data set", dataset.get("name")),
         ("where the data came from", dataset.get("choice")),
         ("SHA-256 of the data", dataset.get("sha256")),
@@ -51,7 +66,7 @@ def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     code = _code(record)
     known += [(shown, code.get(name)) for name, shown in _PROVENANCE.items()]
-    known += [("pushed to", model.get("path")), ("candidate", record["candidate"]), ("log", record["log"])]
+    known += [("pushed to", model.get("path")), ("candidate", shown["candidate"]), ("log", shown["log"])]
     return [(name, str(value)) for name, value in known if value]
 
 

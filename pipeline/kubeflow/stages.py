@@ -90,7 +90,7 @@ def failure(stages: Sequence[Stage]) -> outcome.Failure | None:
 
 
 def _ran(note: notes.Note, folder: pathlib.Path) -> Stage:
-    seconds = (time.time() if note.ended is None else note.ended) - note.started
+    seconds = max((time.time() if note.ended is None else note.ended) - note.started, 0.0)  # two machines' clocks
     if note.state != outcome.RUNNING:
         return Stage(note.task, note.state, seconds, note.outputs, folder, note.failure)
     killed = outcome.Failure(

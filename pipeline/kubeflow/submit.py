@@ -160,7 +160,7 @@ class Start:
 
     def name(self) -> str:
         """The pipeline's and the time."""
-        return f"{self.version.pipeline} {datetime.datetime.now():%Y-%m-%d %H-%M-%S}"
+        return f"{self.version.pipeline} {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H-%M-%S} UTC"
 
 
 def run(server: Server, start: Start) -> dict[str, str]:

@@ -7,6 +7,8 @@ a warning; what would stop it blocks.
 
 from __future__ import annotations
 
+import datetime
+import json
 import os
 import pathlib
 import platform
@@ -19,7 +21,8 @@ from typing import NamedTuple
 
 from components import paths, stdio, storage
 from components.errors import BadInput, GateStopped
-from pipeline import answer
+from components.report import runs
+from pipeline import answer, database
 from pipeline.local import lock
 
 OK, WARNING, BLOCKED = "ok", "warning", "blocked"
@@ -91,6 +94,8 @@ def examine(output: pathlib.Path, model_dir: str | None = None) -> list[Check]:
         _console(answer.stream(None).encoding),
         _path(output, model_dir),
         _serving(model_dir),
+        _metadata(output),
+        _clock(output),
     ]
 
 
@@ -339,6 +344,43 @@ def _console(encoding: str) -> Check:
     if stdio.readable("✓", encoding) != "✓":
         return Check("console", WARNING, f"{found}: signs are spelt in ASCII", "a UTF-8 locale: export LC_ALL=C.UTF-8")
     return Check("console", OK, found)
+
+
+def _metadata(output: pathlib.Path) -> Check:
+    file = output / "metadata.db"
+    if lock.holder(output) is not None:
+        return Check("metadata", OK, f"in use by the run in {output}")
+    try:
+        database.check(file)
+    except BadInput as error:
+        found, _, advice = str(error).partition("; ")
+        return Check("metadata", BLOCKED, found, advice)
+    if not file.exists():
+        return Check("metadata", OK, f"none yet in {output}")
+    former = _former_output(output)
+    moved = former not in (None, str(output))
+    found = f"sound, schema version {database.SCHEMA_VERSION}"
+    return Check("metadata", OK, found + (f"; the last run was in {former}, before that was moved or copied" * moved))
+
+
+def _former_output(output: pathlib.Path) -> str | None:
+    """Where the output folder was when its last run began; None without a run that says so."""
+    records = runs.all_runs(output)
+    if not records:
+        return None
+    raw = json.loads((runs.folder(output, records[-1]) / runs.RECORD_FILE).read_text(encoding="utf-8"))
+    return (raw.get("config") or {}).get("output")
+
+
+def _clock(output: pathlib.Path) -> Check:
+    now = datetime.datetime.now(datetime.timezone.utc)  # noqa: UP017
+    records = runs.all_runs(output)
+    newest = str(records[-1].get("created_at") or "") if records else ""
+    shown = now.isoformat(timespec="seconds")
+    if newest > shown:
+        advice = "set it; the order of runs does not depend on it, but the times that they note do"
+        return Check("clock", WARNING, f"{shown}, before the last run began, {newest}", advice)
+    return Check("clock", OK, shown)
 
 
 def _lines(checks: list[Check], colours: bool) -> list[str]:

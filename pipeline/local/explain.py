@@ -18,7 +18,8 @@ from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import cache_utils, inputs_utils, outputs_utils
 from tfx.proto.orchestration import pipeline_pb2
 
-from pipeline import record
+from pipeline import database, record
+from pipeline import metadata as pipeline_metadata
 from pipeline.local import cache, stages
 
 _LABELS = {"state": "what is in production"}
@@ -51,7 +52,12 @@ def explain(
     """
     answers: list[Answer] = []
     found: dict[str, Outputs] = {}
-    with _copy_of(output / "metadata.db") as connection, metadata.Metadata(connection) as handle:
+    with (
+        _copy_of(output / "metadata.db") as connection,
+        metadata.Metadata(connection) as handle,
+        cache.by_content(output),
+    ):
+        pipeline_metadata.relocate(handle.store, output)
         for node in (one.pipeline_node for one in ir.nodes):
             name = node.node_info.id
             stages.add_code_digest(node, code_digests[name])
@@ -80,16 +86,19 @@ def explain(
 
 
 @contextlib.contextmanager
-def _copy_of(database: pathlib.Path) -> Iterator[Any]:
+def _copy_of(file: pathlib.Path) -> Iterator[Any]:
     """A copy to ask: asking TFX for a cached result makes an entry."""
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder) / "metadata.db"
-        if database.exists():
-            with (
-                contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as source,
-                contextlib.closing(sqlite3.connect(copy)) as target,
-            ):
-                source.backup(target)
+        try:
+            if file.exists():
+                with (
+                    contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as source,
+                    contextlib.closing(sqlite3.connect(copy)) as target,
+                ):
+                    source.backup(target)
+        except sqlite3.Error as error:
+            raise database.refusal(file, str(error)) from None
         yield metadata.sqlite_metadata_connection_config(str(copy))
 
 
@@ -123,8 +132,7 @@ def _cached(
         output_artifacts=resolver.generate_output_artifacts(0),
         parameters=_parameters(node),
     )
-    with cache.intact_only():
-        outputs: Outputs | None = cache_utils.get_cached_outputs(handle, context)
+    outputs: Outputs | None = cache_utils.get_cached_outputs(handle, context)
     return outputs
 
 
@@ -147,7 +155,7 @@ def _reason(
     if was.get("code_digest") != now["code_digest"]:
         return _changed_files(_files_of(handle, former, output), code)
     for key in sorted(now.keys() | was.keys()):
-        if key in now and (difference := _difference(key, was.get(key), now[key])):
+        if key in now and key not in cache.LOCATIONS and (difference := _difference(key, was.get(key), now[key])):
             return difference
     return "what it works on has changed"
 
@@ -158,7 +166,7 @@ def _last(
     context = handle.store.get_context_by_type_and_name("node", f"{ir.pipeline_info.id}.{node.node_info.id}")
     executions = handle.store.get_executions_by_context(context.id) if context else []
     ended = [one for one in executions if one.last_known_state == metadata_store_pb2.Execution.COMPLETE]
-    return max(ended, key=lambda one: one.create_time_since_epoch, default=None)
+    return max(ended, key=lambda one: one.id, default=None)
 
 
 def _outputs_of(
@@ -197,7 +205,7 @@ def _difference(name: str, before: Any, now: Any) -> str:
             if all(isinstance(value, dict) for value in parsed):
                 before, now = parsed
     if isinstance(now, dict) and isinstance(before, dict):
-        keys = [key for key in sorted(now.keys() | before.keys()) if not key.endswith("code_digest")]
+        keys = [key for key in sorted(now.keys() | before.keys()) if not key.endswith(("code_digest", "checkpoints"))]
         return next((said for key in keys if (said := _difference(key, before.get(key), now.get(key)))), "")
     if before == now or (before is None and now in ("", None)):
         return ""

@@ -9,7 +9,6 @@ that before their folders go: a run never finds a cached result without its file
 
 from __future__ import annotations
 
-import datetime
 import pathlib
 import re
 import shutil
@@ -19,8 +18,8 @@ from typing import Any
 from components.errors import BadInput
 from components.push import destination, history, versions
 from components.push.versions import Version
-from pipeline import metadata, record
-from pipeline.local import lock
+from pipeline import database, metadata, record
+from pipeline.local import checkpoints, lock
 from pipeline.place import Place
 
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
@@ -39,13 +38,14 @@ def prune(place: Place, keep: int) -> dict[str, Any]:
         be looked up, or None.
 
     Raises:
-        BadInput: there is no such output folder, it is not writable, or a run is using it.
+        BadInput: there is no such output folder, it is not writable, or a run or another program is using it.
     """
     if keep < 1:
         raise BadInput(f"--keep takes how many runs and versions stay, 1 or more, not {keep}")
     if not place.output.is_dir():
         raise BadInput(f"--output names the folder that runs have written; {place.output} is none")
     with lock.held(place.output, room=False):  # this is what empties a full disk
+        _refuse_unavailable(place.database)
         with history.one_at_a_time(place.model):
             present = versions.all_versions(place.model)
             why = _kept_versions(place.model, present, keep)
@@ -56,18 +56,18 @@ def prune(place: Place, keep: int) -> dict[str, Any]:
                 place.model.remove(version.number)
             if gone:
                 history.append(place.model, "prune", versions=[version.number for version in gone], keep=keep)
-        runs = sorted(path.name for path in (place.output / "runs").glob("*") if _RUN_ID.fullmatch(path.name))
+        runs = [name for name in record.ids(place.output) if _RUN_ID.fullmatch(name)]
         makers = {str(version.provenance.get("run_id")) for version in present if version.number in why}
         kept_runs = [run for run in runs if run in runs[-keep:] or run in makers]
         old_runs = [run for run in runs if run not in kept_runs]
         artifacts, note = _forget(place, kept_runs)
-        checkpoints = _stale_checkpoints(place.output, kept_runs)
+        states = _stale_checkpoints(place.output, kept_runs)
         pages = [
             page for page in (place.output / "runs").glob("compare-*.html") if any(run in page.name for run in old_runs)
         ]
         for key, paths in (
             ("artifacts", artifacts),
-            ("checkpoints", checkpoints),
+            ("checkpoints", states),
             ("runs", [*(place.output / "runs" / run for run in old_runs), *pages]),
         ):
             freed[key] = _remove(paths)
@@ -77,11 +77,21 @@ def prune(place: Place, keep: int) -> dict[str, Any]:
             "versions": [version.number for version in gone],
             "runs": old_runs,
             "artifacts": len(artifacts),
-            "checkpoints": len(checkpoints),
+            "checkpoints": len(states),
         },
         "freed": {**freed, "total": sum(freed.values())},
         "note": note,
     }
+
+
+def _refuse_unavailable(file: pathlib.Path) -> None:
+    """Refuses to go on while the metadata cannot be told what goes; where they are damaged, records say what stays."""
+    try:
+        database.check(file)
+    except database.Unavailable:
+        raise
+    except BadInput:
+        pass
 
 
 def _kept_versions(model: destination.Destination, present: list[Version], keep: int) -> dict[int, str]:
@@ -124,11 +134,11 @@ def _artifacts_of(run: pathlib.Path) -> list[str]:
 
 
 def _stale_checkpoints(output: pathlib.Path, kept_runs: list[str]) -> list[pathlib.Path]:
-    """Those last written before the oldest kept run began: no kept run's training goes on from them."""
-    if not kept_runs:
+    """Those that the oldest kept run found and all left alone since: no kept run's training goes on from them."""
+    try:
+        return checkpoints.untouched(output, record.read(output / "runs" / kept_runs[0]))
+    except (IndexError, OSError, ValueError):  # no run, or one that was killed before its record was written
         return []
-    began = datetime.datetime.strptime(kept_runs[0].rpartition("-")[0], "%Y%m%d-%H%M%S").timestamp()
-    return [path for path in (output / "checkpoints").glob("*") if path.stat().st_mtime < began]
 
 
 def _remove(paths: Iterable[pathlib.Path]) -> int:

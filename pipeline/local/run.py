@@ -23,15 +23,14 @@ from components.errors import BadInput
 from components.ingest.source import Choice
 from components.push import destination, versions
 from components.train import devices
-from pipeline import beam, code_digest, outcome, record
+from pipeline import beam, code_digest, database, outcome, record
 from pipeline.config import Config
-from pipeline.local import database, lock, supervise
+from pipeline.local import checkpoints, lock, supervise
 from pipeline.local.console import Console, redirected
 
 if TYPE_CHECKING:
     from pipeline.local.stages import Stage
 
-_CHECKPOINT_SECONDS = 7 * 24 * 3600
 # Which module each node's code starts from.
 _CODE = {
     "ingest": "components.ingest.component",
@@ -78,24 +77,31 @@ def run(config: Config, choice: Choice, console: Console) -> dict[str, Any]:
             )
             return former
         destination.at(config.serving_dir).probe()
+        database.check(config.output / "metadata.db")
         with redirected(pathlib.Path(os.devnull)):
             devices.settle(config.compute)
-        database.check(config.output / "metadata.db")
         _drop_orphans(config.output, console)
-        _drop_old_checkpoints(config.output)
-        run_id = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        checkpoints.drop_old(config.output)
+        now = datetime.datetime.now(datetime.UTC)
+        run_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         folder = config.output / "runs" / run_id
         folder.mkdir(parents=True)
         source = choice.source
         row = record.new(
             run_id,
+            sequence=record.next_sequence(config.output),
+            created_at=now.isoformat(timespec="seconds"),
             forced=config.force_push,
             dataset={
                 "name": source.name, "images": source.images, "sha256": source.sha256, "choice": choice.sentence
             },
             config=config.to_record(),
             log=str(folder / "log.txt"),
-            fingerprint={"files": code_digest.project_files() | _code(config)["schema"], **code_digest.provenance()},
+            fingerprint={
+                "files": code_digest.project_files() | _code(config)["schema"],
+                "checkpoints": checkpoints.present(config.output),
+                **code_digest.provenance(),
+            },
         )  # fmt: skip
         # Until it ends, a run's record says that it did not.
         _save(row)
@@ -132,7 +138,7 @@ def explain(config: Config, choice: Choice, console: Console) -> list[dict[str, 
             same = f"nothing has changed since run {former['run_id']}, whose verdict would be repeated"
             rows = [{"stage": name, "runs": False, "reason": same} for name in _nodes(config)]
         else:
-            database.check(config.output / "metadata.db")
+            database.check(config.output / "metadata.db", write=False)
             with redirected(pathlib.Path(os.devnull)), lean_import.lean():
                 lean_import.import_tensorflow()
                 from pipeline.local import explain
@@ -190,14 +196,8 @@ def _drop_orphans(output: pathlib.Path, console: Console) -> None:
         console.say(
             f"The metadata {output / 'metadata.db'} are gone, so every stage runs again; the artifacts are removed."
         )
-        shutil.rmtree(root)
-
-
-def _drop_old_checkpoints(output: pathlib.Path) -> None:
-    """Removes the checkpoints of trainings that no run has gone on with for a week."""
-    for folder in (output / "checkpoints").glob("*"):
-        if time.time() - folder.stat().st_mtime > _CHECKPOINT_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+        for folder in root.iterdir():  # the root itself may be a link to another disk
+            shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
@@ -281,7 +281,8 @@ def _compile(config: Config, choice: Choice, row: Mapping[str, Any]) -> Any:
         checkpoints=str(config.output / "checkpoints"),
         run={
             "run_id": row["run_id"],
-            "config": row["config"],
+            # A model is known by what it was made of: the output folder may be moved.
+            "config": {key: value for key, value in row["config"].items() if key != "output"},
             "forced": config.force_push,
             **code_digest.provenance(),
             "dataset_choice": choice.sentence,
@@ -303,15 +304,24 @@ def _nodes(config: Config) -> dict[str, str]:
 
 def _fingerprint(config: Config, choice: Choice) -> str:
     """SHA-256 over all that decides a run's result but the serving folder."""
-    told = {key: value for key, value in config.to_record().items() if key not in ("output", "fresh")}
+    # Data and schema are known by their content, and so is what was pushed: the output folder may be moved.
+    locations = ("output", "data_dir", "schema", "serving_root", "fresh")
+    settings = {key: value for key, value in config.to_record().items() if key not in locations}
+    serving = _below(config.serving_dir, config.output)
     schema = hashlib.sha256(config.schema.read_bytes()).hexdigest()
-    parts = [told, choice.source.name, choice.source.sha256, schema, code_digest.of_project()]
+    parts = [settings, serving, choice.source.name, choice.source.sha256, schema, code_digest.of_project()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _below(location: pathlib.Path | str, output: pathlib.Path) -> str:
+    """A path or URL as it is to be compared: below the output folder by its place in there."""
+    inside = isinstance(location, pathlib.Path) and location.is_relative_to(output)
+    return str(location.relative_to(output) if inside else location)  # type: ignore[union-attr]
 
 
 def _former(config: Config, fingerprint: str) -> dict[str, Any] | None:
     """The last record, if a run would come to the same: the same inputs, and what it left behind is still there."""
-    former = record.newest(config.output / "runs")
+    former = record.newest(config.output)
     if former is None or former["verdict"] == record.FAILED:
         return None
     print_ = former["fingerprint"] or {}

@@ -13,10 +13,11 @@ import os
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
+from ml_metadata import errors
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.compiler import compiler, constants
 from tfx.dsl.components.base.base_node import BaseNode
@@ -27,7 +28,7 @@ from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 
 from components.errors import ProjectError
-from pipeline import beam
+from pipeline import beam, database
 from pipeline.local import cache
 
 RUNNING, DONE, CACHED, FAILED, SKIPPED = "running", "done", "cached", "failed", "skipped"
@@ -122,8 +123,9 @@ def run(
     runtime_parameter_utils.substitute_runtime_parameter(ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id})
     deployment = runner_utils.extract_local_deployment_config(ir)
     choice = deployment.metadata_connection_config
-    connection = getattr(choice, choice.WhichOneof("connection_config"))
-    cache.clear_away(connection, pathlib.Path(ir.runtime_spec.pipeline_root.field_value.string_value))
+    connection = _Connection(getattr(choice, choice.WhichOneof("connection_config")))
+    output = pathlib.Path(ir.runtime_spec.pipeline_root.field_value.string_value).parent
+    cache.clear_away(connection, output)
     nodes = {node.pipeline_node.node_info.id: node.pipeline_node for node in ir.nodes}
     stages = {name: Stage(name) for name in nodes}
     for name, node in nodes.items():
@@ -139,7 +141,7 @@ def run(
         try:
             info = launcher.Launcher(
                 pipeline_node=nodes[name],
-                mlmd_connection=_OneAtATime(connection),
+                mlmd_connection=connection,
                 pipeline_info=ir.pipeline_info,
                 pipeline_runtime_spec=ir.runtime_spec,
                 executor_spec=runner_utils.extract_executor_spec(deployment, name),
@@ -147,10 +149,9 @@ def run(
             ).launch()
             if info is None or info.execution_id is None:
                 raise ProjectError(f"the inputs of the stage {name} are missing; run with --fresh")
-            with _metadata_lock:
-                stage.state, stage.outputs = _outcome(connection, info.execution_id)
-                if stage.state == DONE:
-                    cache.seal(connection, stage.outputs.values())
+            stage.state, stage.outputs = _outcome(connection, info.execution_id)
+            if stage.state == DONE:
+                cache.seal(connection, stage.outputs.values())
             if stage.state == FAILED:
                 raise ProjectError(f"the stage {name} could not be started: the log has the cause")
         except Exception as error:
@@ -172,7 +173,7 @@ def run(
         waiting = (name for name, stage in stages.items() if stage.state == SKIPPED)
         return [name for name in waiting if ended.issuperset(nodes[name].upstream_nodes)]
 
-    with cache.intact_only(), futures.ThreadPoolExecutor(1) as aside:
+    with cache.by_content(output), futures.ThreadPoolExecutor(1) as aside:
         beside: futures.Future[None] | None = None
         while not any(stage.state == FAILED for stage in stages.values()):
             found = ready()
@@ -197,19 +198,38 @@ def add_code_digest(node: pipeline_pb2.PipelineNode, digest: str) -> None:
     node.parameters.parameters["code_digest"].field_value.string_value = digest
 
 
-class _OneAtATime(metadata.Metadata):
-    """A connection to ML Metadata that waits until no other is open."""
+class _Connection(metadata.Metadata):
+    """ML Metadata, for one thread at a time, and while no other program has their file open."""
 
     def __enter__(self) -> metadata.Metadata:
-        with contextlib.ExitStack() as undo:
+        with contextlib.ExitStack() as undo, self._one_line():
             undo.enter_context(_metadata_lock)
+            if not self._users:
+                database.wait(self._file)
             opened = super().__enter__()
             undo.pop_all()
         return opened
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        _metadata_lock.release()
+        try:
+            super().__exit__(*error)
+        finally:
+            _metadata_lock.release()
+        with self._one_line():
+            if isinstance(error[1], errors.StatusError):
+                raise error[1]
+
+    @property
+    def _file(self) -> pathlib.Path:
+        return pathlib.Path(self.connection_config.sqlite.filename_uri)
+
+    @contextlib.contextmanager
+    def _one_line(self) -> Iterator[None]:
+        """What ML Metadata raise where the file cannot be used any longer, in words for a person."""
+        try:
+            yield
+        except (errors.StatusError, RuntimeError) as error:
+            raise ProjectError(str(database.refusal(self._file, str(error)))) from error
 
 
 class StageFailed(Exception):
@@ -221,8 +241,8 @@ class StageFailed(Exception):
         self.stages = stages
 
 
-def _outcome(connection: Any, execution_id: int) -> tuple[str, dict[str, metadata_store_pb2.Artifact]]:
-    with metadata.Metadata(connection) as handle:
+def _outcome(connection: metadata.Metadata, execution_id: int) -> tuple[str, dict[str, metadata_store_pb2.Artifact]]:
+    with connection as handle:
         [execution] = handle.store.get_executions_by_id([execution_id])
         events = handle.store.get_events_by_execution_ids([execution_id])
         made = {

@@ -8,6 +8,7 @@ import pathlib
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -248,3 +249,22 @@ def test_a_read_only_folder_is_said_before_any_work(run: Any, tmp_path: pathlib.
     assert ended.stderr.count("\n") == 1
     assert str(output / inner) in ended.stderr
     assert not (output / "metadata.db").exists()
+
+
+def test_metadata_that_another_program_opens_in_the_middle_are_waited_for_and_named(
+    run: Any, start: Any, tmp_path: pathlib.Path
+) -> None:
+    output = tmp_path / "output"
+    process = start(*WORK, "--output", output)
+    wait_for(output, "train", process)
+    with contextlib.closing(sqlite3.connect(output / "metadata.db", isolation_level=None, timeout=60)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        stdout, stderr = process.communicate()
+        assert process.returncode == 1, stdout + stderr
+        [sentence] = [line for line in stdout.splitlines() if line.startswith("FAILED: ")]
+        assert f"another one, such as a database browser, has {output / 'metadata.db'} open" in sentence
+        assert "remove" not in sentence
+        assert "Traceback" not in stdout + stderr
+    again = run(*WORK, "--output", output)
+    assert again.code == 0, again.stdout + again.stderr
+    assert {states(again.record)[name] for name in ("ingest", "statistics", "transform")} == {"cached"}

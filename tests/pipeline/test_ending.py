@@ -19,8 +19,8 @@ import runner_local
 from components.errors import BadInput
 from components.findings import GateResult
 from components.report import gates
-from pipeline import record
-from pipeline.local import database, run
+from pipeline import database, record
+from pipeline.local import run
 from pipeline.local.console import Console
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -151,10 +151,11 @@ def test_a_fault_outside_of_the_stages_is_one_line_and_the_log_has_the_cause(tmp
 
 @pytest.mark.parametrize("content", ["", '{"verdict": ', "[]", "{}", '{"run_id": "x", "verdict": "pushed"}'])
 def test_a_damaged_record_is_no_former_verdict(tmp_path: pathlib.Path, content: str) -> None:
-    (tmp_path / "20260101-000000-aaaa").mkdir()
-    record.write(record.new("20260101-000000-aaaa"), tmp_path / "20260101-000000-aaaa" / record.RECORD_FILE)
+    folder = tmp_path / "runs" / "20260101-000000-aaaa"
+    folder.mkdir(parents=True)
+    record.write(record.new("20260101-000000-aaaa"), folder / record.RECORD_FILE)
     assert record.newest(tmp_path) is not None
-    (tmp_path / "20260101-000000-aaaa" / record.RECORD_FILE).write_text(content)
+    (folder / record.RECORD_FILE).write_text(content)
     assert record.newest(tmp_path) is None
 
 
@@ -163,6 +164,7 @@ def test_damaged_metadata_are_said_before_any_work(tmp_path: pathlib.Path, pages
     path = tmp_path / "metadata.db"
     database.check(path)  # none yet
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE MLMDEnv (schema_version INTEGER)")
         connection.execute("CREATE TABLE artifact (name TEXT)")
         connection.executemany("INSERT INTO artifact VALUES (?)", [(f"{row:>100}",) for row in range(1000)])
     database.check(path)

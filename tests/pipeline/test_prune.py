@@ -7,7 +7,6 @@ import functools
 import json
 import os
 import pathlib
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 
 from components.errors import BadInput
 from components.push import destination, history, labels, publish, versions
-from pipeline.local import prune
+from pipeline.local import checkpoints, prune
 from pipeline.place import Place
 from tests import object_stores
 
@@ -46,7 +45,7 @@ def place(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Place:
         artifact.mkdir(parents=True)
         (artifact / "weights").write_bytes(bytes(1000))
         (output / "runs" / run_id).mkdir(parents=True)
-        record = {"run_id": run_id, "artifacts": {"train.model": str(artifact)}}
+        record = {"schema_version": 1, "run_id": run_id, "artifacts": {"train.model": str(artifact)}}
         (output / "runs" / run_id / "record.json").write_text(json.dumps(record))
         told = {"run_id": run_id, "dataset": {"name": "mnist"}, "metrics": {"accuracy": accuracy}}
         publish.publish(tmp_path / "source", model, {}, functools.partial(_provenance, told))
@@ -104,13 +103,27 @@ def test_with_many_to_keep_nothing_goes(place: Place) -> None:
 
 def test_only_checkpoints_that_no_kept_run_goes_on_from_go(place: Place) -> None:
     folder = place.output / "checkpoints"
-    for name, day in (("before", 1), ("after", 3)):
+    for name in ("left", "gone-on-from", "newer"):
         (folder / name).mkdir(parents=True)
-        then = time.mktime((2026, 1, day, 0, 0, 0, 0, 0, -1))
-        os.utime(folder / name, (then, then))
-    # The oldest run that stays is that of the second day, which made the best version.
+    # The oldest run that stays is that of the second day, which made the best version: it found two of them.
+    path = place.output / "runs" / "20260102-120000-0002" / "record.json"
+    present = checkpoints.present(place.output)
+    del present["newer"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": {"checkpoints": present}}))
+    os.utime(folder / "gone-on-from", (0, 0))  # by a clock that was set back
+    os.utime(folder / "newer", (0, 0))
     assert prune.prune(place, 1)["removed"]["checkpoints"] == 1
-    assert [path.name for path in folder.iterdir()] == ["after"]
+    assert sorted(path.name for path in folder.iterdir()) == ["gone-on-from", "newer"]
+
+
+def test_the_newest_runs_stay_whatever_their_clocks_said(place: Place) -> None:
+    """The last run was in New York, the one before in Tokyo; a former record has no sequence."""
+    for name, sequence in (("20260105-120000-0005", 1), ("20260104-120000-0004", 2), ("20260101-120000-0001", 3)):
+        path = place.output / "runs" / name / "record.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"sequence": sequence}))
+    kept = prune.prune(place, 2)["kept"]["runs"]
+    # The second made the best version, and the fifth the one in production.
+    assert kept == [f"2026010{number}-120000-000{number}" for number in (2, 5, 4, 1)]
 
 
 @pytest.mark.parametrize("keep", [0, -1])

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The metadata's file: in use elsewhere, of another release, damaged, no file at all; as every command meets it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+from ml_metadata import errors
+from ml_metadata.metadata_store import metadata_store
+from ml_metadata.proto import metadata_store_pb2
+from tfx.orchestration import metadata as tfx_metadata
+
+import runner_local
+from components.errors import ProjectError
+from pipeline import database, lineage, metadata
+from pipeline.local import commands, doctor, stages
+
+ROOT = pathlib.Path(__file__).parents[2]
+# The command line of a program that begins a transaction and keeps it.
+HOLDER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN " + sys.argv[2])
+connection.execute("SELECT * FROM MLMDEnv").fetchall()
+if len(sys.argv) > 3:
+    connection.execute("PRAGMA cache_size = 1")
+    for statement in ("UPDATE Type SET name = name || 'x'", "CREATE TABLE more AS SELECT * FROM Type"):
+        connection.execute(statement)
+print("begun", flush=True)
+sys.stdin.read()
+"""
+BUSY = "one program at a time may use the metadata, and another one, such as a database browser, has"
+
+
+@pytest.fixture
+def output(tmp_path: pathlib.Path) -> pathlib.Path:
+    """An output folder with metadata of ML Metadata's own making, and a version that was pushed."""
+    file = tmp_path / "output" / "metadata.db"
+    version = tmp_path / "output" / "serving" / "mnist" / "1"
+    version.mkdir(parents=True)
+    (version / "saved_model.pb").touch()
+    metadata_store.MetadataStore(tfx_metadata.sqlite_metadata_connection_config(str(file)))
+    return file.parent
+
+
+@contextlib.contextmanager
+def held(file: pathlib.Path, how: str) -> Iterator[None]:
+    """Another program has the file open."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, file, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        yield
+        process.communicate()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(database, "RUN_PATIENCE_SECONDS", 0.0)
+
+
+def rewrite(file: pathlib.Path, statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute(statement)
+
+
+def test_the_version_is_that_of_the_locked_release(output: pathlib.Path) -> None:
+    with contextlib.closing(sqlite3.connect(output / "metadata.db")) as connection:
+        assert connection.execute("SELECT schema_version FROM MLMDEnv").fetchall() == [(database.SCHEMA_VERSION,)]
+
+
+@pytest.mark.parametrize("how", ["EXCLUSIVE", "IMMEDIATE", "DEFERRED"])
+def test_another_programs_transaction_is_called_that(output: pathlib.Path, how: str) -> None:
+    file = output / "metadata.db"
+    with held(file, how):
+        with pytest.raises(database.Unavailable, match=BUSY) as caught:
+            database.check(file)
+        assert "remove" not in str(caught.value)
+        if how != "EXCLUSIVE":
+            database.check(file, write=False)
+    database.check(file)
+
+
+def test_in_the_middle_of_a_run_it_is_one_line_and_no_bad_input(output: pathlib.Path) -> None:
+    connection = stages._Connection(tfx_metadata.sqlite_metadata_connection_config(str(output / "metadata.db")))
+    with held(output / "metadata.db", "EXCLUSIVE"), pytest.raises(ProjectError, match=BUSY) as caught, connection:
+        pass
+    assert caught.value.exit_code == 1
+    with connection as handle:
+        assert handle.store.get_artifacts() == []
+    with pytest.raises(ProjectError, match=BUSY), connection:
+        # What ML Metadata say after waiting themselves.
+        raise errors.AbortedError("Concurrent writes aborted after max number of retries.")
+    with connection as handle, connection as same:
+        assert same.store.get_artifacts() == handle.store.get_artifacts() == []
+
+
+def _other_version(file: pathlib.Path) -> None:
+    rewrite(file, "UPDATE MLMDEnv SET schema_version = 11")
+
+
+def _older_version(file: pathlib.Path) -> None:
+    rewrite(file, "UPDATE MLMDEnv SET schema_version = 7")
+
+
+def _other_program(file: pathlib.Path) -> None:
+    file.unlink()
+    rewrite(file, "CREATE TABLE bookmarks (url TEXT)")
+
+
+def _no_database(file: pathlib.Path) -> None:
+    file.write_bytes(b"no database" * 1000)
+
+
+def _damaged_page(file: pathlib.Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[4096 : 2 * 4096] = b"\xff" * 4096
+    file.write_bytes(content)
+
+
+def _folder(file: pathlib.Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+FAULTS: dict[Callable[[pathlib.Path], None], str] = {
+    _other_version: "must have the schema version 10 of ML Metadata, but .* has 11, that of a newer release",
+    _older_version: "must have the schema version 10 of ML Metadata, but .* has 7, that of an older release",
+    _other_program: "is another program's, with the table bookmarks; move it away",
+    _no_database: "must be a sound SQLite database, but .*; put back a copy, or remove it",
+    _damaged_page: "must be a sound SQLite database, but .*; put back a copy, or remove it",
+    _folder: "the metadata are a file, but .* is none",
+}
+
+
+def _run(*arguments: str) -> int:
+    return runner_local.main(["--dataset", "digits", *arguments])
+
+
+COMMANDS: dict[str, Callable[[str], int]] = {
+    "run": lambda output: _run("--output", output),
+    "--explain": lambda output: _run("--explain", "--output", output),
+    "prune": lambda output: commands.main(["prune", "--keep", "1", "--output", output]),
+    "rollback": lambda output: commands.main(["rollback", "1", "--output", output]),
+    "lineage": lambda output: lineage.main(["--output", output]),
+}
+
+
+@pytest.mark.parametrize("command", ["run", "--explain"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_run_says_what_is_wrong_before_any_work(
+    output: pathlib.Path, capfd: pytest.CaptureFixture[str], command: str, fault: Callable[[pathlib.Path], None]
+) -> None:
+    fault(output / "metadata.db")
+    assert COMMANDS[command](str(output)) == 2
+    told = capfd.readouterr().err
+    assert told.startswith("error: the metadata ")
+    assert told.count("\n") == 1
+    assert re.search(FAULTS[fault], told)
+    assert not (output / "runs").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "--explain", "prune"])
+def test_what_another_program_has_open_is_never_to_be_removed(
+    output: pathlib.Path, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
+    (output / "pipeline_root" / "train" / "model" / "1").mkdir(parents=True)
+    with held(output / "metadata.db", "EXCLUSIVE"):
+        assert COMMANDS[command](str(output)) == 2
+    told = capfd.readouterr().err
+    assert told.startswith(f"error: {BUSY} {output / 'metadata.db'} open; close it there")
+    assert (told.count("\n"), "remove" in told) == (1, False)
+    assert (output / "pipeline_root" / "train" / "model" / "1").is_dir()
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, None])
+def test_lineage_answers_from_beside_the_model_and_says_why(
+    output: pathlib.Path, capfd: pytest.CaptureFixture[str], fault: Callable[[pathlib.Path], None] | None
+) -> None:
+    if fault:
+        fault(output / "metadata.db")
+        assert COMMANDS["lineage"](str(output)) == 0
+    else:
+        with held(output / "metadata.db", "EXCLUSIVE"):
+            assert COMMANDS["lineage"](str(output)) == 0
+    told = " ".join(capfd.readouterr().out.split())
+    assert "What lies beside the model answers instead." in told
+    assert (BUSY.replace("one", "One", 1) in told) == (fault is None)
+
+
+def test_a_lock_that_comes_later_is_no_traceback_either(output: pathlib.Path) -> None:
+    with pytest.raises(metadata.LostError, match=BUSY.replace("one", "One", 1)), metadata.reading(output):
+        raise errors.AbortedError("Concurrent writes aborted after max number of retries.")
+
+
+@pytest.mark.parametrize("fault", [_other_version, _older_version])
+def test_nothing_is_pruned_that_another_releases_metadata_know(
+    output: pathlib.Path, capfd: pytest.CaptureFixture[str], fault: Callable[[pathlib.Path], None]
+) -> None:
+    fault(output / "metadata.db")
+    (output / "pipeline_root" / "train" / "model" / "1").mkdir(parents=True)
+    assert COMMANDS["prune"](str(output)) == 2
+    assert "schema version" in capfd.readouterr().err
+    assert (output / "pipeline_root" / "train" / "model" / "1").is_dir()
+
+
+def test_a_rollback_is_done_and_says_what_it_could_not_note(
+    output: pathlib.Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    second = output / "serving" / "mnist" / "2"
+    second.mkdir()
+    (second / "saved_model.pb").write_bytes(b"another")
+    with held(output / "metadata.db", "EXCLUSIVE"):
+        assert COMMANDS["rollback"](str(output)) == 0
+    assert BUSY.replace("one", "One", 1) in capfd.readouterr().out
+    assert (output / "serving" / "mnist" / "3" / "saved_model.pb").read_bytes() == b""
+
+
+def test_what_a_killed_process_left_half_done_is_rolled_back(output: pathlib.Path) -> None:
+    file = output / "metadata.db"
+    before = file.read_bytes()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, file, "IMMEDIATE", "write"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+    assert file.with_name("metadata.db-journal").stat().st_size
+    assert file.read_bytes() != before
+    database.check(file)
+    assert file.read_bytes() == before
+
+
+def test_an_empty_file_and_one_in_wal_mode_are_fine(output: pathlib.Path) -> None:
+    file = output / "metadata.db"
+    rewrite(file, "PRAGMA journal_mode = WAL")
+    database.check(file)
+    with held(file, "DEFERRED"):
+        database.check(file)  # there, readers do not keep writers away
+    file.write_bytes(b"")
+    database.check(file)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o200])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(output: pathlib.Path, mode: int) -> None:
+    (output / "metadata.db").chmod(mode)
+    program = "import pathlib, sys; from pipeline import database; database.check(pathlib.Path(sys.argv[1]))"
+    through = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+    done = subprocess.run(
+        [*through, sys.executable, "-c", program, output / "metadata.db"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert "Unavailable: the metadata must be readable and writable" in done.stderr.splitlines()[-1]
+    assert "remove" not in done.stderr.splitlines()[-1]
+
+
+def test_a_full_disk_is_no_damage() -> None:
+    error = database.refusal(pathlib.Path("metadata.db"), "INTERNAL: database or disk is full")
+    assert isinstance(error, database.Unavailable)
+    assert "look at its rights and its disk" in str(error)
+
+
+def test_the_doctor_says_it_too(output: pathlib.Path) -> None:
+    assert doctor._metadata(output).state == doctor.OK
+    with held(output / "metadata.db", "EXCLUSIVE"):
+        found = doctor._metadata(output)
+    assert (found.state, found.found.startswith(BUSY)) == (doctor.BLOCKED, True)
+    assert found.advice.startswith("close it there")
+    _other_version(output / "metadata.db")
+    found = doctor._metadata(output)
+    assert (found.state, found.advice) == (doctor.BLOCKED, "use that release, or name another --output")
+
+
+def test_relocation_tells_two_folders_apart_one_in_the_other(tmp_path: pathlib.Path) -> None:
+    store = metadata_store.MetadataStore(tfx_metadata.sqlite_metadata_connection_config(str(tmp_path / "metadata.db")))
+    kind = store.put_artifact_type(metadata_store_pb2.ArtifactType(name="PushedModel"), can_add_fields=True)
+    for root in ("/data", "/data/inner"):
+        artifact = metadata_store_pb2.Artifact(type_id=kind, uri=f"{root}/pipeline_root/push/pushed_model/1")
+        artifact.custom_properties["path"].string_value = f"{root}/serving/mnist/1"
+        store.put_artifacts([artifact])
+    for output in ("/data/inner", "/data", "/data"):
+        metadata.relocate(store, pathlib.Path(output))
+        for artifact in store.get_artifacts():
+            assert artifact.uri == f"{output}/pipeline_root/push/pushed_model/1"
+            assert artifact.custom_properties["path"].string_value == f"{output}/serving/mnist/1"
