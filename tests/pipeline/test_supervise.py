@@ -76,7 +76,7 @@ stdio.run(lambda: supervise.call(work, died))
 """
 
 
-def interrupted(tmp_path, numbers, body="time.sleep(60)", before="", to_group=False, grace=15):
+def interrupted(tmp_path, numbers, body="time.sleep(60)", before="", to_group=False, grace=60):
     """Sends signals, one after the other, and returns the exit code and the lines printed."""
     program = CHILD.format(body=body, grace=grace)
     command = ["bash", "-c", f'{before} exec "$@"', "bash", sys.executable, "-c", program, str(tmp_path)]
