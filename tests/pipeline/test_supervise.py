@@ -83,6 +83,7 @@ def interrupted(tmp_path, numbers, body="time.sleep(60)", before="", to_group=Fa
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
+    assert process.stdout is not None
     lines = [process.stdout.readline()]
     for number in numbers:
         (os.killpg if to_group else os.kill)(process.pid, number)
