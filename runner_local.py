@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.local.console import Console
 
+_STOPPED = "stopped: what was finished is kept, and the same command goes on from there"
+
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
@@ -156,7 +158,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"FAILED: {error}; the same command goes on from what was finished", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped: what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        print(_STOPPED, file=sys.stderr)
         return 1
 
 
@@ -172,6 +174,7 @@ def died(arguments: Sequence[str], number: int, folder: pathlib.Path | None) -> 
     if row["reason"] != record.DID_NOT_END:  # the process came to write it
         return int(row["exit_code"]) or 1
     if number in supervise.INTERRUPTIONS:
+        print(_STOPPED, file=sys.stderr)
         row["reason"] = supervise.reason(number)
     else:
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

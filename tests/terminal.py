@@ -39,7 +39,7 @@ class Terminal:
         if self.pid == 0:
             os.read(ready, 1)  # until the terminal has its size
             os.chdir(cwd)
-            os.execvpe(os.fspath(command[0]), list(map(os.fspath, command)), {"TERM": "xterm", **env})
+            os.execvpe(str(command[0]), [str(part) for part in command], {"TERM": "xterm", **env})
         fcntl.ioctl(self._keyboard, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         os.write(go, b"!")
         os.close(ready)

@@ -23,8 +23,9 @@ from components import stdio
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Within which an interrupted child must have ended: it stands in native code, or a library swallowed the interruption.
-_GRACE_SECONDS = 15
+# After which an interrupted child is killed: it hangs in native code, or a library swallowed the interruption. To wind
+# up takes a second or two, and many times that on a machine that is overloaded.
+_GRACE_SECONDS = 60
 _pipe: int | None = None
 _interruption: signal.Signals | None = None
 

@@ -76,13 +76,14 @@ stdio.run(lambda: supervise.call(work, died))
 """
 
 
-def interrupted(tmp_path, numbers, body="time.sleep(60)", before="", to_group=False, grace=15):
+def interrupted(tmp_path, numbers, body="time.sleep(60)", before="", to_group=False, grace=60):
     """Sends signals, one after the other, and returns the exit code and the lines printed."""
     program = CHILD.format(body=body, grace=grace)
     command = ["bash", "-c", f'{before} exec "$@"', "bash", sys.executable, "-c", program, str(tmp_path)]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
+    assert process.stdout is not None
     lines = [process.stdout.readline()]
     for number in numbers:
         (os.killpg if to_group else os.kill)(process.pid, number)
