@@ -44,6 +44,7 @@ def held(output: pathlib.Path, *, room: bool = True) -> Iterator[None]:
     try:
         if not file_lock.acquire(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, output, NO_LOCKS):
             raise _in_use(lock, output)
+        _refuse_unwritable_inside(output, room=room)
         with contextlib.suppress(OSError):  # a disk that is full: `prune` must still be able to empty it
             os.pwrite(lock, f"{os.getpid()} on {platform.node()}".ljust(_SIGNATURE_BYTES).encode(), 0)
         yield
@@ -90,15 +91,21 @@ def probe(output: pathlib.Path) -> None:
 
 
 def refuse_unwritable(output: pathlib.Path, *, room: bool = True) -> None:
-    """Raises `BadInput` where a run could not write to its output folder, or to what is in it; makes nothing."""
-    folders = [output, *(output / name for name in _FOLDERS)]
+    """Raises `BadInput` where a run could not write to its output folder; makes nothing."""
+    if fault := paths.fault(output, room=room):
+        raise _unwritable(fault)
+
+
+def _refuse_unwritable_inside(output: pathlib.Path, *, room: bool) -> None:
+    """Does the same for what former runs left in it, while the lock keeps that as it is."""
+    folders = [output / name for name in _FOLDERS]
     folders += (path for name in _FOLDERS[:2] for path in sorted((output / name).glob("*")) if path.is_dir())
-    found = next(filter(None, (paths.fault(folder, room=room) for folder in folders)), "")
+    fault = next(filter(None, (paths.fault(folder, room=room) for folder in folders)), "")
     database = output / _DATABASE
-    if not found and database.exists() and (reason := paths.file_fault(database)):
-        found = f"{database}: {reason}"
-    if found:
-        raise _unwritable(found)
+    if not fault and database.exists() and (reason := paths.file_fault(database)):
+        fault = f"{database}: {reason}"
+    if fault:
+        raise _unwritable(fault)
 
 
 def _opened(output: pathlib.Path) -> int | None:

@@ -132,18 +132,19 @@ def test_a_full_disk_can_still_be_emptied(tmp_path: pathlib.Path) -> None:
 def test_a_folder_that_is_read_only_by_its_mount_is_named(tmp_path: pathlib.Path, name: str) -> None:
     (tmp_path / "output" / name).mkdir(parents=True)
     told = "the output folder must be writable.*read-only file system; name another"
-    with mounts.read_only(tmp_path / "output" / name) as folder, pytest.raises(BadInput, match=told) as refused:
-        lock.refuse_unwritable(tmp_path / "output")
+    with mounts.read_only(tmp_path / "output" / name) as folder, pytest.raises(BadInput, match=told) as refused:  # noqa: SIM117
+        with lock.held(tmp_path / "output"):
+            pass
     assert f"but {folder}: " in str(refused.value)
 
 
 def test_metadata_that_are_read_only_are_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "metadata.db").mkdir()
-    with pytest.raises(BadInput, match=r"metadata\.db: it is a folder"):
-        lock.refuse_unwritable(tmp_path)
+    with pytest.raises(BadInput, match=r"metadata\.db: it is a folder"), lock.held(tmp_path):
+        pass
 
 
 def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "runs").touch()
-    with pytest.raises(BadInput, match="runs: not a directory"):
-        lock.refuse_unwritable(tmp_path)
+    with pytest.raises(BadInput, match="runs: not a directory"), lock.held(tmp_path):
+        pass
