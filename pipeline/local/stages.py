@@ -18,6 +18,7 @@ from concurrent import futures
 from typing import Any
 
 from ml_metadata import errors
+from ml_metadata.metadata_store import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.compiler import compiler, constants
 from tfx.dsl.components.base.base_node import BaseNode
@@ -206,9 +207,11 @@ class _Connection(metadata.Metadata):
             undo.enter_context(_metadata_lock)
             if not self._users:
                 database.wait(self._file)
-            opened = super().__enter__()
+            # TFX would try ten times, and ML Metadata wait for half a minute in each.
+            self._store = metadata_store.MetadataStore(self._connection_config)
+            self._users += 1
             undo.pop_all()
-        return opened
+        return self
 
     def __exit__(self, *error: Any) -> None:
         try:

@@ -293,3 +293,19 @@ def test_relocation_tells_two_folders_apart_one_in_the_other(tmp_path: pathlib.P
         for artifact in store.get_artifacts():
             assert artifact.uri == f"{output}/pipeline_root/push/pushed_model/1"
             assert artifact.custom_properties["path"].string_value == f"{output}/serving/mnist/1"
+
+
+def test_a_lock_between_the_wait_and_the_opening_is_not_tried_ten_times(
+    output: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = []
+
+    def refuse(config: object) -> None:
+        attempts.append(config)
+        raise RuntimeError("Concurrent writes aborted after max number of retries.")  # after half a minute
+
+    monkeypatch.setattr(metadata_store, "MetadataStore", refuse)
+    connection = stages._Connection(tfx_metadata.sqlite_metadata_connection_config(str(output / "metadata.db")))
+    with pytest.raises(ProjectError, match=BUSY), connection:
+        pass
+    assert len(attempts) == 1

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from components.ingest import download, source
+from pipeline import record
 from pipeline.local import commands, doctor
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -222,3 +223,17 @@ def test_what_the_console_can_show(variables: dict[str, str], state: str, found:
     assert check["state"] == state
     assert found in check["found"]
     assert ("✓" in done.stderr.decode()) == (b"+ " not in done.stderr)
+
+
+def test_a_clock_before_the_last_run_and_a_moved_folder_are_told(tmp_path: pathlib.Path) -> None:
+    assert doctor._clock(tmp_path).state == doctor._metadata(tmp_path).state == doctor.OK
+    folder = tmp_path / "runs" / "20260101-000000-aaaa"
+    folder.mkdir(parents=True)
+    (tmp_path / "metadata.db").touch()
+    fields = {"created_at": "2026-01-01T00:00:00+00:00", "sequence": 1, "config": {"output": "/elsewhere/output"}}
+    for at, state in (("2026-01-01T00:00:00+00:00", doctor.OK), ("9999-01-01T00:00:00+00:00", doctor.WARNING)):
+        row = record.new("20260101-000000-aaaa", **fields | {"created_at": at})
+        record.write(row, folder / record.RECORD_FILE)
+        assert doctor._clock(tmp_path).state == state
+    found = doctor._metadata(tmp_path)
+    assert (found.state, "/elsewhere/output" in found.found) == (doctor.OK, True)

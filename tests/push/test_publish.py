@@ -92,7 +92,7 @@ def test_a_number_that_an_empty_folder_has_is_taken(model: pathlib.Path, tmp_pat
 
 def test_what_a_killed_push_staged_is_removed_after_a_day(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
     serving = tmp_path / "serving"
-    for name, age in (("dead", 90_000), ("live", 80_000)):
+    for name, age in (("dead", 90_000), ("before-the-clock-was-set-back", -90_000), ("live", 80_000)):
         (serving / f".staging-{name}").mkdir(parents=True)
         os.utime(serving / f".staging-{name}", times=(time.time() - age,) * 2)
     publish.publish(model, serving, {}, lambda _: {})
