@@ -8,6 +8,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from components import environment
 from components.errors import exit_code
 from pipeline.arguments import Parser
 
@@ -39,4 +40,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     sys.exit(main(sys.argv[1:]))

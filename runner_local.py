@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from components import environment
 from components.errors import ProjectError, exit_code
 from pipeline import answer
 from pipeline.arguments import HYPERPARAMETERS, Parser, add_compute, add_training
@@ -180,6 +181,7 @@ def died(arguments: Sequence[str], number: int, folder: pathlib.Path | None) -> 
 
 
 if __name__ == "__main__":
+    environment.prepare()
     if sys.argv[1:] and sys.argv[1] in commands.NAMES:
         sys.exit(commands.main(sys.argv[1:]))
     sys.exit(supervise.call(lambda: main(sys.argv[1:]), lambda number, folder: died(sys.argv[1:], number, folder)))

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from components import environment
 from components.errors import exit_code
 from pipeline import answer, place
 from pipeline.arguments import Parser
@@ -64,4 +65,5 @@ def _do(args: argparse.Namespace) -> Any:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,7 @@ import os
 import pathlib
 import sys
 
+from components import environment
 from components.errors import ProjectError
 
 DEFAULT_MODEL_DIR = pathlib.Path("output/serving")
@@ -155,4 +156,5 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     sys.exit(main())

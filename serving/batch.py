@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 
+from components import environment
 from components.errors import BadInput
 from serving import command
 
@@ -109,4 +110,5 @@ def _show_progress(done: threading.Event, total: int | None) -> None:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     sys.exit(main())

@@ -14,7 +14,7 @@ import pathlib
 import sys
 from typing import Any
 
-from components import features
+from components import environment, features
 from components.errors import BadInput
 from components.push import versions
 from serving import command
@@ -224,4 +224,5 @@ def _means(statistics: Any) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     sys.exit(main())

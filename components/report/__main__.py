@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from components import environment
 from components.errors import BadInput, exit_code
 from components.report import runs
 
@@ -104,4 +105,5 @@ def _save(path: pathlib.Path, text: str) -> None:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     sys.exit(main(sys.argv[1:]))

@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from components import lean_import
+from components import environment, lean_import
 from components.errors import ProjectError
 from components.train import exchange
 from pipeline import code_digest, outcome
@@ -198,4 +198,5 @@ def say(error: Exception) -> None:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     sys.exit(main(sys.argv[1:]))
