@@ -16,7 +16,7 @@ if __name__ == "__main__":
 import importlib
 from collections.abc import Sequence
 
-from components import stdio
+from components import environment, stdio
 from components.errors import exit_code
 from pipeline.arguments import Parser
 
@@ -48,4 +48,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     stdio.run(lambda: main(sys.argv[1:]))

@@ -20,7 +20,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from components import paths, stdio
+from components import environment, paths, stdio
 from components.errors import ProjectError, exit_code
 from pipeline import answer
 from pipeline.arguments import HYPERPARAMETERS, Parser, add_compute, add_training
@@ -203,6 +203,7 @@ def died(arguments: Sequence[str], number: int, folder: pathlib.Path | None) -> 
 
 
 if __name__ == "__main__":
+    environment.prepare()
     if sys.argv[1:] and sys.argv[1] in commands.NAMES:
         stdio.run(lambda: commands.main(sys.argv[1:]))
     stdio.run(

@@ -23,6 +23,7 @@ from typing import Any
 
 from benchmarks import artifacts_compared
 from benchmarks.processes import ROOT, timed
+from components import environment
 from components.errors import BadInput, ProjectError, exit_code
 from components.ingest import digits
 
@@ -132,4 +133,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     sys.exit(main(sys.argv[1:]))

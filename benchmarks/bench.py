@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from benchmarks import table, tfx_example
 from benchmarks.measurement import Measurement, Options
 from benchmarks.processes import ROOT
-from components import features
+from components import environment, features
 from components.errors import BadInput, ProjectError, exit_code
 from components.ingest import digits, source
 
@@ -191,4 +191,5 @@ def _public(arguments: Sequence[str], args: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     sys.exit(main(sys.argv[1:]))

@@ -13,12 +13,18 @@ from __future__ import annotations
 import argparse
 import functools
 import math
+import os
 import re
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+from components import environment
+
+if __name__ == "__main__":  # before Keras is imported
+    environment.prepare(keras_backend="jax" if os.environ.get("KERAS_BACKEND") == "jax" else "tensorflow")
 
 import keras
 import numpy as np

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from benchmarks.measurement import Measurement, Options
 from benchmarks.processes import timed
+from components import environment
 from pipeline import code_digest
 from pipeline.kubeflow import entrypoint, notes
 
@@ -58,4 +59,5 @@ def _main() -> int:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     sys.exit(_main())

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from components import features
+from components import environment, features
 from components.ingest import digits, idx
 from components.validate import label_noise
 from components.validate.images import Images
@@ -94,4 +94,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     main()

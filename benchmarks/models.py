@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks import table
 from benchmarks.processes import ROOT, timed
+from components import environment
 from components.errors import BadInput, ProjectError, exit_code
 from components.train.hyperparameters import MODELS
 
@@ -173,4 +174,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     sys.exit(main(sys.argv[1:]))

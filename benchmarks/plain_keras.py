@@ -15,9 +15,13 @@ BEGAN = time.monotonic()
 import argparse  # noqa: E402 - the imports are part of what is measured
 import gzip  # noqa: E402
 import json  # noqa: E402
+import os  # noqa: E402
 import pathlib  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
+
+# Keras's own defaults, whatever the user's keras.json says.
+os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull}
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402

@@ -18,6 +18,7 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
+from components import network
 from components.errors import BadInput, ProjectError
 
 OBJECT_STORES = ("s3", "gs")
@@ -27,10 +28,20 @@ CONNECT_SECONDS, SILENT_SECONDS = 5, 20
 
 _CREDENTIALS = "Check the credentials in the environment (docs/kubeflow.md names the variables)."
 _ADDRESS = "Check the address and the network."
+_CERTIFICATE = "Name its authority in SSL_CERT_FILE, for s3:// in AWS_CA_BUNDLE."
 _ENDPOINT = "Check the address, the endpoint in the environment (AWS_ENDPOINT_URL) and the network."
 # By name, so that no client has to be imported for it.
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError"}
 _NOT_TRUSTED = {"ClientConnectorCertificateError", "SSLError"}
+# Settings of the AWS clients that cannot be used: the variables to look at.
+_OF_AWS = {
+    "ProfileNotFound": "AWS_PROFILE",
+    "ConfigParseError": "AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE, or the files in ~/.aws",
+    "ConfigNotFound": "AWS_CONFIG_FILE",
+    "InvalidRegionError": "AWS_DEFAULT_REGION",
+    "InvalidRetryModeError": "AWS_RETRY_MODE",
+    "InvalidMaxRetryAttemptsError": "AWS_MAX_ATTEMPTS",
+}
 _NO_ANSWER = {
     "ClientConnectorError", "ConnectTimeoutError", "ConnectionClosedError", "EndpointConnectionError", "FSTimeoutError",
     "ReadTimeoutError", "ServerDisconnectedError", "ServerTimeoutError", "SocketTimeoutError", "TransportError",
@@ -146,8 +157,12 @@ def refusals(url: str) -> Iterator[None]:
         raise
     except Exception as error:  # each client has a family of errors of its own
         found, way_out = _reason(error)
-        if way_out is _ADDRESS and url.startswith("s3:"):
+        if way_out is not _CREDENTIALS and (fault := network.described(url)):
+            way_out = f"{fault}."
+        elif way_out is _ADDRESS and url.startswith("s3:"):
             way_out = _ENDPOINT
+        elif way_out is _ADDRESS and (proxy := network.proxy(url)):
+            way_out = f"Check the address, the network and the proxy that {proxy.variable} names."
         raise BadInput(f"{url}: expected a folder that can be used, found that {found}. {way_out}") from None
 
 
@@ -161,8 +176,10 @@ def _reason(error: Exception) -> tuple[str, str]:
         return "access to it is refused", _CREDENTIALS
     if names & _NO_CREDENTIALS:
         return "no credentials are known", _CREDENTIALS
+    for name in names & _OF_AWS.keys():
+        return f"the AWS client cannot be set up ({name})", f"Check {_OF_AWS[name]}."
     if names & _NOT_TRUSTED:
-        return "its certificate is not trusted", "Name its authority in SSL_CERT_FILE, for s3:// in AWS_CA_BUNDLE."
+        return "its certificate is not trusted", _CERTIFICATE
     if isinstance(error, TimeoutError | ConnectionError) or names & _NO_ANSWER:
         return "it does not answer", _ADDRESS
     number = getattr(error, "errno", None)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from components import stdio
+from components import environment, stdio
 from components.errors import exit_code
 from pipeline import answer, place
 from pipeline.arguments import Parser
@@ -66,4 +66,5 @@ def _do(args: argparse.Namespace) -> Any:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     stdio.run(lambda: main(sys.argv[1:]))

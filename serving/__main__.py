@@ -9,7 +9,7 @@ import os
 import pathlib
 import sys
 
-from components import paths, stdio
+from components import environment, paths, stdio
 from components.errors import BadInput, ProjectError
 
 DEFAULT_MODEL_DIR = pathlib.Path("output/serving")
@@ -156,4 +156,5 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     stdio.run(main)

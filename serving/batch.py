@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 
-from components import paths, stdio
+from components import environment, paths, stdio
 from components.errors import BadInput
 from serving import command
 
@@ -114,4 +114,5 @@ def _show_progress(done: threading.Event, total: int | None) -> None:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     stdio.run(main)

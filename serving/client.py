@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import io
 import json
 import pathlib
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from components import features
+from components import features, network
 from components.errors import BadInput, ProjectError
 
 _SECONDS = 30.0
@@ -60,10 +61,13 @@ class Remote:
         if not url.startswith(("http://", "https://")):
             raise BadInput(f"--url takes an address such as http://127.0.0.1:8501; received {url!r}")
         base, _, path = url.rstrip("/").partition(_MODELS)
-        host = urllib.parse.urlsplit(base).hostname or ""
+        try:
+            parts = urllib.parse.urlsplit(base)
+            host, _ = parts.hostname or "", parts.port
+        except ValueError:
+            raise BadInput(f"--url takes an address such as http://127.0.0.1:8501; received {url!r}") from None
         # A proxy is for what is elsewhere.
-        direct = [urllib.request.ProxyHandler({})] if host in ("localhost", "127.0.0.1", "::1") else []
-        self._opener = urllib.request.build_opener(*direct)
+        self._direct = host in ("localhost", "127.0.0.1", "::1")
         self._url = url
         about = self._try(f"{base}/about")
         name = path or f"/{about.get('model') or self._first_model(base)}"
@@ -103,18 +107,20 @@ class Remote:
 
     def _open(self, request: urllib.request.Request) -> Any:
         try:
-            return self._opener.open(request, timeout=_SECONDS)
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({} if self._direct else None))
+            return opener.open(request, timeout=_SECONDS)
         except urllib.error.HTTPError as error:
             body = error.read(2000).decode("utf-8", "replace")
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 body = json.loads(body)["error"]
             raise _Answered(f"{self._url} answers {error.code}: {body}".replace("\n", " ")[:500]) from None
-        except (urllib.error.URLError, OSError) as error:
-            reason = getattr(error, "reason", error)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            fault = network.described(self._url, direct=self._direct)
+            # What a ValueError or an HTTPException says may be the address of a proxy, with its password.
+            reason = fault or (getattr(error, "reason", error) if isinstance(error, OSError) else type(error).__name__)
             raise BadInput(
-                f"--url takes the address of a server; {self._url} does not answer ({reason}). Start "
-                "one with python -m "
-                "serving, or ask a model without a server: --model-dir DIR"
+                f"--url takes the address of a server; {self._url} does not answer ({reason}). Start one with "
+                "python -m serving, or ask a model without a server: --model-dir DIR"
             ) from None
 
 

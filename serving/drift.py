@@ -13,7 +13,7 @@ import json
 import pathlib
 from typing import Any
 
-from components import features, stdio
+from components import environment, features, stdio
 from components.errors import BadInput
 from components.push import versions
 from serving import command
@@ -223,4 +223,5 @@ def _means(statistics: Any) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     stdio.run(main)

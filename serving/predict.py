@@ -9,7 +9,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from components import features, stdio
+from components import environment, features, stdio
 from components.errors import BadInput
 from serving import command
 
@@ -174,4 +174,5 @@ def _index(text: str) -> int:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     stdio.run(main)

@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from components import environment
+
+# As every entry point does: a developer's own settings for Keras are not those of the tests.
+environment.prepare()
 # Read once, when TensorFlow is first imported: without it, it writes pages about the processor.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

@@ -24,6 +24,17 @@ def _files(*suffixes: str) -> list[str]:
 
 
 MODULES = _files(".py")
+MAIN = "__name__ == '__main__'"
+# Programs that need no `environment.prepare()`: they use neither Keras nor a home folder in their own process, or are
+# meant to be without this project's code.
+UNPREPARED = {
+    "benchmarks/plain_keras.py",
+    "benchmarks/serving.py",
+    "benchmarks/tfx_example_run.py",
+    "compat/lane.py",
+    "components/evaluate/golden.py",
+    "deploy/try_task.py",
+}
 
 
 def _imported(tree: ast.AST) -> set[str]:
@@ -95,7 +106,16 @@ def broken_rules(path: str, source: str) -> list[str]:
         broken.append(f"{path} does not start with: {SPDX}")
     if not path.startswith("tests/"):
         broken += _beside_entry_points(path, tree)
+        if path not in UNPREPARED:
+            broken += _unprepared(path, tree)
     return broken
+
+
+def _unprepared(path: str, tree: ast.Module) -> list[str]:
+    blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == MAIN]
+    if not blocks or ast.unparse(blocks[-1].body[0]).startswith("environment.prepare("):
+        return []
+    return [f"{path} is started as a program: its first statement is environment.prepare()"]
 
 
 def _beside_entry_points(path: str, tree: ast.Module) -> list[str]:
@@ -155,6 +175,7 @@ def test_module_keeps_the_rules(path):
         ("runner_local.py", "from serving import client"),
         ("serving/client.py", "from components.train import networks"),
         ("serving/client.py", "from pipeline import config"),
+        ("serving/batch.py", "if __name__ == '__main__':\n    main()\n    environment.prepare()"),
     ],
 )
 def test_breaking_a_rule_is_seen(path, line):
@@ -179,6 +200,7 @@ def test_breaking_a_rule_is_seen(path, line):
             "from pipeline import config\nfrom pipeline.local import run\nfrom components.errors import BadInput",
         ),
         ("serving/client.py", "from components import features\nfrom serving import images"),
+        ("serving/batch.py", "if __name__ == '__main__':\n    environment.prepare()\n    main()"),
         ("tests/train/test_fit.py", "from components.train import fit\nimport runner_local"),
     ],
 )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from components import storage
 from components.errors import BadInput
+from components.ingest import remote
 from components.push import destination
 from tests import object_stores
 from tests.object_stores import REFUSED, S3
@@ -95,6 +97,38 @@ def test_a_store_that_cannot_be_used(s3: S3, case: str, message: str, monkeypatc
     assert not any(secret in str(refused.value) for secret in list(object_stores.ENVIRONMENT.values())[:2])
     assert refused.value.__suppress_context__
     assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("AWS_PROFILE", "secret", "the AWS client cannot be set up (ProfileNotFound). Check AWS_PROFILE."),
+        ("AWS_CONFIG_FILE", "", "the AWS client cannot be set up (ConfigParseError). Check AWS_CONFIG_FILE"),
+        ("AWS_ENDPOINT_URL", "secret", "(AWS_ENDPOINT_URL)"),
+        ("HTTP_PROXY", "http://user:secret@host:x", "HTTP_PROXY in the environment can't be used (it is no address)."),
+        ("SSLKEYLOGFILE", "/nonexistent/secret", "SSLKEYLOGFILE in the environment can't be used"),
+    ],
+)
+def test_a_variable_of_the_client_that_cannot_be_used_is_named(
+    name: str, value: str, message: str, s3: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    del s3  # the credentials
+    (tmp_path / "broken").write_text("no configuration [[[")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store.invalid" if "PROXY" in name else "https://127.0.0.1:9")
+    monkeypatch.setenv(name, value or str(tmp_path / "broken"))
+    with pytest.raises(BadInput) as refused:
+        destination.at("s3://models/mnist").numbers()
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_proxy_on_the_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://user:secret@127.0.0.1:9")
+    reason = r"does not answer.*the proxy that https_proxy names"
+    with pytest.raises(BadInput, match=reason) as refused, remote.fetched("https://store.invalid/mnist"):
+        pass
+    assert "secret" not in str(refused.value)
 
 
 def test_a_run_on_folders_imports_no_client() -> None:

@@ -13,9 +13,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from components import network
 from components.errors import BadInput
 from components.ingest import idx
+
+if TYPE_CHECKING:
+    import httpx
 
 MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -112,9 +117,11 @@ def fetch_within(
         try:
             _fetch(pathlib.Path(folder), wanted, mirrors, answer_seconds / max(len(mirrors), 1), transfer)
         except BadInput:
-            failures.append("it could be had from no mirror")
+            failures.append(f"it could be had from no mirror{_environment(mirrors)}")
         except _CancelledError:
             pass
+        except Exception as error:  # nobody sees what a thread raises
+            failures.append(f"the download failed ({type(error).__name__})")
         finally:
             transfer.answered.set()
 
@@ -181,21 +188,50 @@ def _fetch_file(name: str, target: pathlib.Path, order: list[str], timeout: floa
     )
 
 
-def _fetch_from(mirror: str, name: str, target: pathlib.Path, timeout: float, transfer: _Transfer) -> None:
+def _environment(mirrors: Sequence[str]) -> str:
+    """What the environment has to do with it that no mirror delivers, as the end of a sentence; "" for nothing."""
+    for mirror in mirrors:
+        if fault := network.described(mirror):
+            return f", as {fault}"
+        if proxy := network.proxy(mirror):
+            return f", through the proxy that {proxy.variable} names"
+    return ""
+
+
+def _connect(url: str, timeout: float) -> httpx.Client:
+    """A client for one address. httpx's own reading of the proxies' variables raises on many that others take."""
     import httpx  # here, not at the top: it takes a third of a second, and a run on local files needs none of it
+
+    proxy = network.proxy(url)
+    try:
+        return httpx.Client(
+            verify=httpx.create_ssl_context(),
+            proxy=proxy.address if proxy else None,
+            trust_env=False,
+            timeout=timeout,
+            follow_redirects=True,
+            headers={"Accept-Encoding": "identity"},
+        )
+    except Exception as error:  # a package that is missing, an address or a file that cannot be read, …
+        fault = network.described(url) or f"no connection can be prepared: {type(error).__name__}"
+        raise _MirrorFailedError(fault) from None
+
+
+def _fetch_from(mirror: str, name: str, target: pathlib.Path, timeout: float, transfer: _Transfer) -> None:
+    import httpx
 
     # No gzipped MNIST file is larger than its contents: what is, is not MNIST.
     limit = 2 * _USUAL_BYTES[name] + 4096
-    start, done = time.monotonic(), 0
+    done = 0
     url = f"{mirror}{name}.gz"
     try:
         with (
             target.open("wb") as file,
-            httpx.stream(
-                "GET", url, timeout=timeout, follow_redirects=True, headers={"Accept-Encoding": "identity"}
-            ) as response,
+            _connect(url, timeout) as client,
+            client.stream("GET", url) as response,
         ):
             transfer.answered.set()
+            start = time.monotonic()
             if response.status_code != httpx.codes.OK:
                 raise _MirrorFailedError(f"HTTP status {response.status_code}")
             length = response.headers.get("Content-Length", "")
@@ -213,7 +249,12 @@ def _fetch_from(mirror: str, name: str, target: pathlib.Path, timeout: float, tr
     except httpx.TimeoutException:
         raise _MirrorFailedError(f"silent for {timeout:g} seconds") from None
     except httpx.HTTPError as error:
-        raise _MirrorFailedError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, httpx.TransportError):
+            proxy, fault = network.proxy(url), network.described(url)
+            reason += f", through the proxy that {proxy.variable} names" if proxy else ""
+            reason += f"; {fault}" if fault else ""
+        raise _MirrorFailedError(reason) from None
     try:
         digest = _digest(target, name)
     except BadInput as error:

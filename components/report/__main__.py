@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from components import paths, stdio
+from components import environment, paths, stdio
 from components.errors import BadInput, exit_code
 from components.report import runs
 
@@ -110,4 +110,5 @@ def _save(path: pathlib.Path, text: str) -> None:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     stdio.run(lambda: main(sys.argv[1:]))

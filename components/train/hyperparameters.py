@@ -99,15 +99,25 @@ class Hyperparameters:
         return dataclasses.asdict(self)
 
 
+def smallest_side(hyperparameters: Hyperparameters) -> int:
+    """Pixels that height and width of the images must have at least, so that each layer has an output."""
+    side = 1
+    for layer in reversed(_SHRINKING.get(hyperparameters.model, ())):
+        if layer == _POOL:
+            side *= 2
+        else:
+            side += (getattr(hyperparameters, layer) if isinstance(layer, str) else layer) - 1
+    return side
+
+
 def _check(hyperparameters: Hyperparameters) -> None:
-    smallest_side = min(features.IMAGE_SHAPE)
+    side = min(features.IMAGE_SHAPE)
     whole = {
         "batch_size": (1, 2**20),
         "train_steps": (1, 2**31 - 1),
         "seed": (0, 2**31 - 1),
         "patience": (0, 2**20),
-        "ksize1": (1, smallest_side),
-        "ksize2": (1, smallest_side),
+        **{name: (1, max(side, getattr(MODELS[hyperparameters.model], name) or 1)) for name in ("ksize1", "ksize2")},
         "nfil1": (1, 2**16),
         "nfil2": (1, 2**16),
     }
@@ -115,11 +125,14 @@ def _check(hyperparameters: Hyperparameters) -> None:
         value = getattr(hyperparameters, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high):
             raise BadInput(f"{name} must be a whole number from {low} to {high}, not {value!r}")
-    ksize1, ksize2 = hyperparameters.ksize1 or 0, hyperparameters.ksize2 or 0
-    if hyperparameters.model == "keras_cnn" and ksize1 + ksize2 > smallest_side:
+    if (least := smallest_side(hyperparameters)) > side:
+        kernels = [layer for layer in _SHRINKING[hyperparameters.model] if isinstance(layer, str)]
+        told = " and ".join(f"{name} {getattr(hyperparameters, name)}" for name in kernels)
+        height, width = features.IMAGE_SHAPE
         raise BadInput(
-            f"ksize1 and ksize2 of keras_cnn must be at most {smallest_side} together, as its convolutions have no "
-            f"padding, not {ksize1} and {ksize2}"
+            f"the model {hyperparameters.model!r}{told and f' with {told}'} takes images of {least}x{least} pixels or "
+            f"more, but IMAGE_SHAPE in components/features.py is {height}x{width}; take "
+            f"{'smaller kernels or ' if told else ''}another model, such as mlp, which takes any size"
         )
     rate = hyperparameters.learning_rate
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate <= _LARGEST_RATE:
@@ -129,6 +142,15 @@ def _check(hyperparameters: Hyperparameters) -> None:
         raise BadInput(f"dropout must be a number from 0 to below 1, not {dropout!r}")
 
 
+_POOL = 0
+# The layers that make an image smaller, in their order (`networks.py`): the size of a kernel without padding, or the
+# name of the field with it, and _POOL, which halves the sides, rounded down. The other models take images of any size.
+_SHRINKING: Mapping[str, tuple[int | str, ...]] = {
+    "cnn": (_POOL, _POOL),
+    "keras_cnn": ("ksize1", "ksize2", _POOL),
+    "fast": (5, _POOL, 3, _POOL, 3),
+    "best": (5, _POOL, 3, 3, _POOL, 3),
+}
 MODELS = {
     defaults.model: defaults
     for defaults in (

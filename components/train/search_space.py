@@ -9,7 +9,7 @@ from typing import Any
 
 from components import features
 from components.errors import BadInput
-from components.train.hyperparameters import Hyperparameters
+from components.train.hyperparameters import Hyperparameters, smallest_side
 
 # Share of the images of a whole training that each trial sees. A trial has a whole schedule of its own, from the
 # warm-up to 0, so it can be compared with another. The first part of a longer one, as in Hyperband, could not: its
@@ -56,7 +56,7 @@ def of(hyperparameters: Hyperparameters, fixed: Collection[str]) -> Space:
     """
     left_alone = {*fixed, *NOT_SEARCHED, *(["batch_size"] if "train_steps" in fixed else [])}
     has = [name for name, value in hyperparameters.to_config().items() if value is not None and name in RULES]
-    space = {name: RULES[name](getattr(hyperparameters, name)) for name in has if name not in left_alone}
+    space = {name: _fitting(hyperparameters, name) for name in has if name not in left_alone}
     if not space:
         raise BadInput(
             f"a search needs a hyperparameter that it may change; of the model {hyperparameters.model!r} these are "
@@ -82,6 +82,17 @@ def trial(base: Hyperparameters, values: Mapping[str, Any]) -> Hyperparameters:
 def _with_images(base: Hyperparameters, values: Mapping[str, Any], images: float) -> Hyperparameters:
     fields = {name: value for name, value in base.to_config().items() if name != "model"} | dict(values)
     return Hyperparameters.of(base.model, **fields | {"train_steps": max(1, round(images / fields["batch_size"]))})
+
+
+def _fitting(hyperparameters: Hyperparameters, name: str) -> LogRange | Choice:
+    """What may be tried of a field: no kernel for which the images are too small."""
+    rule = RULES[name](getattr(hyperparameters, name))
+    if isinstance(rule, LogRange) or name not in ("ksize1", "ksize2"):
+        return rule
+    side = max(min(features.IMAGE_SHAPE), smallest_side(hyperparameters))
+    return _choice(
+        size for size in rule.values if smallest_side(dataclasses.replace(hyperparameters, **{name: size})) <= side
+    )
 
 
 def _choice(values: Iterable[int | float]) -> Choice:

@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from components import lean_import, paths, stdio
+from components import environment, lean_import, paths, stdio
 from components.errors import ProjectError
 from components.train import exchange
 from pipeline import code_digest, outcome
@@ -202,4 +202,5 @@ def say(error: Exception) -> None:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     stdio.run(lambda: main(sys.argv[1:]))

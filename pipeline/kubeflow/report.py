@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from components import stdio
+from components import environment, stdio
 from components.errors import exit_code
 from pipeline import outcome, record
 from pipeline.kubeflow import adapt, notes, parameters, stages, viewers
@@ -112,4 +112,5 @@ def _local(uri: str) -> pathlib.Path:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     stdio.run(lambda: main(sys.argv[1:]))

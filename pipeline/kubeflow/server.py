@@ -25,6 +25,7 @@ import kfp_server_api
 import urllib3
 from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH, TokenCredentialsBase
 
+from components import network
 from components.errors import BadInput, ProjectError
 
 TOKEN_VARIABLE = "KFP_TOKEN"
@@ -176,7 +177,8 @@ class Server:
         except kfp_server_api.ApiException as error:
             raise self._refusal(error, what, taken) from None
         except (urllib3.exceptions.HTTPError, TimeoutError) as error:
-            raise BadInput(f"{self.host} does not answer ({_cause(error)}): see that it can be reached.") from None
+            way_out = network.described(self.host, direct=True) or "see that it can be reached"
+            raise BadInput(f"{self.host} does not answer ({_cause(error)}): {way_out}.") from None
         except (ValueError, AttributeError, kfp_server_api.OpenApiException) as error:
             before = error.__context__  # without an answer, the client fails to read it
             if isinstance(before, kfp_server_api.ApiException) and not before.status:
@@ -191,7 +193,9 @@ class Server:
         if not status:
             reason = self._said(error.reason)
             way_out = "see that it can be reached"
-            if "CERTIFICATE_VERIFY_FAILED" in reason:
+            if fault := network.described(self.host, direct=True):
+                way_out = fault
+            elif "CERTIFICATE_VERIFY_FAILED" in reason:
                 way_out = f"name the authority of its certificate in {AUTHORITIES}"
             elif reason.startswith("SSLError"):
                 way_out = "give --host with http://, if it is not https"

@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from components import stdio
+from components import environment, stdio
 from components.errors import ProjectError
 from components.train.devices import PeerLost
 from pipeline.kubeflow import entrypoint
@@ -62,6 +62,7 @@ def end_at_sigterm() -> None:
 
 
 if __name__ == "__main__":
+    environment.prepare(several_workers=True)
     stdio.prepare()
     end_at_sigterm()
     ended = main(sys.argv[1:])

@@ -8,6 +8,7 @@ a warning; what would stop it blocks.
 from __future__ import annotations
 
 import datetime
+import getpass
 import json
 import os
 import pathlib
@@ -19,7 +20,7 @@ import sys
 import tempfile
 from typing import NamedTuple
 
-from components import paths, stdio, storage
+from components import environment, network, paths, stdio, storage
 from components.errors import BadInput, GateStopped
 from components.report import runs
 from pipeline import answer, database
@@ -89,6 +90,9 @@ def examine(output: pathlib.Path, model_dir: str | None = None) -> list[Check]:
         _disk(output),
         _memory(),
         _gpus("tensorflow" not in here),
+        _settings(),
+        _account(here),
+        _network(),
         _data(here),
         _locks(output),
         _console(answer.stream(None).encoding),
@@ -234,6 +238,36 @@ def _gpus(no_tensorflow: bool) -> Check:
     return Check("GPUs", OK, "none: training runs on the CPU")
 
 
+def _settings() -> Check:
+    if environment.ignored:
+        return Check("settings", OK, f"runs take no account of {', '.join(environment.ignored)}")
+    return Check("settings", OK, "none for Keras and TensorFlow that runs would ignore")
+
+
+def _account(here: set[str]) -> Check:
+    home = "no home folder" if os.environ["HOME"] == environment.NO_HOME else f"home {os.environ['HOME']}"
+    found = f"user {getpass.getuser()}, {home}"
+    if "sklearn" not in here:
+        return Check("account", OK, found)
+    from components.ingest import source
+
+    cache = folder = source.default_cache_dir()
+    while not os.access(folder, os.F_OK):
+        folder = folder.parent
+    if os.access(folder, os.W_OK | os.X_OK):
+        return Check("account", OK, f"{found}, cache {cache}")
+    advice = "set HOME or XDG_CACHE_HOME to a folder that can; without one, runs need --data-dir"
+    return Check("account", WARNING, f"{found}; the cache {cache} cannot be written", advice)
+
+
+def _network() -> Check:
+    faults = network.faults()
+    if not faults:
+        return Check("network", OK, "no variable of a proxy or of certificates is at fault")
+    found = "; ".join(f"{name}: {reason}" for name, reason in faults.items())
+    return Check("network", WARNING, found, "unset or correct it; without a connection runs take digits or --data-dir")
+
+
 def _data(here: set[str]) -> Check:
     if "sklearn" not in here:
         return Check("data", WARNING, "not looked for: packages are missing", _SETUP)
@@ -261,7 +295,7 @@ def _first_that_answers(mirrors: tuple[str, ...]) -> str | None:
         "    try:\n"
         "        request = urllib.request.Request(url + 'train-labels-idx1-ubyte.gz', method='HEAD')\n"
         "        urllib.request.urlopen(request, timeout=2)\n"
-        "    except OSError:\n"
+        "    except Exception:\n"
         "        continue\n"
         "    print(url)\n"
         "    break\n"

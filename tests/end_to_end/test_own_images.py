@@ -48,6 +48,17 @@ def test_a_set_of_32x32_images_of_four_classes_is_pushed(
     assert ended.record["metrics"]["accuracy"] > 0.9
 
 
+def test_images_that_are_too_small_for_a_model_are_refused_before_they_are_read(
+    run: Any, checkout: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    contract = checkout / "components" / "features.py"
+    contract.write_text(contract.read_text().replace("IMAGE_SHAPE = (28, 28)", "IMAGE_SHAPE = (8, 40)"))
+    ended = run("--data-dir", tmp_path, "--model", "fast", "--output", tmp_path / "output", root=checkout)
+    assert (ended.code, ended.stdout, len(ended.stderr.splitlines())) == (2, "", 1)
+    assert "the model 'fast' takes images of 20x20 pixels or more, but IMAGE_SHAPE" in ended.stderr
+    assert not (tmp_path / "output").exists()
+
+
 def _write_four_classes(folder: pathlib.Path) -> None:
     found = source.resolve("digits", image_shape=features.IMAGE_SHAPE, cache_dir=folder / "cache").source
     _, contents = source.load(found.directory, None, features.IMAGE_SHAPE, "digits")

@@ -45,7 +45,7 @@ def mirror(mnist, monkeypatch):
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            _, behaviour, name = self.path.split("/")
+            behaviour, name = self.path.split("/")[-2:]  # of a proxy, the whole address is asked for
             server.requests.append((behaviour, name))
             with contextlib.suppress(OSError):  # the client has hung up
                 self.answer(behaviour, mnist[name])
@@ -225,6 +225,76 @@ def test_a_name_server_that_hangs_is_not_waited_for(tmp_path, monkeypatch):
     finally:
         hang.set()
         wait_for_downloads()
+
+
+# Variables that httpx, left to itself, raises one of many kinds of errors for.
+UNUSABLE = {
+    "ALL_PROXY": "socks5://user:secret@127.0.0.1:9",
+    "http_proxy": "http://user:secret@host:port",
+    "HTTP_PROXY": "http://[::1",
+    "SSL_CERT_FILE": "/nonexistent/secret",
+    "SSL_CERT_DIR": "/nonexistent/secret",
+    "SSLKEYLOGFILE": "/nonexistent/secret",
+}
+
+
+@pytest.fixture
+def no_proxies(monkeypatch):
+    """This process's environment without what its user has set for the network."""
+    for name in (*UNUSABLE, "all_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(("name", "value"), UNUSABLE.items())
+def test_a_variable_that_cannot_be_used_is_named_and_its_value_is_not(name, value, no_proxies, tmp_path):
+    no_proxies.setenv(name, value)
+    mirror = f"http://mirror.invalid:{unused_port()}/"
+    no_proxies.setattr(socket, "getaddrinfo", lambda *arguments, **options: [])
+
+    with pytest.raises(BadInput, match=rf"\(.*{name} in the environment can't be used \(") as error:
+        download.fetch(tmp_path / "cache", mirrors=[mirror])
+    failure = download.fetch_within(tmp_path / "cache", mirrors=[mirror])
+
+    assert failure is not None
+    assert failure.startswith(f"it could be had from no mirror, as {name} in the environment can't be used (")
+    assert "secret" not in str(error.value) + failure
+    wait_for_downloads()
+
+
+def test_a_proxy_is_gone_through(mirror, mnist, no_proxies, tmp_path):
+    no_proxies.setenv("HTTP_PROXY", f"127.0.0.1:{mirror.server_port}")
+
+    download.fetch(tmp_path / "cache", mirrors=["http://mirror.invalid/good/"])
+
+    assert files(tmp_path / "cache") == sorted(mnist)
+
+
+@pytest.mark.parametrize("excepted", ["127.0.0.1,fd00::/8,[::1]", "[, 127.0.0.1 ,http://a b", "*"])
+def test_hosts_without_a_proxy_may_be_written_in_any_way(excepted, mirror, mnist, no_proxies, tmp_path):
+    no_proxies.setenv("NO_PROXY", excepted)
+    no_proxies.setenv("HTTP_PROXY", f"http://127.0.0.1:{unused_port()}")
+
+    download.fetch(tmp_path / "cache", mirrors=[mirror.url("good")])
+
+    assert files(tmp_path / "cache") == sorted(mnist)
+
+
+def test_a_proxy_that_does_not_answer_is_named(no_proxies, tmp_path):
+    no_proxies.setenv("http_proxy", f"http://user:secret@127.0.0.1:{unused_port()}")
+
+    with pytest.raises(BadInput, match="refused, through the proxy that http_proxy names") as error:
+        download.fetch(tmp_path / "cache", mirrors=["http://mirror.invalid/good/"])
+
+    assert "secret" not in str(error.value)
+
+
+def test_whatever_a_download_raises_it_ends_with_a_reason(monkeypatch, tmp_path):
+    def fail(*arguments):
+        raise RuntimeError
+
+    monkeypatch.setattr(download, "_fetch", fail)
+    assert download.fetch_within(tmp_path) == "the download failed (RuntimeError)"
 
 
 def unused_port() -> int:

@@ -44,7 +44,7 @@ def test_another_process_elsewhere_writes_the_same_bytes(tmp_path):
     (tmp_path / "home").mkdir()
     environment = {
         "PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "TZ": "Asia/Tokyo", "LANG": "C",
-        "PYTHONHASHSEED": "7",
+        "PYTHONHASHSEED": "7", "KERAS_BACKEND": "jax", "TF_USE_LEGACY_KERAS": "1", "TF_CONFIG": "none",
     }  # fmt: skip
     command = [sys.executable, str(ROOT / "runner_kfp.py"), "compile", *packages.DIGITS, "--output", "there.yaml"]
     command += ["--json", "told.json"]

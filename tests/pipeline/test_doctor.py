@@ -14,17 +14,16 @@ from typing import Any
 
 import pytest
 
+from components import environment
 from components.ingest import download, source
 from pipeline import record
 from pipeline.local import commands, doctor
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = [
-    "Python", "glibc", "lane", "compiler", "packages", "disk", "memory", "GPUs", "data", "locks", "console", "path",
-    "serving", "metadata", "clock",
+    "Python", "glibc", "lane", "compiler", "packages", "disk", "memory", "GPUs", "settings", "account", "network",
+    "data", "locks", "console", "path", "serving", "metadata", "clock",
 ]  # fmt: skip
-NAMES = ["Python", "glibc", "lane", "compiler", "packages", "disk", "memory", "GPUs", "data", "locks", "metadata",
-         "clock"]  # fmt: skip
 
 
 def of(checks: list[doctor.Check], name: str) -> doctor.Check:
@@ -174,6 +173,35 @@ def test_a_tensorflow_that_does_not_start_blocks(tmp_path: pathlib.Path, monkeyp
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     found = doctor._gpus(False)
     assert (found.state, "libcuda is broken" in found.found) == (doctor.BLOCKED, True)
+
+
+@pytest.mark.usefixtures("quick")
+def test_settings_for_keras_that_runs_ignore_are_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "ignored", ["KERAS_BACKEND", "/home/a/.keras/keras.json"])
+    check = of(doctor.examine(tmp_path), "settings")
+    assert check.state == doctor.OK
+    assert check.found == "runs take no account of KERAS_BACKEND, /home/a/.keras/keras.json"
+
+
+@pytest.mark.usefixtures("quick")
+def test_variables_of_proxies_and_certificates_that_cannot_be_used_are_named_without_their_values(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@host:x")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none"))
+    check = of(doctor.examine(tmp_path), "network")
+    assert check.state == doctor.WARNING
+    assert check.found == "HTTPS_PROXY: it is no address; AWS_CA_BUNDLE: no such file or directory"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert of(doctor.examine(tmp_path), "account").state == doctor.OK
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    check = of(doctor.examine(tmp_path), "account")
+    assert (check.state, "XDG_CACHE_HOME" in check.advice) == (doctor.WARNING, True)
+    assert f"the cache {tmp_path}/file/mnist-tfx cannot be written" in check.found
 
 
 @pytest.mark.usefixtures("quick")

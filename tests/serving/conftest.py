@@ -49,7 +49,9 @@ class Server:
     def __init__(self, model_dir: pathlib.Path, log: pathlib.Path, *arguments: str):
         self.log = log
         command = [sys.executable, "-m", "serving", "--model-dir", str(model_dir), "--port", "0", *arguments]
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        # With settings for Keras and TensorFlow that would keep it from starting.
+        settings = {"KERAS_BACKEND": "none", "TF_CONFIG": "none", "TF_XLA_FLAGS": "none"}
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **settings}
         with log.open("wb") as output:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
         for _ in range(1200):

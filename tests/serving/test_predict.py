@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -177,3 +178,23 @@ def test_help_imports_nothing_heavy(command):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout
+
+
+@pytest.mark.parametrize("value", ["http://user:secret@host:x", "socks5://user:secret@host", "http://[::1"])
+def test_a_proxy_that_cannot_be_used_is_named_in_one_line(value):
+    command = [sys.executable, "-m", "serving.predict", "--url", "http://server.invalid", "--index", "1"]
+    variables = {name: text for name, text in os.environ.items() if name.lower() not in ("no_proxy", "http_proxy")}
+    done = subprocess.run(
+        command, cwd=ROOT, env=variables | {"HTTP_PROXY": value}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "does not answer (HTTP_PROXY in the environment can't be used (" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_an_address_that_is_none_is_refused(capsys):
+    assert predict.main(["--url", "http://[::1", "--index", "1"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "predict: --url takes an address such as http://127.0.0.1:8501; received 'http://[::1'\n"
+    )

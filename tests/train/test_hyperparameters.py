@@ -40,7 +40,11 @@ def test_the_configuration_of_the_trainer_leads_back():
         ("cnn", {"seed": True}, "seed must be"),
         ("cnn", {"seed": 2**31}, "seed must be"),
         ("cnn", {"ksize2": 29}, "ksize2 must be a whole number from 1 to 28, not 29"),
-        ("keras_cnn", {"ksize1": 15, "ksize2": 14}, "ksize1 and ksize2 of keras_cnn must be at most 28 together"),
+        (
+            "keras_cnn",
+            {"ksize1": 15, "ksize2": 14},
+            "'keras_cnn' with ksize1 15 and ksize2 14 takes images of 29x29 pixels or more",
+        ),
         ("cnn", {"train_steps": 2**31}, "train_steps must be a whole number from 1 to 2147483647"),
         ("cnn", {"nfil1": 0}, "nfil1 must be"),
         ("cnn", {"learning_rate": 0}, "learning_rate must be a number above 0 and at most 1e+37, not 0"),

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import itertools
 import pathlib
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from components import features
+from components.errors import BadInput
 from components.train import augmentation, hyperparameters, networks, objective
 from components.train.hyperparameters import MODELS, Hyperparameters
 
@@ -142,3 +144,40 @@ def test_best_alone_learns_with_momentum(model):
     assert type(network.optimizer) is keras.optimizers.SGD
     told = network.optimizer.get_config()
     assert (told["momentum"], told["nesterov"], told["weight_decay"]) == (0.9, True, 5e-4)
+
+
+# Each model with its own kernels, and with the smallest and a large one.
+SIDES = [
+    *((model, {}, side) for model, side in zip(MODELS, (1, 1, 1, 4, 6, 1, 20, 24), strict=True)),
+    ("cnn", {"ksize1": 1, "ksize2": 1}, 4),
+    ("keras_cnn", {"ksize1": 1, "ksize2": 1}, 2),
+    ("keras_cnn", {"ksize1": 17, "ksize2": 2}, 19),
+    ("keras_cnn", {"ksize1": 1, "ksize2": 27}, 28),
+]
+
+
+@pytest.mark.parametrize(("model", "kernels", "side"), SIDES, ids=str)
+def test_each_model_takes_images_from_a_size_that_is_known_before_it_is_built(monkeypatch, model, kernels, side):
+    chosen = dataclasses.replace(MODELS[model], **kernels)
+    assert hyperparameters.smallest_side(chosen) == side
+    for shape in ((side, side), (side, 2 * side + 1), (2 * side + 1, side)):
+        monkeypatch.setattr(features, "IMAGE_SHAPE", shape)
+        assert Hyperparameters.of(**chosen.to_config()) == chosen
+    network = networks.build(chosen)
+    images = np.random.default_rng(1).random((2, *shape, 1), np.float32)
+    assert np.isfinite(network(images, training=True)).all()
+    assert networks.for_inference(network)(images).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("model", "kernels", "side"), [case for case in SIDES if case[2] > 1], ids=str)
+def test_images_that_are_smaller_are_refused_in_one_line(monkeypatch, model, kernels, side):
+    for shape in ((side - 1, side), (side, side - 1)):
+        monkeypatch.setattr(features, "IMAGE_SHAPE", shape)
+        chosen = dataclasses.replace(MODELS[model], **kernels)
+        with pytest.raises(ValueError):  # noqa: PT011 - the rule is as narrow as Keras is
+            networks.build(chosen)
+        with pytest.raises(BadInput) as refused:
+            Hyperparameters.of(**chosen.to_config())
+        assert "\n" not in str(refused.value)
+        assert f"takes images of {side}x{side} pixels or more" in str(refused.value)
+        assert f"is {shape[0]}x{shape[1]}; take" in str(refused.value)

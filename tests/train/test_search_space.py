@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 
@@ -51,6 +52,15 @@ def test_the_space_of_cnn():
 def test_a_kernel_is_no_point_and_not_half_the_image():
     assert search_space.of(Hyperparameters.of("cnn", ksize1=1, ksize2=20), ())["ksize1"] == Choice((1, 3))
     assert search_space.of(Hyperparameters.of("cnn", ksize1=7, ksize2=20), ())["ksize2"] == Choice((20,))
+
+
+@pytest.mark.parametrize(("ksize1", "ksize2"), [(24, 3), (22, 5), (3, 24), (14, 14), (3, 3)])
+def test_a_search_tries_no_kernels_for_which_the_images_are_too_small(ksize1, ksize2):
+    base = Hyperparameters.of("keras_cnn", ksize1=ksize1, ksize2=ksize2)
+    space = search_space.of(base, ())
+    assert {ksize1, ksize2} <= {*space["ksize1"].values, *space["ksize2"].values}
+    for first, second in itertools.product(space["ksize1"].values, space["ksize2"].values):
+        search_space.whole(base, {"ksize1": first, "ksize2": second})
 
 
 def test_given_steps_hold_the_batch_too():
