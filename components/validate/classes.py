@@ -8,16 +8,13 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from components import features
+from components import chance, features
 from components.findings import Finding
 from components.validate.images import Images, finding, named, part_of, percent, points
 
 LABEL_OUT_OF_RANGE = "label-out-of-range"
 CLASS_MISSING = "class-missing"
 CLASS_BALANCE = "class-balance"
-
-# Differences of shares within this many standard errors are chance: 1 in 16,000 for one class of one split.
-_STANDARD_ERRORS = 4
 
 
 def out_of_range(split: str, images: Images) -> Iterator[Finding]:
@@ -59,7 +56,7 @@ def missing(split: str, images: Images, least: int) -> Iterator[Finding]:
 def uneven(splits: Mapping[str, Images], ratio: float) -> Iterator[Finding]:
     """A largest class that has over `ratio` times the images of the smallest, in train.
 
-    A standard error of each of the two counts, their roots, is left to chance. The other splits are held against train.
+    Room is left for chance (`chance.ratio`). The other splits are held against train.
     """
     counts = _counts(splits[features.TRAIN]) if features.TRAIN in splits else np.zeros(1, np.int64)
     there = np.flatnonzero(counts)
@@ -68,8 +65,7 @@ def uneven(splits: Mapping[str, Images], ratio: float) -> Iterator[Finding]:
     largest, smallest = there[counts[there].argmax()], there[counts[there].argmin()]
     most, fewest = int(counts[largest]), int(counts[smallest])
     measured = most / fewest
-    # A count of 1 may be chance altogether.
-    limit = ratio * (1 + fewest**-0.5) / max(1 - most**-0.5, 1e-9)
+    limit = ratio * chance.ratio(most, fewest)
     if measured > limit:
         yield finding(
             CLASS_BALANCE,
@@ -95,9 +91,7 @@ def shifted(splits: Mapping[str, Images], distance: float) -> Iterator[Finding]:
         if split == features.TRAIN or not train.sum() or not other.sum():
             continue
         shares, others = train / train.sum(), other / other.sum()
-        pooled = (train + other) / (train.sum() + other.sum())
-        error = np.sqrt(pooled * (1 - pooled) * (1 / train.sum() + 1 / other.sum()))
-        limits = distance + _STANDARD_ERRORS * error
+        limits = distance + chance.shares(train, other)
         apart = np.abs(shares - others)
         worst = int((apart - limits).argmax())
         if apart[worst] > limits[worst]:
