@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from components import findings
+
 # Fields of the provenance beside a pushed model, and what a person calls them.
 _PROVENANCE = {
     "git_commit": "commit",
@@ -44,6 +46,7 @@ def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("run", record["run_id"]),
         ("data set", dataset.get("name")),
         ("where the data came from", dataset.get("choice")),
+        ("left out, as their label is no class", findings.excluded_words(dataset.get("excluded") or {})),
         ("SHA-256 of the data", dataset.get("sha256")),
         ("fingerprint of the inputs", (record["fingerprint"] or {}).get("inputs")),
     ]

@@ -12,8 +12,7 @@ import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 
 from components import chance, features
-from components.findings import Finding
-from components.validate.classes import LABEL_OUT_OF_RANGE
+from components.findings import LABEL_OUT_OF_RANGE, Finding
 from components.validate.kinds import ANOMALY, DATASET_CHANGED, DRIFT, SKEW
 
 _SHOWN = 300  # characters of what TFDV says of one anomaly

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from components import chance, features
-from components.findings import Finding
+from components.findings import LABEL_OUT_OF_RANGE, Finding, excluded_words
 from components.validate.images import Images, finding, named, part_of, percent, points
 
-LABEL_OUT_OF_RANGE = "label-out-of-range"
 CLASS_MISSING = "class-missing"
 CLASS_BALANCE = "class-balance"
 
@@ -33,6 +33,26 @@ def out_of_range(split: str, images: Images) -> Iterator[Finding]:
             0,
             len(wrong),
             named(images, wrong),
+            ", which leaves these images out",
+        )
+
+
+def excluded(by_split: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    """Labels that are no class, of images that ingest has left out because that is allowed.
+
+    Args:
+        by_split: the custom property `excluded` of the Examples (`components.ingest.executor.Executor`).
+    """
+    for split, row in by_split.items():
+        count = sum(row["labels"].values())
+        yield Finding(
+            LABEL_OUT_OF_RANGE,
+            f"Left out of every stage, as their label is none of 0 to {len(features.CLASSES) - 1}: "
+            f"{excluded_words({split: row['labels']})}; correct these labels, or add the classes to the data contract.",
+            count,
+            0,
+            count,
+            tuple(row["examples"]),
         )
 
 

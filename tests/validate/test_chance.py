@@ -9,6 +9,7 @@ from tensorflow_data_validation.statistics import stats_impl
 from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 
 from components import chance, features
+from components.findings import Finding
 from components.ingest import encode
 from components.validate import check, classes
 from components.validate.images import Images
@@ -64,7 +65,7 @@ def balance(columns, rows, others):
 def test_random_draws_of_mnist_are_no_finding(mnist, train, test):
     schema = schema_of("mnist")
     random = np.random.default_rng([train, test])
-    stopped = []
+    stopped: list[Finding] = []
     for draw in range(DRAWS):
         if train < 55_000 or draw == 0:
             order = random.permutation(70_000)
