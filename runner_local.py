@@ -138,11 +138,14 @@ def _explain(effective: Config, choice: Choice, console: Console) -> dict[str, A
 
 def _run(effective: Config, choice: Choice, console: Console) -> dict[str, Any]:
     """Runs, and says how it ended; returns the record."""
+    from components import findings
     from components.report import gates
     from pipeline import record
     from pipeline.local import run as local_run
 
     row = local_run.run(effective, choice, console)
+    if excluded := (row["dataset"] or {}).get("excluded"):
+        console.say(f"Left out, as their label is no class: {findings.excluded_words(excluded)}")
     good = row["verdict"] in (record.PUSHED, record.UNCHANGED)
     console.say(record.sentence(row), style="bold green" if good else "bold red")
     console.verdict(gates.short(row))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 FINDINGS_FILE, GATES_FILE = "findings.json", "gates.json"
+# Where it is allowed, ingest leaves the images out that have it: no later stage can count them to any class.
+LABEL_OUT_OF_RANGE = "label-out-of-range"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,16 @@ class GateResult:
     candidate: float | None = None
     baseline: float | None = None
     interval: tuple[float, float] | None = None
+
+
+def excluded_words(excluded: Mapping[str, Mapping[str, int]]) -> str:
+    """Puts into words how many images were left out: split -> label, which is no class -> number of images."""
+    return ", ".join(
+        f"{sum(by_label.values()):,} of {split} ("
+        + ", ".join(f"label {label}: {count:,}" for label, count in by_label.items())
+        + ")"
+        for split, by_label in excluded.items()
+    )
 
 
 def write(folder: str | pathlib.Path, findings: Iterable[Finding] = (), gates: Iterable[GateResult] = ()) -> None:

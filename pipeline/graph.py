@@ -60,7 +60,11 @@ class Place:
 def build(config: Config, place: Place) -> list[BaseNode]:
     """Builds the graph's nodes, each after those that it needs."""
     ingested = ingest(
-        data_dir=place.data_dir, dataset_name=place.dataset, data_sha256=place.data_sha256, span=place.span
+        data_dir=place.data_dir,
+        dataset_name=place.dataset,
+        data_sha256=place.data_sha256,
+        span=place.span,
+        allow=place.allow,
     ).with_id("ingest")
     examples = ingested.outputs["examples"]
 

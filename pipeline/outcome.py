@@ -91,6 +91,9 @@ def fill(row: dict[str, Any], stages: Sequence[Stage]) -> None:
     row["artifacts"] = {
         f"{stage.name}.{key}": stage.location(key) for stage in by_name.values() for key in sorted(stage.outputs)
     }
+    if "ingest" in by_name and row["dataset"]:
+        excluded = json.loads(by_name["ingest"].property("examples", "excluded") or "{}")
+        row["dataset"]["excluded"] = {split: told["labels"] for split, told in excluded.items()}
     if "data-check" in by_name:
         found, _ = findings.read(by_name["data-check"].uri("checks"))
         row["findings"] = [vars(finding) for finding in found]

@@ -31,7 +31,7 @@ class Measure:
         kind: of comparison, `skew` or `drift`, whose limits the schema gives apart.
         measure: what TFDV computed, such as JENSEN_SHANNON_DIVERGENCE or L_INFTY.
         value: the distance, 0 for the same distribution.
-        limit: of the schema.
+        limit: of the schema, and room for chance at this number of samples.
         trained: mean in the training data, None for a class.
         served: mean in the samples.
     """
@@ -56,7 +56,7 @@ class Measure:
         if self.trained is not None and self.served is not None:
             means = f"; mean {self.served:.3g} served, {self.trained:.3g} in training"
         verdict = "has moved" if self.moved else "is as in training"
-        return f"{name} {verdict}: {how} {self.value:.4f}, limit {self.limit:g} ({self.kind}{means})"
+        return f"{name} {verdict}: {how} {self.value:.4f}, limit {self.limit:.4g} ({self.kind}{means})"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -154,6 +154,8 @@ def compare(samples: pathlib.Path, extra: pathlib.Path, version: int, at_least: 
     import pandas as pd
     import tensorflow_data_validation as tfdv
 
+    from components import chance
+
     rows = _rows(samples, version)
     if len(rows) < at_least:
         raise BadInput(
@@ -181,7 +183,7 @@ def compare(samples: pathlib.Path, extra: pathlib.Path, version: int, at_least: 
             kind,
             type(one).DESCRIPTOR.fields_by_name["type"].enum_type.values_by_number[one.type].name,
             one.value,
-            one.threshold,
+            one.threshold + chance.room(one.type, trained, served, name),
             *(None if name == features.LABEL else mean.get(name) for mean in means),
         )
         for kind, anomalies in found

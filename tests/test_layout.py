@@ -113,7 +113,7 @@ def broken_rules(path: str, source: str) -> list[str]:
 
 def _unprepared(path: str, tree: ast.Module) -> list[str]:
     blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == MAIN]
-    if not blocks or ast.unparse(blocks[-1].body[0]).startswith("environment.prepare("):
+    if not blocks or any(ast.unparse(block.body[0]).startswith("environment.prepare(") for block in blocks):
         return []
     return [f"{path} is started as a program: its first statement is environment.prepare()"]
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -74,7 +75,8 @@ def judge(
     )
     worst = min(candidate["recall"], key=lambda name: _nan_first(candidate["recall"][name]), default=None)
     if worst is not None:
-        yield _at_least(
+        unmeasured = [name for name in features.CLASSES if name not in candidate["recall"]]
+        result = _at_least(
             "recall-floor",
             f"lowest recall, that of class {worst},",
             candidate["recall"][worst],
@@ -82,6 +84,11 @@ def judge(
             before=min(before.get("recall", {}).values(), default=None),  # of whichever class
             interval=_recall_interval(candidate, worst),
         )
+        if unmeasured:
+            listed = ", ".join(unmeasured)
+            reason = f"{result.reason}; not measured for want of test images: class {listed}"
+            result = dataclasses.replace(result, reason=reason)
+        yield result
 
 
 def _recall_interval(figures: Mapping[str, Any], name: str) -> tuple[float, float] | None:

@@ -8,6 +8,7 @@ from tfx.orchestration import data_types
 from tfx.types import component_spec, standard_artifacts
 from tfx.types.channel import Channel
 
+from components.findings import LABEL_OUT_OF_RANGE
 from components.ingest import executor
 
 
@@ -21,6 +22,7 @@ class IdxExampleGenSpec(component_spec.ComponentSpec):
         executor.SPAN_KEY: component_spec.ExecutionParameter(type=int, optional=True),
         executor.DATASET_NAME_KEY: component_spec.ExecutionParameter(type=str),
         executor.DATA_SHA256_KEY: component_spec.ExecutionParameter(type=str),
+        executor.ALLOW_KEY: component_spec.ExecutionParameter(type=str),
     }
 
 
@@ -40,6 +42,7 @@ class IdxExampleGen(base_beam_component.BaseBeamComponent):
         dataset_name: str | data_types.RuntimeParameter,
         span: int | data_types.RuntimeParameter | None = None,
         data_sha256: str | data_types.RuntimeParameter = "",
+        allow: str | data_types.RuntimeParameter = "",
     ) -> None:
         super().__init__(
             IdxExampleGenSpec(
@@ -47,6 +50,7 @@ class IdxExampleGen(base_beam_component.BaseBeamComponent):
                 dataset_name=dataset_name,
                 span=span,
                 data_sha256=data_sha256,
+                allow=allow,
                 examples=Channel(type=standard_artifacts.Examples),
             )
         )
@@ -58,6 +62,7 @@ def ingest(
     dataset_name: str | data_types.RuntimeParameter,
     span: int | data_types.RuntimeParameter | None = None,
     data_sha256: str | data_types.RuntimeParameter = "",
+    allow: str | data_types.RuntimeParameter = "",
 ) -> IdxExampleGen:
     """Builds the ingest stage.
 
@@ -66,8 +71,12 @@ def ingest(
         dataset_name: `mnist` or `digits`, which the contents must then be; or how to call contents that are neither.
         span: number of the span to take; None or a negative number: the newest.
         data_sha256: the SHA-256 that the data set must have (`source.Source.sha256`); empty: any.
+        allow: names of findings that are allowed, with commas between them; with `label-out-of-range` among them,
+            images whose label is no class are left out.
 
     Returns:
         The component; its output `examples` is described at `executor.Executor`.
     """
-    return IdxExampleGen(data_dir, dataset_name, span, data_sha256)
+    if isinstance(allow, str):  # the others make no difference here, and must not make the cached Examples stale
+        allow = ",".join({LABEL_OUT_OF_RANGE} & set(allow.split(",")))
+    return IdxExampleGen(data_dir, dataset_name, span, data_sha256, allow)

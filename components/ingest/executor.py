@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -22,10 +22,12 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_component_specs
 
 from components import features
+from components.errors import GateStopped
+from components.findings import LABEL_OUT_OF_RANGE
 from components.ingest import encode, idx, ranks, source
 
 DATA_DIR_KEY, SPAN_KEY, DATASET_NAME_KEY = "data_dir", "span", "dataset_name"
-DATA_SHA256_KEY = "data_sha256"
+DATA_SHA256_KEY, ALLOW_KEY = "data_sha256", "allow"
 EXAMPLES_KEY = standard_component_specs.EXAMPLES_KEY
 
 # One file in this many of the training images is held out as val: 5,000 of MNIST's 60,000.
@@ -40,12 +42,15 @@ _FILES_OF_SPLIT = {
 }
 # Folder of an Examples artifact in which files grow until they are complete; gone in the end.
 _PARTIAL = "partial"
+_MAX_EXAMPLES = 20  # ids of images that were left out, of each split
+
+Contents = Mapping[str, idx.Contents]
 
 _progress = logging.getLogger("progress")
 
 # The contents that this process read last, by the SHA-256 of the data set: where Beam runs in the executor's own
 # process, the files are read once.
-_contents: dict[str, dict[str, idx.Contents]] = {}
+_contents: dict[str, Contents] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Shard:
     number: int
     of: int
     uri: str
+    only_classes: bool
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -67,17 +73,21 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
     Output artifacts:
         examples: Examples with the splits train, val and test; uncompressed TFRecords of tf.Examples with the features
-            of `components/features.py`. Custom properties: dataset (name), dataset_sha256, images, span (0 where
-            the folder has no spans), and as JSON files (name -> SHA-256) and splits (name -> count).
+            of `components/features.py`. Custom properties: dataset (name), dataset_sha256, images (of the files), span
+            (0 where the folder has no spans), and as JSON files (name -> SHA-256), splits (name -> count) and excluded
+            (name of a split -> labels, label -> count, and examples, the first ids), empty where nothing was left out.
 
     Execution properties:
         data_dir: folder with the four IDX files or with spans, as this worker sees it, or its URL.
         span: number of the span to take; absent or negative: the newest.
         dataset_name: `mnist` or `digits`, which the contents must then be; or how to call contents that are neither.
         data_sha256: the SHA-256 that the contents must have; absent or empty: any.
+        allow: names of findings with commas between them. With `label-out-of-range`, images whose label is no class are
+            left out; the others keep their ids and their splits.
 
     Raises:
         BadInput: the files are refused; nothing is left in the output folder.
+        GateStopped: every image of a split would be left out.
     """
 
     def Do(
@@ -89,12 +99,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         self._log_startup(input_dict, output_dict, exec_properties)
         artifact = artifact_utils.get_single_instance(output_dict[EXAMPLES_KEY])
         found, contents = _load(exec_properties)
-        counts = {name: len(chosen) for name, chosen in split_indices(found.train_images, found.test_images).items()}
+        only_classes = LABEL_OUT_OF_RANGE in exec_properties.get(ALLOW_KEY, "").replace(" ", "").split(",")
+        counts = {split: len(rows) for split, rows in _indices(contents, only_classes).items()}
+        excluded = _excluded(contents) if only_classes else {}
+        _check_any_left(counts, excluded)
         _progress.info("writing %s", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
-        _describe(artifact, found, counts)
+        _describe(artifact, found, counts, excluded)
         try:
             _contents[found.sha256] = contents
-            self._write(artifact, found, counts)
+            self._write(artifact, found, counts, only_classes)
         except BaseException:
             for name in (*(f"Split-{split}" for split in features.SPLITS), _PARTIAL):
                 _remove(os.path.join(artifact.uri, name))
@@ -102,8 +115,14 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         finally:
             _contents.clear()
 
-    def _write(self, artifact: types.Artifact, found: source.Source, counts: dict[str, int]) -> None:
-        shards = [shard for split, count in counts.items() for shard in _shards(artifact.uri, found, split, count)]
+    def _write(
+        self, artifact: types.Artifact, found: source.Source, counts: dict[str, int], only_classes: bool
+    ) -> None:
+        shards = [
+            shard
+            for split, count in counts.items()
+            for shard in _shards(artifact.uri, found, split, count, only_classes)
+        ]
         fileio.makedirs(os.path.join(artifact.uri, _PARTIAL))
         for split in features.SPLITS:
             fileio.makedirs(artifact_utils.get_split_uri([artifact], split))
@@ -131,6 +150,44 @@ def split_indices(train_images: int, test_images: int) -> dict[str, npt.NDArray[
     }
 
 
+def _indices(contents: Contents, only_classes: bool) -> dict[str, npt.NDArray[np.int64]]:
+    """`split_indices` of the files; without those images whose label is no class, where they are to be left out."""
+    indices = split_indices(len(contents[idx.TRAIN_LABELS].array), len(contents[idx.TEST_LABELS].array))
+    if not only_classes:
+        return indices
+    return {split: rows[_labels(contents, split)[rows] < len(features.CLASSES)] for split, rows in indices.items()}
+
+
+def _excluded(contents: Contents) -> dict[str, dict[str, Any]]:
+    """What is to be left out, in the form of the custom property `excluded`."""
+    excluded = {}
+    for split, rows in _indices(contents, only_classes=False).items():
+        labels = _labels(contents, split)[rows]
+        outside = np.flatnonzero(labels >= len(features.CLASSES))
+        if len(outside):
+            values, counts = np.unique(labels[outside], return_counts=True)
+            excluded[split] = {
+                "labels": dict(zip(map(str, values.tolist()), counts.tolist(), strict=True)),
+                "examples": [f"{_FILES_OF_SPLIT[split][0]}#{index}" for index in rows[outside[:_MAX_EXAMPLES]]],
+            }
+    return excluded
+
+
+def _labels(contents: Contents, split: str) -> npt.NDArray[np.uint8]:
+    """The labels of the file that a split comes from."""
+    return contents[_FILES_OF_SPLIT[split][1]].array
+
+
+def _check_any_left(counts: Mapping[str, int], excluded: Mapping[str, Any]) -> None:
+    for split in excluded:
+        if not counts[split]:
+            raise GateStopped(
+                f"Every image of {split} has a label outside 0 to {len(features.CLASSES) - 1}, so with --allow "
+                f"{LABEL_OUT_OF_RANGE} none is left: correct the labels in {_FILES_OF_SPLIT[split][1]}, or add the "
+                "classes to the data contract."
+            )
+
+
 def write_shard(shard: Shard) -> int:
     """Writes one output file, under its final name only when it is complete. Returns its number of images.
 
@@ -140,8 +197,7 @@ def write_shard(shard: Shard) -> int:
     contents = _contents_of(shard)
     images_name, labels_name = _FILES_OF_SPLIT[shard.split]
     images, labels = contents[images_name].array, contents[labels_name].array
-    indices = split_indices(len(contents[idx.TRAIN_LABELS].array), len(contents[idx.TEST_LABELS].array))[shard.split]
-    chosen = indices[shard.start : shard.stop]
+    chosen = _indices(contents, shard.only_classes)[shard.split][shard.start : shard.stop]
     partial = os.path.join(shard.uri, _PARTIAL, uuid.uuid4().hex)
     with tf.io.TFRecordWriter(partial) as writer:
         for example in encode.examples(images[chosen], labels[chosen], images_name, chosen):
@@ -165,7 +221,7 @@ def _load(exec_properties: dict[str, Any]) -> tuple[source.Source, dict[str, idx
     return found, contents
 
 
-def _contents_of(shard: Shard) -> dict[str, idx.Contents]:
+def _contents_of(shard: Shard) -> Contents:
     if shard.sha256 not in _contents:
         found, contents = source.load(shard.directory, None, features.IMAGE_SHAPE)
         _check_unchanged(found, shard.sha256)
@@ -180,17 +236,19 @@ def _check_unchanged(found: source.Source, expected: str) -> None:
         idx.refuse(found.directory, "SHA-256 of the data set", expected, found.sha256, way_out)
 
 
-def _shards(uri: str, found: source.Source, split: str, count: int) -> Iterator[Shard]:
+def _shards(uri: str, found: source.Source, split: str, count: int, only_classes: bool) -> Iterator[Shard]:
     height, width = features.IMAGE_SHAPE
     size = max(1, min(SHARD_IMAGES, SHARD_BYTES // (height * width)))
     # At least one file, also of an empty split: readers refuse a split without any.
     of = max(1, -(-count // size))
     for number in range(of):
         start, stop = number * size, min((number + 1) * size, count)
-        yield Shard(found.directory, found.sha256, split, start, stop, number, of, uri)
+        yield Shard(found.directory, found.sha256, split, start, stop, number, of, uri, only_classes)
 
 
-def _describe(artifact: types.Artifact, found: source.Source, counts: dict[str, int]) -> None:
+def _describe(
+    artifact: types.Artifact, found: source.Source, counts: Mapping[str, int], excluded: Mapping[str, Any]
+) -> None:
     artifact.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
     artifact.span = found.span or 0
     # Set by name: tfx.components.util, which has a function for it, imports every component of TFX.
@@ -200,6 +258,7 @@ def _describe(artifact: types.Artifact, found: source.Source, counts: dict[str, 
     artifact.set_int_custom_property("images", found.images)
     artifact.set_string_custom_property("files", json.dumps(dict(found.digests)))
     artifact.set_string_custom_property("splits", json.dumps(counts))
+    artifact.set_string_custom_property("excluded", json.dumps(excluded))
     artifact.set_int_custom_property("span", found.span or 0)
 
 

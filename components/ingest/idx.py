@@ -21,13 +21,14 @@ import pathlib
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from components.errors import BadInput
+from components.ingest import names
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -61,25 +62,51 @@ class Contents:
     sha256: str
 
 
-def find(directory: str | os.PathLike[str], name: str) -> pathlib.Path:
-    """Finds an IDX file by its base name, plain or with ".gz".
+def find(directory: str | os.PathLike[str], name: str) -> list[pathlib.Path]:
+    """Finds an IDX file by its base name: plain, with ".gz", or both.
 
     Raises:
-        BadInput: the folder cannot be read, or it holds neither or both of the two.
+        BadInput: the folder cannot be read, or it holds neither of the two.
     """
     folder = pathlib.Path(directory)
     try:
         entries = {entry.name for entry in folder.iterdir()}
     except OSError as error:
         refuse(folder, "folder", "a readable folder with the four IDX files", _reason(error), "Check --data-dir.")
-    present = [candidate for candidate in (name, name + ".gz") if candidate in entries]
-    if len(present) == 2:
-        refuse(folder, name, "one file, plain or .gz", "both", "Remove one of the two.")
-    if not present:
-        files = sorted(entry for entry in entries if "idx" in entry)[:4]
-        found = f"only {', '.join(files)}" if files else "neither"
-        refuse(folder, name, f"{name} or {name}.gz", found, "Put the missing file there, under this very name.")
-    return folder / present[0]
+
+    def below(path: str) -> list[str] | None:
+        try:
+            return sorted(entry.name for entry in (folder / path).iterdir())
+        except OSError:
+            return None
+
+    return [folder / candidate for candidate in present(folder, name, entries, below)]
+
+
+def present(
+    directory: str | os.PathLike[str], name: str, entries: Collection[str], below: Callable[[str], list[str] | None]
+) -> list[str]:
+    """The entries of a folder or URL that are an IDX file: of its base name, plain or with ".gz", or both.
+
+    Args:
+        directory: the folder or URL, for the message.
+        name: base name.
+        entries: names of what is in it.
+        below: lists what is in a folder in it, None for what is no folder.
+
+    Raises:
+        BadInput: neither is there.
+    """
+
+    def files_of(base: str) -> list[str]:
+        return [entry for entry in (base, f"{base}.gz") if entry in entries and below(entry) is None]
+
+    files = files_of(name)
+    if not files:
+        missing = [other for other in FILES if not files_of(other)]
+        found, way_out = names.way_out(directory, missing, entries, below)
+        refuse(directory, name, f"{name} or {name}.gz", found, way_out)
+    return files
 
 
 def read_images(path: str | os.PathLike[str], image_shape: tuple[int, int]) -> Contents:
@@ -112,14 +139,24 @@ def read_pair(
     Raises:
         BadInput: one is missing or wrong, or they differ in number.
     """
-    images_path, labels_path = find(directory, images_name), find(directory, labels_name)
+    images_paths, labels_paths = find(directory, images_name), find(directory, labels_name)
     # The labels first: they are small, and where they are wrong nothing else needs to be read.
-    labels = read_labels(labels_path)
-    images = read_images(images_path, image_shape)
+    labels = _same([read_labels(path) for path in labels_paths])
+    images = _same([read_images(path, image_shape) for path in images_paths])
     if len(images.array) != len(labels.array):
-        way_out = f"Take both files from the same data set: {images_path.name} holds {len(images.array)} images."
-        refuse(labels_path, "count", f"{len(images.array)} labels", f"{len(labels.array)} labels", way_out)
+        way_out = f"Take both files from the same data set: {images.path.name} holds {len(images.array)} images."
+        refuse(labels.path, "count", f"{len(images.array)} labels", f"{len(labels.array)} labels", way_out)
     return images, labels
+
+
+def _same(contents: Sequence[Contents]) -> Contents:
+    """The first, where all are the same: a file may lie there plain and gzipped, as torchvision leaves it."""
+    first = contents[0]
+    for other in contents[1:]:
+        if other.sha256 != first.sha256:
+            way_out = "Remove the one that is wrong."
+            refuse(first.path, "contents", f"those of {other.path.name} beside it", "different contents", way_out)
+    return first
 
 
 def write(path: str | os.PathLike[str], array: npt.NDArray[np.uint8]) -> None:
@@ -233,13 +270,25 @@ def _check_magic(path: pathlib.Path, magic: bytes, dimensions: int) -> None:
         found, way_out = _bytes_words(magic), "This is no IDX file; fetch it again."
     elif magic[2] != _UNSIGNED_BYTE:
         kind = _ELEMENT_TYPES.get(magic[2], "unknown")
-        found, way_out = f"{magic.hex(' ')}, element type {kind}", "Write the pixels as unsigned bytes, 0 to 255."
+        found = f"{magic.hex(' ')}, element type {kind}, {_dimensions(magic[3])}"
+        way_out = _as_bytes(magic[3], dimensions)
     elif magic[3] != dimensions:
         kind = {1: ", a labels file", 3: ", an images file"}.get(magic[3], "")
         found, way_out = f"{magic.hex(' ')}, {_dimensions(magic[3])}{kind}", "Check which file has which name."
     else:
         return
     refuse(path, "magic number", expected, found, way_out)
+
+
+def _as_bytes(found: int, expected: int) -> str:
+    """What to do about elements that are no unsigned bytes, by the dimensions of the file and those it must have."""
+    if found != expected and found in (1, 3):
+        return "Check which file has which name."
+    if expected == 3:
+        return "Write the pixels as unsigned bytes, 0 to 255."
+    if found == 2:  # as in QMNIST: class, series, writer, and more
+        return "Write the labels alone, the first number of each image, as unsigned bytes."
+    return "Write the labels as unsigned bytes, one for each image."
 
 
 def _check_shape(path: pathlib.Path, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:

@@ -35,9 +35,14 @@ def entries(url: str) -> list[str] | None:
     if url.startswith(storage.WEB):
         return None
     files, root = storage.connect(url)
+    return sorted(_listing(files, root, url))
+
+
+def _listing(files: Any, root: str, url: str) -> dict[str, bool]:
+    """Name of each thing directly below a path of a store -> whether it is a folder."""
     with storage.refusals(url):
-        found = files.ls(root, detail=False)
-    return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+        found = files.ls(root, detail=True)
+    return {each["name"].rstrip("/").rpartition("/")[2]: each["type"] == "directory" for each in found}
 
 
 @contextlib.contextmanager
@@ -57,7 +62,19 @@ def fetched(url: str) -> Iterator[pathlib.Path]:
 
 def _fetch(url: str, folder: pathlib.Path) -> None:
     files, root = storage.connect(url)
-    listed = entries(url)
+    listed = None if url.startswith(storage.WEB) else _listing(files, root, url)
+    if listed is not None:
+        folders: dict[str, dict[str, bool]] = {"": listed}
+
+        def below(path: str) -> list[str] | None:
+            parent, _, name = path.rpartition("/")
+            if not folders[parent].get(name):
+                return None
+            folders[path] = _listing(files, f"{root}/{path}", f"{url}/{path}")
+            return sorted(folders[path])
+
+        for name in idx.FILES:
+            idx.present(url, name, listed, below)
     for name in _NAMES if listed is None else set(_NAMES) & set(listed):
         # A web server is asked for name after name: what it has gzipped, it need not have plain as well.
         if listed is None and (folder / f"{name}.gz").exists():

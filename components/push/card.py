@@ -74,7 +74,7 @@ def build(provenance: Mapping[str, Any]) -> dict[str, Any]:
         "intended_use": _intended_use(),
         "limits": _limits(name, metrics),
         "data": {
-            **{key: dataset.get(key) for key in ("name", "sha256", "span", "images", "splits", "files")},
+            **{key: dataset.get(key) for key in ("name", "sha256", "span", "images", "splits", "excluded", "files")},
             "choice": provenance.get("dataset_choice"),
             **_DATA.get(str(name), _OWN_DATA),
         },

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from components.findings import excluded_words
+
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&!$@])")
 # GitHub makes links of bare addresses.
 _ADDRESS = re.compile(r"(?i)(?<=http)(s?):(?=//)|(?<=www)\.")
@@ -40,6 +42,7 @@ def render(card: Mapping[str, Any]) -> str:
         ("span", data["span"]),
         ("images", data["images"]),
         ("splits", _counts(data["splits"])),
+        *([("left out, as their label is no class", excluded_words(data["excluded"]))] if data["excluded"] else []),
         ("SHA-256 of the data set", data["sha256"]),
         *((f"SHA-256 of {name}", digest) for name, digest in (data["files"] or {}).items()),
         ("SHA-256 of the schema", (card["schema"] or {}).get("sha256")),

@@ -121,6 +121,10 @@ def Push(
                     "span": examples.get_int_custom_property("span") if examples.has_custom_property("span") else None,
                     "files": json.loads(examples.get_string_custom_property("files")),
                     "splits": json.loads(examples.get_string_custom_property("splits")),
+                    "excluded": {
+                        split: row["labels"]
+                        for split, row in json.loads(examples.get_string_custom_property("excluded") or "{}").items()
+                    },
                 },
                 "schema": {"sha256": hashlib.sha256(schema_file.read_bytes()).hexdigest()},
                 **_judgement(digest, training, data_checks.uri, infra_checks.uri, model_checks.uri),

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from components import paths
+from components import findings, paths
 from components.report import runs
 
 # Fields of the provenance beside a pushed model, and what a person calls them.
@@ -61,6 +61,7 @@ def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("began at", record.get("created_at")),
         ("data set", dataset.get("name")),
         ("where the data came from", dataset.get("choice")),
+        ("left out, as their label is no class", findings.excluded_words(dataset.get("excluded") or {})),
         ("SHA-256 of the data", dataset.get("sha256")),
         ("fingerprint of the inputs", (record["fingerprint"] or {}).get("inputs")),
     ]

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 
-from components import features
-from components.findings import Finding
-from components.validate.classes import LABEL_OUT_OF_RANGE
+from components import chance, features
+from components.findings import LABEL_OUT_OF_RANGE, Finding
 from components.validate.kinds import ANOMALY, DATASET_CHANGED, DRIFT, SKEW
 
 _SHOWN = 300  # characters of what TFDV says of one anomaly
@@ -47,7 +46,7 @@ def drift_and_skew(
     test: statistics_pb2.DatasetFeatureStatisticsList,
     production: statistics_pb2.DatasetFeatureStatisticsList | None,
 ) -> Iterator[Finding]:
-    """Compares distributions by the schema's comparators.
+    """Compares distributions by the schema's comparators; what chance does at these numbers of images is added to them.
 
     Args:
         schema: with `skew_comparator` and `drift_comparator` on the features to compare.
@@ -59,29 +58,44 @@ def drift_and_skew(
     bare.CopyFrom(schema)
     for feature in bare.feature:
         feature.ClearField("drift_comparator")
-    yield from _comparisons("train against test", SKEW, tfdv.validate_statistics(train, bare, serving_statistics=test))
+    anomalies = tfdv.validate_statistics(train, bare, serving_statistics=test)
+    yield from _comparisons("train against test", SKEW, anomalies, train, test)
     if production is not None:
         for feature, original in zip(bare.feature, schema.feature, strict=True):
             feature.ClearField("skew_comparator")
             feature.drift_comparator.CopyFrom(original.drift_comparator)
-        found = tfdv.validate_statistics(train, bare, previous_statistics=production)
-        yield from _comparisons("against the training data of the model in production", DRIFT, found)
+        anomalies = tfdv.validate_statistics(train, bare, previous_statistics=production)
+        what = "against the training data of the model in production"
+        yield from _comparisons(what, DRIFT, anomalies, train, production)
 
 
-def _comparisons(what: str, name: str, found: anomalies_pb2.Anomalies) -> Iterator[Finding]:
-    for comparison in found.drift_skew_info:
+def _comparisons(
+    what: str,
+    name: str,
+    anomalies: anomalies_pb2.Anomalies,
+    one: statistics_pb2.DatasetFeatureStatisticsList,
+    other: statistics_pb2.DatasetFeatureStatisticsList,
+) -> Iterator[Finding]:
+    for comparison in anomalies.drift_skew_info:
+        feature = ".".join(comparison.path.step)
         for measurement in [*comparison.drift_measurements, *comparison.skew_measurements]:
-            if measurement.value > measurement.threshold:
-                feature = ".".join(comparison.path.step)
+            room = chance.room(measurement.type, one, other, feature)
+            limit = measurement.threshold + room
+            if not measurement.value <= limit:  # NaN is no small distance
                 kind = statistics_name(measurement.type)
                 yield Finding(
                     name,
-                    f"{what}: the distribution of {feature!r} has moved: {kind} {measurement.value:.3f}, the limit is "
-                    f"{measurement.threshold:g}, exceeded by {measurement.value - measurement.threshold:.3f}. "
-                    f"Look at the statistics, or run with --allow {name}.",
+                    f"{what}: the distribution of {feature!r} has moved: {kind} {measurement.value:.3f}, exceeding by "
+                    f"{measurement.value - limit:.3f} the limit of {limit:.3f} ({measurement.threshold:g}, and "
+                    f"{room:.3f} for chance with {_images(one)} and {_images(other)} images). Look at the statistics, "
+                    f"or run with --allow {name}.",
                     measured=measurement.value,
-                    limit=measurement.threshold,
+                    limit=limit,
                 )
+
+
+def _images(statistics: statistics_pb2.DatasetFeatureStatisticsList) -> str:
+    return f"{sum(dataset.num_examples for dataset in statistics.datasets):,}"
 
 
 def statistics_name(kind: int) -> str:

@@ -4,20 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from components import features
-from components.findings import Finding
+from components import chance, features
+from components.findings import LABEL_OUT_OF_RANGE, Finding, excluded_words
 from components.validate.images import Images, finding, named, part_of, percent, points
 
-LABEL_OUT_OF_RANGE = "label-out-of-range"
 CLASS_MISSING = "class-missing"
 CLASS_BALANCE = "class-balance"
-
-# Differences of shares within this many standard errors are chance: 1 in 16,000 for one class of one split.
-_STANDARD_ERRORS = 4
 
 
 def out_of_range(split: str, images: Images) -> Iterator[Finding]:
@@ -36,6 +33,26 @@ def out_of_range(split: str, images: Images) -> Iterator[Finding]:
             0,
             len(wrong),
             named(images, wrong),
+            ", which leaves these images out",
+        )
+
+
+def excluded(by_split: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    """Labels that are no class, of images that ingest has left out because that is allowed.
+
+    Args:
+        by_split: the custom property `excluded` of the Examples (`components.ingest.executor.Executor`).
+    """
+    for split, row in by_split.items():
+        count = sum(row["labels"].values())
+        yield Finding(
+            LABEL_OUT_OF_RANGE,
+            f"Left out of every stage, as their label is none of 0 to {len(features.CLASSES) - 1}: "
+            f"{excluded_words({split: row['labels']})}; correct these labels, or add the classes to the data contract.",
+            count,
+            0,
+            count,
+            tuple(row["examples"]),
         )
 
 
@@ -59,7 +76,7 @@ def missing(split: str, images: Images, least: int) -> Iterator[Finding]:
 def uneven(splits: Mapping[str, Images], ratio: float) -> Iterator[Finding]:
     """A largest class that has over `ratio` times the images of the smallest, in train.
 
-    A standard error of each of the two counts, their roots, is left to chance. The other splits are held against train.
+    Room is left for chance (`chance.ratio`). The other splits are held against train.
     """
     counts = _counts(splits[features.TRAIN]) if features.TRAIN in splits else np.zeros(1, np.int64)
     there = np.flatnonzero(counts)
@@ -68,8 +85,7 @@ def uneven(splits: Mapping[str, Images], ratio: float) -> Iterator[Finding]:
     largest, smallest = there[counts[there].argmax()], there[counts[there].argmin()]
     most, fewest = int(counts[largest]), int(counts[smallest])
     measured = most / fewest
-    # A count of 1 may be chance altogether.
-    limit = ratio * (1 + fewest**-0.5) / max(1 - most**-0.5, 1e-9)
+    limit = ratio * chance.ratio(most, fewest)
     if measured > limit:
         yield finding(
             CLASS_BALANCE,
@@ -95,9 +111,7 @@ def shifted(splits: Mapping[str, Images], distance: float) -> Iterator[Finding]:
         if split == features.TRAIN or not train.sum() or not other.sum():
             continue
         shares, others = train / train.sum(), other / other.sum()
-        pooled = (train + other) / (train.sum() + other.sum())
-        error = np.sqrt(pooled * (1 - pooled) * (1 / train.sum() + 1 / other.sum()))
-        limits = distance + _STANDARD_ERRORS * error
+        limits = distance + chance.shares(train, other)
         apart = np.abs(shares - others)
         worst = int((apart - limits).argmax())
         if apart[worst] > limits[worst]:

@@ -94,16 +94,17 @@ def DataCheck(
 ) -> None:
     """Publishes what is wrong with the data; the data gate decides what follows.
 
-    Inputs: `examples`, of which only the data set's name is read; `images`, what `ImageCheck` found; `statistics`;
-    `schema`; `anomalies`; and `baseline`, the model in production with the statistics and the name of its training
-    data. Output: `checks`. Parameter: `allow`, names of findings with commas between them.
+    Inputs: `examples`, of which only the data set's name and what was left out are read; `images`, what `ImageCheck`
+    found; `statistics`; `schema`; `anomalies`; and `baseline`, the model in production with the statistics and the name
+    of its training data. Output: `checks`. Parameter: `allow`, names of findings with commas between them.
 
     Raises:
         BadInput: there is no finding of a name in `allow`.
     """
-    from components.validate import check, kinds
+    from components.validate import check, classes, kinds
 
     found = list(check.dataset_changed(examples.get_string_custom_property("dataset"), _dataset(baseline)))
+    found += classes.excluded(json.loads(examples.get_string_custom_property("excluded") or "{}"))
     found += findings.read(images.uri)[0]
     for split in features.SPLITS:
         found += check.anomalies(split, check.load_anomalies(anomalies.uri, split))

@@ -77,9 +77,13 @@ def finding(
     limit: float,
     count: int = 0,
     examples: Sequence[str] = (),
+    consequence: str = "",
 ) -> Finding:
-    """A finding in one sentence: what was found, against which limit, by how much it failed, and what to do."""
-    sentence = f"{what}: {advice}, or run with --allow {name}."
+    """A finding in one sentence: what was found, against which limit, by how much it failed, and what to do.
+
+    `consequence` says of a finding that is allowed what becomes of these images.
+    """
+    sentence = f"{what}: {advice}, or run with --allow {name}{consequence}."
     return Finding(name, sentence, float(measured), float(limit), count, tuple(examples[:MAX_EXAMPLES]))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.findings import Finding
+from components.findings import LABEL_OUT_OF_RANGE, Finding
 from components.validate import classes, copies
 from components.validate.images import Images, Pixels, blocks, finding, named, over, part_of
 
@@ -18,7 +18,7 @@ INVERTED_PIXELS = "inverted-pixels"
 BLANK_IMAGE = "blank-image"
 # Every kind of finding of `check`.
 NAMES = (
-    classes.LABEL_OUT_OF_RANGE,
+    LABEL_OUT_OF_RANGE,
     classes.CLASS_MISSING,
     classes.CLASS_BALANCE,
     INVERTED_PIXELS,

@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from components import environment, stdio
+from components import environment, findings, stdio
 from components.errors import exit_code
 from pipeline import outcome, record
 from pipeline.kubeflow import adapt, notes, parameters, stages, viewers
@@ -60,6 +60,8 @@ def _report(executor_input: dict[str, Any], task: str, names: Sequence[str]) -> 
     output_file = pathlib.Path(executor_input["outputs"]["outputFile"])
     output_file.parent.mkdir(parents=True, exist_ok=True)
     output_file.write_text(json.dumps(answer), encoding="utf-8")
+    if excluded := (row["dataset"] or {}).get("excluded"):
+        sys.stdout.write(f"Left out, as their label is no class: {findings.excluded_words(excluded)}\n")
     sys.stdout.write(f"{row['sentence']}\n")
 
 

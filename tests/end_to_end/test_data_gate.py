@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorflow_metadata.proto.v0 import statistics_pb2
 
 import runner_local
 from components import features
 from components.ingest import idx, source
+from components.validate import kinds
 
 pytestmark = pytest.mark.slow
 Files = dict[str, np.ndarray]
@@ -175,6 +177,87 @@ def test_an_allowed_finding_is_recorded_and_does_not_stop(start: Callable[..., d
     assert sum(row["count"] for row in found) >= 19  # val may have got some of the twenty
     assert all(row["examples"] for row in found)
     assert record["config"]["allow"] == ["dataset-changed", "drift", "duplicate-images", "skew"]
+
+
+def every_fault_at_once(files: Files) -> None:
+    """All that the data gate looks for but a missing class; train and test by halves, so that one fault hides none."""
+    random = np.random.default_rng(7)
+    nearly_leaked(files)
+    files[idx.TEST_IMAGES][5:10] = files[idx.TRAIN_IMAGES][5:10]
+    files[idx.TEST_LABELS][5:10] = files[idx.TRAIN_LABELS][5:10]
+    files[idx.TEST_IMAGES][10:13] = 0
+    files[idx.TEST_IMAGES][100:] = (files[idx.TEST_IMAGES][100:] * 0.6).astype(np.uint8)
+    files[idx.TRAIN_IMAGES][700:] = (files[idx.TRAIN_IMAGES][700:] * 0.4).astype(np.uint8)
+    files[idx.TRAIN_IMAGES][20:50] = 255 - files[idx.TRAIN_IMAGES][20:50]
+    files[idx.TRAIN_IMAGES][100:120] = files[idx.TRAIN_IMAGES][99]
+    labels = files[idx.TRAIN_LABELS]
+    chosen = random.choice(np.arange(200, len(labels)), 120, replace=False)
+    labels[chosen] = (labels[chosen] + random.integers(1, 10, len(chosen))) % 10
+    shifted_balance(files)
+    files[idx.TRAIN_LABELS][[60, 70]], files[idx.TRAIN_LABELS][80], files[idx.TEST_LABELS][50] = 12, 200, 10
+
+
+def test_every_finding_that_is_allowed_lets_a_run_come_to_its_end(
+    start: Callable[..., dict[str, Any]], clean: Files, serving: pathlib.Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = {name: array.copy() for name, array in clean.items()}
+    every_fault_at_once(files)
+    allowed = [word for name in kinds.ALL for word in ("--allow", name)]
+    record = start(files, *allowed, "--train-steps", "300", "--force-push", "to see it in the serving folder")
+    assert record["verdict"] == "pushed", record["reason"]
+    assert {row["name"] for row in record["findings"]} == set(kinds.ALL) - {"class-missing"}
+    assert all(row["allowed"] for row in record["findings"])
+
+    excluded = record["dataset"]["excluded"]
+    assert sum(map(sum, (by_label.values() for by_label in excluded.values()))) == 4
+    assert excluded["test"] == {"10": 1}
+    assert record["metrics"]["examples"] == len(files[idx.TEST_LABELS]) - 1
+    assert record["dataset"]["images"] == sum(len(files[name]) for name in (idx.TRAIN_LABELS, idx.TEST_LABELS))
+    assert "Left out, as their label is no class: " in capfd.readouterr().out
+    [sentence] = [
+        row["sentence"]
+        for row in record["findings"]
+        if row["name"] == "label-out-of-range" and "test" in row["sentence"]
+    ]
+    assert "1 of test (label 10: 1)" in sentence
+    assert "1 of test (label 10: 1)" in pathlib.Path(record["report"]).read_text(encoding="utf-8")
+    beside = pathlib.Path(record["model"]["path"], "assets.extra")
+    provenance = json.loads((beside / "provenance.json").read_text())
+    assert provenance["dataset"]["excluded"] == excluded
+    left = sum(provenance["dataset"]["splits"].values())
+    assert left == record["dataset"]["images"] - 4
+    assert "1 of test (label 10: 1)" in (beside / "model_card.md").read_text()
+    trained = statistics_pb2.DatasetFeatureStatisticsList.FromString((beside / "train_stats.pb").read_bytes())
+    assert trained.datasets[0].num_examples == provenance["dataset"]["splits"]["train"]
+
+
+def test_classes_that_are_missing_and_allowed_end_with_a_verdict_that_says_so(
+    start: Callable[..., dict[str, Any]], clean: Files
+) -> None:
+    files = {name: array.copy() for name, array in clean.items()}
+    class_missing(files)
+    keep = files[idx.TEST_LABELS] != 7
+    files[idx.TEST_IMAGES], files[idx.TEST_LABELS] = files[idx.TEST_IMAGES][keep], files[idx.TEST_LABELS][keep]
+    allowed = [word for name in ("class-missing", "class-balance", "skew", "drift") for word in ("--allow", name)]
+    record = start(files, *allowed, "--train-steps", "300")
+    assert (record["code"], record["verdict"]) == (3, "not_blessed"), record["reason"]
+    gates = {gate["name"]: gate for gate in record["gates"]}
+    assert gates["recall-floor"]["measured"] == 0
+    assert "that of class 3," in gates["recall-floor"]["reason"]
+    assert gates["recall-floor"]["reason"].endswith("not measured for want of test images: class 7")
+    assert "7" not in record["metrics"]["recall"]
+
+
+def test_a_class_of_which_nothing_is_left_stops_the_run(start: Callable[..., dict[str, Any]], clean: Files) -> None:
+    files = {name: array.copy() for name, array in clean.items()}
+    files[idx.TEST_LABELS][files[idx.TEST_LABELS] == 4] = 44
+    record = start(files, "--allow", "label-out-of-range", "--allow", "skew")
+    assert (record["code"], record["verdict"]) == (3, "stopped")
+    assert "namely 4 (0)" in record["reason"]
+    files[idx.TEST_LABELS][:] = 44
+    record = start(files, "--allow", "label-out-of-range")
+    assert (record["code"], record["verdict"]) == (3, "stopped")
+    assert record["reason"].startswith("Every image of test has a label outside 0 to 9")
 
 
 def test_a_lost_metadata_database_does_not_lose_the_baseline(

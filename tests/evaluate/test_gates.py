@@ -44,6 +44,15 @@ def closed(results: dict[str, GateResult]) -> list[str]:
     return sorted(name for name, result in results.items() if not result.passed)
 
 
+def test_a_class_without_test_images_has_no_recall_and_the_gate_says_so() -> None:
+    candidate = figures(c3=0.85)
+    for name in ("7", "8"):
+        del candidate["recall"][name]
+    result = judge(candidate)["recall-floor"]
+    assert (result.passed, result.measured) == (True, 0.85)
+    assert result.reason.endswith("the limit is 80.00%; not measured for want of test images: class 7, 8")
+
+
 def test_a_good_first_candidate_passes_and_has_nothing_to_compare_with() -> None:
     results = judge(figures())
     assert closed(results) == []

@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import os
 import pathlib
+import re
 import struct
 import tempfile
 import tracemalloc
@@ -79,6 +80,11 @@ def bomb(folder):
     zipped(IMAGES, lambda data: data, lambda data: data[:16] + bytes(2**28))(folder)
 
 
+def qmnist_labels(path):
+    """QMNIST's: eight int32 for each image."""
+    path.write_bytes(struct.pack(">BBBBII", 0, 0, 12, 2, 48, 8) + np.zeros((48, 8), ">i4").tobytes())
+
+
 MAX = struct.pack(">I", 2**32 - 1)
 SIZE = 16 + 48 * 784
 
@@ -100,6 +106,26 @@ CASES = [
         IMAGES,
         ["magic", "3 dimensions)", "1 dimension, a labels file"],
         id="5-labels-as-images",
+    ),
+    pytest.param(
+        lambda folder: qmnist_labels(folder / LABELS),
+        LABELS,
+        [
+            "magic",
+            "1 dimension)",
+            "0c 02, element type int32, 2 dimensions",
+            "Write the labels alone, the first number",
+        ],
+        id="4-qmnist-labels",
+    ),
+    pytest.param(
+        edit(LABELS, put(2, b"\x0d")), LABELS, ["float32", "Write the labels as unsigned bytes"], id="4-label-type"
+    ),
+    pytest.param(
+        edit(IMAGES, put(2, b"\x0d\x01")),
+        IMAGES,
+        ["float32, 1 dimension", "which file has which"],
+        id="4-type-file",
     ),
     pytest.param(edit(IMAGES, put(3, b"\x04")), IMAGES, ["magic", "3 dimensions)", "4 dimensions"], id="6-dimensions"),
     pytest.param(edit(IMAGES, lambda d: d[:10]), IMAGES, ["header: expected 16 bytes", "10 bytes"], id="7-header"),
@@ -179,12 +205,12 @@ CASES = [
     ),
     pytest.param(lambda folder: (folder / LABELS).unlink(), LABELS, ["expected", "or", ".gz, found"], id="23-missing"),
     pytest.param(
-        lambda folder: (folder / f"{IMAGES}.gz").write_bytes(gzip.compress(b"")),
-        IMAGES,
-        ["expected one file, plain or .gz, found both"],
+        lambda folder: (folder / f"{LABELS}.gz").write_bytes(gzip.compress(idx.header((48,)) + bytes(48))),
+        LABELS,
+        [f"contents: expected those of {LABELS}.gz", "different contents. Remove the one that is wrong"],
         id="24-both",
     ),
-    pytest.param(make_folder, IMAGES, ["file: expected a regular file, found a folder"], id="25-folder"),
+    pytest.param(make_folder, IMAGES, ["expected", f"found only {IMAGES}. Remove the folder"], id="25-folder"),
     pytest.param(make_fifo, IMAGES, ["file: expected a regular file, found a FIFO"], id="25-fifo"),
     pytest.param(device, IMAGES, ["file: expected a regular file, found a device"], id="25-device"),
     pytest.param(dangling, IMAGES, ["file: expected a readable", "no such file"], id="26-dangling"),
@@ -329,6 +355,177 @@ def test_a_name_with_a_line_break_stays_one_line(write_set, tmp_path):
 
     assert "two\\nlines" in str(error.value)
     assert str(error.value).isprintable()
+
+
+def renamed(change):
+    """Gives each file of the set another name."""
+
+    def apply(folder):
+        for name in idx.FILES:
+            (folder / name).rename(folder / change(name))
+
+    return apply
+
+
+def foldered(folder):
+    for name in idx.FILES:
+        (folder / name).rename(folder / "file")
+        (folder / name).mkdir()
+        (folder / "file").rename(folder / name / name)
+
+
+def both_of_kaggle(folder):
+    for name in idx.FILES:
+        data = (folder / name).read_bytes()
+        (folder / name.replace("-idx", ".idx")).write_bytes(data)
+    foldered(folder)
+
+
+def below(path):
+    def apply(folder):
+        (folder / path).mkdir(parents=True)
+        for name in idx.FILES:
+            (folder / name).rename(folder / path / name)
+
+    return apply
+
+
+def instead(*names):
+    def apply(folder):
+        for name in idx.FILES:
+            (folder / name).unlink()
+        for name in names:
+            (folder / name).write_bytes(b"x")
+
+    return apply
+
+
+def with_forks(folder):
+    for name in idx.FILES:
+        (folder / f"._{name}").write_bytes(b"\0\5\x16\7")
+    (folder / LABELS).unlink()
+
+
+# What makes the set another one's, and words of the message in order. The first file that is read is train's labels.
+NAMES = [
+    pytest.param(
+        renamed(lambda name: name.replace("-idx", ".idx")),
+        [
+            "found only train-images.idx3-ubyte, train-labels.idx1-ubyte",
+            f"Rename train-images.idx3-ubyte to {IMAGES},",
+            "rename t10k-labels.idx1-ubyte to t10k-labels-idx1-ubyte.",
+        ],
+        id="kaggle",
+    ),
+    pytest.param(
+        foldered,
+        [f"Put the file {IMAGES}/{IMAGES} in place of the folder {IMAGES},"],
+        id="kaggle-folders",
+    ),
+    pytest.param(
+        both_of_kaggle,
+        [f"Put the file {IMAGES}/{IMAGES} in place of the folder {IMAGES},"],
+        id="kaggle-both",
+    ),
+    pytest.param(
+        renamed(lambda name: f"emnist-letters-{name.replace('t10k', 'test')}.gz"),
+        [
+            f"Rename emnist-letters-{IMAGES}.gz to {IMAGES}.gz,",
+            "rename emnist-letters-test-labels-idx1-ubyte.gz to t10k-labels-idx1-ubyte.gz. EMNIST's images are",
+            "1 to 26",
+        ],
+        id="emnist",
+    ),
+    pytest.param(
+        instead(f"emnist-digits-{LABELS}", f"emnist-letters-{LABELS}"),
+        [f"Rename one of emnist-digits-{LABELS}, emnist-letters-{LABELS} to train-labels-"],
+        id="emnist-all",
+    ),
+    pytest.param(
+        renamed(lambda name: f"qmnist-{name.replace('t10k', 'test').replace('labels-idx1-ubyte', 'labels-idx2-int')}"),
+        [
+            f"rename qmnist-train-labels-idx2-int to {LABELS},",
+            "rename qmnist-test-images-idx3-ubyte to t10k-images-idx3-ubyte,",
+            "The labels are int32 and eight to an image: write the first",
+        ],
+        id="qmnist",
+    ),
+    pytest.param(
+        renamed(lambda name: f"{name.upper()}.GZ"),
+        [f"Rename TRAIN-IMAGES-IDX3-UBYTE.GZ to {IMAGES}.gz,"],
+        id="upper-case",
+    ),
+    pytest.param(renamed(lambda name: f"{name}.gzip"), [f"Rename {IMAGES}.gzip to {IMAGES}.gz,"], id="gzip"),
+    pytest.param(renamed(lambda name: f"{name}.zip"), [f"Unpack {IMAGES}.zip and name its file {IMAGES},"], id="zip"),
+    pytest.param(renamed(lambda name: f"{name}.Z"), [f"Unpack {IMAGES}.Z and name"], id="compress"),
+    pytest.param(renamed(lambda name: f"{name} (1).gz"), [f"Rename {IMAGES} (1).gz to {IMAGES}.gz,"], id="copy"),
+    pytest.param(renamed(lambda name: f"{name}.gz (1)"), [f"Rename {IMAGES}.gz (1) to {IMAGES}.gz,"], id="copy-end"),
+    pytest.param(
+        renamed(lambda name: f"{name}.gz.part"),
+        [f"Fetch {IMAGES} again, for {IMAGES}.gz.part is an unfinished"],
+        id="part",
+    ),
+    pytest.param(renamed(lambda name: name.partition("-idx")[0]), [f"Rename train-images to {IMAGES},"], id="short"),
+    pytest.param(with_forks, ["found only", "Put the missing file there"], id="resource-forks"),
+    pytest.param(
+        instead("mnist.npz"), ["found only mnist.npz. mnist.npz is no IDX file: write its arrays as IDX"], id="npz"
+    ),
+    pytest.param(
+        instead("train.csv", "test.csv"), ["found only test.csv, train.csv. test.csv is no IDX file"], id="csv"
+    ),
+    pytest.param(instead("archive.zip"), ["found only archive.zip. Unpack archive.zip there."], id="archive"),
+    pytest.param(instead("train-images-notes.txt"), ["found neither. Put the missing"], id="notes"),
+    pytest.param(below("raw"), ["found the folder raw. Name that folder: --data-dir ", "/data/raw."], id="parent"),
+    pytest.param(
+        below("MNIST/raw"),
+        ["found the folder MNIST/raw. Name that folder: --data-dir ", "/data/MNIST/raw."],
+        id="grandparent",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spoil", "words"), NAMES)
+def test_another_name_gets_the_way_out(spoil, words, write_set, tmp_path):
+    folder = write_set(tmp_path / "data")
+    spoil(folder)
+
+    with pytest.raises(BadInput) as error:
+        source.load(folder, None, features.IMAGE_SHAPE)
+
+    check(error, folder, "-ubyte: expected ", words)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param(case.values[0], id=case.id) for case in NAMES if case.id in ("kaggle", "upper-case", "copy")],
+)
+def test_what_the_way_out_says_leads_out(change, write_set, tmp_path):
+    folder = write_set(tmp_path / "data", suffix="")
+    original, _ = source.load(folder, None, features.IMAGE_SHAPE)
+    change(folder)
+    for path in list(folder.iterdir()):  # as the names promise
+        if path.name.lower().endswith(".gz"):
+            path.write_bytes(gzip.compress(path.read_bytes()))
+
+    with pytest.raises(BadInput) as error:
+        source.load(folder, None, features.IMAGE_SHAPE)
+    for old, new in re.findall(r"[Rr]ename (.+?) to ([^,]+?)[,.](?= |$)", str(error.value)):
+        (folder / old).rename(folder / new)
+
+    assert source.load(folder, None, features.IMAGE_SHAPE)[0].sha256 == original.sha256
+
+
+def test_a_file_that_is_there_plain_and_gzipped_is_taken(write_set, tmp_path):
+    """As torchvision leaves its raw/ folder."""
+    folder = write_set(tmp_path / "raw")
+    original, _ = source.load(folder, None, features.IMAGE_SHAPE)
+    for name in idx.FILES:
+        (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+
+    found, contents = source.load(folder, None, features.IMAGE_SHAPE)
+
+    assert found.sha256 == original.sha256
+    assert contents[IMAGES].path == folder / IMAGES
 
 
 # What the list calls fine here: 16 and 28 are findings of the data gate, 22 and 26 are no faults.

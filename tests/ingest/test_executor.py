@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The executor, run as TFX runs it."""
 
+import json
 import os
 import pathlib
 from unittest import mock
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from components import features
-from components.errors import BadInput
+from components.errors import BadInput, GateStopped
 from components.ingest import encode, executor, idx, source
 
 
@@ -178,7 +179,7 @@ def test_a_worker_of_its_own_reads_the_files_itself_and_checks_them(data, tmp_pa
     found, contents = source.load(data, None, features.IMAGE_SHAPE)
     (tmp_path / "partial").mkdir()
     (tmp_path / "Split-test").mkdir()
-    shard = executor.Shard(str(data), found.sha256, "test", 3, 5, 1, 4, str(tmp_path))
+    shard = executor.Shard(str(data), found.sha256, "test", 3, 5, 1, 4, str(tmp_path), False)
 
     assert executor.write_shard(shard) == 2
     (written,) = contents_of(tmp_path / "Split-test").values()
@@ -223,3 +224,59 @@ def test_mnist(run_executor):
     # Most people write a one that leans to the right.
     ones = [row for row in examples["test"] if row[features.LABEL].int64_list.value == [1]]
     assert 0.1 < np.median([row[features.SLANT].float_list.value[0] for row in ones]) < 0.3
+
+
+LABELLED = {idx.TRAIN_LABELS: {3: 12, 7: 12, 11: 200}, idx.TEST_LABELS: {5: 10}}
+
+
+@pytest.fixture
+def with_other_labels(write_set, tmp_path):
+    """A set in which some labels are no class, by file and position."""
+    folder = write_set(tmp_path / "data")
+    for name, changes in LABELLED.items():
+        labels = idx.read_labels(folder / name).array.copy()
+        labels[list(changes)] = list(changes.values())
+        idx.write(folder / name, labels)
+    return folder
+
+
+def test_images_whose_label_is_no_class_stay_unless_that_is_allowed(with_other_labels, run_executor):
+    artifact = run_executor(data_dir=str(with_other_labels), dataset_name="buttons", allow="blank-image")
+
+    assert json.loads(artifact.get_string_custom_property("splits")) == {"train": 44, "val": 4, "test": 10}
+    assert artifact.get_string_custom_property("excluded") == "{}"
+    labels = [row[features.LABEL].int64_list.value[0] for split in features.SPLITS for row in read(artifact, split)]
+    assert sorted(label for label in labels if label > 9) == [10, 12, 12, 200]
+
+
+@pytest.mark.parametrize("allow", ["label-out-of-range", "skew, label-out-of-range ,drift"])
+def test_where_that_is_allowed_they_are_left_out_and_the_others_are_what_they_were(
+    with_other_labels, run_executor, allow, monkeypatch
+):
+    monkeypatch.setattr(executor, "SHARD_IMAGES", 7)
+    all_of_them = run_executor("all", data_dir=str(with_other_labels), dataset_name="buttons")
+    artifact = run_executor("rest", data_dir=str(with_other_labels), dataset_name="buttons", allow=allow)
+
+    excluded = json.loads(artifact.get_string_custom_property("excluded"))
+    counts = json.loads(artifact.get_string_custom_property("splits"))
+    assert artifact.get_int_custom_property("images") == 58
+    assert sum(counts.values()) + sum(sum(row["labels"].values()) for row in excluded.values()) == 58
+    total = dict.fromkeys(("10", "12", "200"), 0)
+    for split in features.SPLITS:
+        before, after = read(all_of_them, split), read(artifact, split)
+        outside = [row for row in before if row[features.LABEL].int64_list.value[0] > 9]
+        assert len(after) == counts[split]
+        assert ids(outside) == excluded.get(split, {"examples": []})["examples"]
+        # The same examples, with the same ids, in the same order.
+        assert [str(row) for row in after] == [str(row) for row in before if row not in outside]
+        for label, count in excluded.get(split, {"labels": {}})["labels"].items():
+            total[label] += count
+    assert total == {"10": 1, "12": 2, "200": 1}
+
+
+def test_a_split_of_which_nothing_is_left_stops_with_one_sentence(data, run_executor, tmp_path):
+    labels = idx.TEST_LABELS
+    idx.write(data / f"{labels}.gz", np.full(10, 77, np.uint8))
+    with pytest.raises(GateStopped, match=rf"^Every image of test has a label outside 0 to 9, .* labels in {labels}"):
+        run_executor(data_dir=str(data), dataset_name="buttons", allow="label-out-of-range")
+    assert list((tmp_path / "examples").iterdir()) == []

@@ -153,6 +153,14 @@ def test_the_executor_writes_what_it_writes_of_a_folder(
     assert files[0] == files[1]
 
 
+def in_folders(folder: pathlib.Path) -> None:
+    """Each file in a folder of its own name, as some mirrors have them."""
+    for name in idx.FILES:
+        (folder / name).rename(folder / "file")
+        (folder / name).mkdir()
+        (folder / "file").rename(folder / name / name)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -162,9 +170,29 @@ def test_the_executor_writes_what_it_writes_of_a_folder(
             lambda folder: (folder / idx.TEST_LABELS).write_bytes(b"<html>"),
             f"/{idx.TEST_LABELS}: magic number: .*a web page",
         ),
-        (lambda folder: (folder / f"{idx.TEST_LABELS}.gz").write_bytes(b"x"), f": {idx.TEST_LABELS}: .* found both"),
+        (
+            lambda folder: (folder / f"{idx.TEST_LABELS}.gz").write_bytes(
+                gzip.compress(idx.header((10,)) + b"\7" * 10)
+            ),
+            f"/{idx.TEST_LABELS}: contents: expected those of {idx.TEST_LABELS}.gz beside it, found different",
+        ),
+        (
+            lambda folder: (folder / idx.TEST_LABELS).rename(folder / "t10k-labels.idx1-ubyte"),
+            f": {idx.TEST_LABELS}: .* Rename t10k-labels.idx1-ubyte to {idx.TEST_LABELS}\\.",
+        ),
+        (
+            lambda folder: [
+                ((folder / "raw").mkdir(exist_ok=True), (folder / name).rename(folder / "raw" / name))
+                for name in idx.FILES
+            ],
+            ": train-images-idx3-ubyte: .* Name that folder: --data-dir s3://data/digits/raw",
+        ),
+        (
+            in_folders,
+            f": {idx.TRAIN_IMAGES}: .* Put the file {idx.TRAIN_IMAGES}/{idx.TRAIN_IMAGES} in place of the folder",
+        ),
     ],
-    ids=["missing", "empty", "page", "both"],
+    ids=["missing", "empty", "page", "both", "dot", "parent", "folders"],
 )
 def test_what_is_wrong_is_said_of_the_url(
     write_set: Any, upload: Any, tmp_path: pathlib.Path, change: Any, message: str
@@ -173,6 +201,12 @@ def test_what_is_wrong_is_said_of_the_url(
     change(folder)
     with pytest.raises(BadInput, match=rf"^s3://data/digits{message}"):
         source.load(upload(folder), None, SHAPE)
+
+
+def test_the_same_file_plain_and_gzipped_is_taken(write_set: Any, upload: Any, tmp_path: pathlib.Path) -> None:
+    folder = write_set(tmp_path / "data")
+    (folder / f"{idx.TEST_LABELS}.gz").write_bytes(gzip.compress((folder / idx.TEST_LABELS).read_bytes()))
+    assert source.load(upload(folder), None, SHAPE)[0].sha256 == source.load(folder, None, SHAPE)[0].sha256
 
 
 def test_an_empty_prefix_and_a_missing_bucket_are_refused(server: S3, upload: Any) -> None:

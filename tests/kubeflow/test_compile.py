@@ -87,7 +87,7 @@ def test_the_graph_is_one_task_that_the_report_follows_however_it_ends(package):
 @pytest.mark.parametrize(
     ("task", "given"),
     [
-        ("ingest", {"data_dir": "data_dir", "span": "span"}),
+        ("ingest", {"data_dir": "data_dir", "span": "span", "allow": "allow"}),
         ("baseline", {"serving_dir": "serving_dir"}),
         ("data-check", {"allow": "allow"}),
         ("train", {"model_type": "model", "train_steps": "train_steps", "dropout": "dropout", "ksize1": "ksize1"}),

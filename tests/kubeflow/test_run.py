@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import runner_kfp
+from components import findings
 from components.ingest import digits, idx
 from components.push import versions
 from tests import object_stores
@@ -179,6 +180,15 @@ def test_a_data_gate_that_stops_leaves_report_record_and_findings(run, data, tmp
     assert ended.record["reason"] in ended.tasks["data-gate"].log
     assert ended.record["metrics"] is None
     assert ended.record["findings"][0]["sentence"] in ended.html.replace("&#39;", "'")
+
+    told = {"data_dir": str(broken), "serving_dir": str(tmp_path / "serving"), "model": "linear", "train_steps": 300}
+    allowed = run("minio://artifacts/root", allow="label-out-of-range", **told)
+    assert allowed.succeeded, allowed.record
+    excluded = allowed.record["dataset"]["excluded"]
+    assert sum(by_label["11"] for by_label in excluded.values()) == 10
+    assert production(tmp_path / "serving").provenance["dataset"]["excluded"] == excluded
+    assert findings.excluded_words(excluded) in allowed.html
+    assert findings.excluded_words(excluded) in allowed.tasks["report"].log
 
 
 def test_two_workers_of_a_training_job_train_the_model_that_is_pushed(s3, data, tmp_path):

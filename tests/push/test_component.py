@@ -112,7 +112,7 @@ def test_a_pushed_model_is_the_next_baseline_and_best_is_the_most_accurate(tmp_p
     assert provenance["run_id"] == "r1"
     assert provenance["dataset"] == {
         "name": "mnist", "sha256": "ab", "images": 10, "span": None,
-        "files": {"images": "cd"}, "splits": {"train": 8, "test": 2},
+        "files": {"images": "cd"}, "splits": {"train": 8, "test": 2}, "excluded": {},
     }  # fmt: skip
     assert provenance["schema"] == {"sha256": hashlib.sha256(b"").hexdigest()}
     assert json.loads(pushed.get_string_custom_property("provenance")) == provenance

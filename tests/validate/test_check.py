@@ -3,6 +3,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
@@ -68,9 +69,10 @@ def test_skew_between_train_and_test_has_measure_and_limit() -> None:
     shifted = statistics([0] * 60 + list(range(10)) * 14)
     [finding] = check.drift_and_skew(SCHEMA, GOOD, shifted, None)
     assert finding.name == "skew"
-    assert finding.limit == 0.03
     assert finding.measured is not None
     assert finding.measured > 0.2
+    assert finding.limit == pytest.approx(0.03 + 4 * (0.235 * 0.765 * 2 / 200) ** 0.5, abs=0.001)
+    assert f"the limit of {finding.limit:.3f} (0.03, and 0.170 for chance with 200 and 200 images)" in finding.sentence
     assert "'label'" in finding.sentence
     assert "--allow skew" in finding.sentence
 
