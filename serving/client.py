@@ -117,9 +117,11 @@ class Remote:
         except (OSError, http.client.HTTPException, ValueError) as error:
             fault = network.described(self._url, direct=self._direct)
             # What a ValueError or an HTTPException says may be the address of a proxy, with its password.
-            reason = fault or (getattr(error, "reason", error) if isinstance(error, OSError) else type(error).__name__)
+            reason: object = type(error).__name__
+            if isinstance(error, OSError):
+                reason = getattr(error, "reason", error)
             raise BadInput(
-                f"--url takes the address of a server; {self._url} does not answer ({reason}). Start one with "
+                f"--url takes the address of a server; {self._url} does not answer ({fault or reason}). Start one with "
                 "python -m serving, or ask a model without a server: --model-dir DIR"
             ) from None
 

@@ -7,10 +7,10 @@ import os
 import shutil
 import subprocess
 
-_UID = "12345"
+UID = "12345"
 # Reading is allowed, as the checkout and its Python may lie in root's home.
 _READING = ("--inh-caps", "-all,+dac_read_search", "--ambient-caps", "-all,+dac_read_search")
-_COMMAND = ("setpriv", "--reuid", _UID, "--regid", _UID, "--clear-groups", *_READING)
+_COMMAND: tuple[str, ...] = ("setpriv", "--reuid", UID, "--regid", UID, "--clear-groups", *_READING)
 
 
 def _works() -> bool:

@@ -90,9 +90,11 @@ def _fitting(hyperparameters: Hyperparameters, name: str) -> LogRange | Choice:
     if isinstance(rule, LogRange) or name not in ("ksize1", "ksize2"):
         return rule
     side = max(min(features.IMAGE_SHAPE), smallest_side(hyperparameters))
-    return _choice(
-        size for size in rule.values if smallest_side(dataclasses.replace(hyperparameters, **{name: size})) <= side
-    )
+
+    def least(size: Any) -> int:
+        return smallest_side(dataclasses.replace(hyperparameters, **{name: size}))
+
+    return _choice(size for size in rule.values if least(size) <= side)
 
 
 def _choice(values: Iterable[int | float]) -> Choice:
