@@ -23,7 +23,8 @@ def counts(statistics: pathlib.Path) -> dict[str, dict[str, int]]:
     """Split -> class -> number of images, from TFDV's statistics, which see every example."""
     found = {}
     for split, by_name in _statistics(statistics).items():
-        buckets = by_name[features.LABEL].string_stats.rank_histogram.buckets
+        label = by_name.get(features.LABEL)  # an empty split has none
+        buckets = label.string_stats.rank_histogram.buckets if label else ()
         by_label = {bucket.label: int(bucket.sample_count) for bucket in buckets}
         found[split] = {name: by_label.get(str(index), 0) for index, name in enumerate(features.CLASSES)}
     return found
@@ -35,6 +36,8 @@ def scalars(statistics: pathlib.Path) -> list[dict[str, Any]]:
     rows = []
     for name in names:
         for split, by_name in _statistics(statistics).items():
+            if name not in by_name:  # the split is empty
+                continue
             stats = by_name[name].num_stats
             rows.append(
                 {

@@ -13,6 +13,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_p
 
 from components import chance, features
 from components.findings import LABEL_OUT_OF_RANGE, Finding
+from components.validate.classes import CLASS_MISSING
 from components.validate.kinds import ANOMALY, DATASET_CHANGED, DRIFT, SKEW
 
 _SHOWN = 300  # characters of what TFDV says of one anomaly
@@ -112,6 +113,16 @@ def dataset_changed(name: str, production: str | None) -> Iterator[Finding]:
             "from another data set cannot replace it unnoticed. Name that data set, or run with "
             f"--allow {DATASET_CHANGED}.",
         )
+
+
+def empty(images: Mapping[str, int]) -> Iterator[Finding]:
+    """Splits without an image, by the number of images of each; no such finding can be allowed."""
+    for split, count in images.items():
+        if not count:
+            yield Finding(
+                CLASS_MISSING,
+                f"The split {split} has no image, so nothing can be trained or measured: give more images.",
+            )
 
 
 def load_statistics_file(path: pathlib.Path) -> statistics_pb2.DatasetFeatureStatisticsList:

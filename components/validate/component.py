@@ -116,7 +116,8 @@ def DataCheck(
         by_split[features.TEST],
         check.load_statistics_file(production) if production.is_file() else None,
     )
-    findings.write(checks.uri, findings=check.allow(found, kinds.parse(allow)))
+    empty = check.empty(json.loads(examples.get_string_custom_property("splits") or "{}"))
+    findings.write(checks.uri, findings=[*empty, *check.allow(found, kinds.parse(allow))])
 
 
 def _dataset(baseline: Model) -> str | None:

@@ -260,6 +260,14 @@ def test_a_class_of_which_nothing_is_left_stops_the_run(start: Callable[..., dic
     assert record["reason"].startswith("Every image of test has a label outside 0 to 9")
 
 
+def test_an_empty_split_stops_whatever_is_allowed(start: Callable[..., dict[str, Any]], clean: Files) -> None:
+    files = {name: array[:11].copy() for name, array in clean.items()}  # one of twelve would be held out
+    record = start(files, *(word for name in kinds.ALL for word in ("--allow", name)))
+    assert (record["code"], record["verdict"]) == (3, "stopped")
+    assert record["reason"] == "The split val has no image, so nothing can be trained or measured: give more images."
+    assert "KeyError" not in pathlib.Path(record["report"]).read_text(encoding="utf-8")  # as what the report lacks
+
+
 def test_a_lost_metadata_database_does_not_lose_the_baseline(
     start: Callable[..., dict[str, Any]], clean: Files, serving: pathlib.Path, serving_digest: Any
 ) -> None:
