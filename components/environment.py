@@ -20,8 +20,8 @@ _TENSORFLOW = ("TF_USE_LEGACY_KERAS", "TF_DETERMINISTIC_OPS", "TF_XLA_FLAGS")
 _WORKERS = "TF_CONFIG"
 # Keras neither reads nor writes a configuration in a folder that cannot exist; its own defaults hold.
 _KERAS_HOME = os.devnull
-# The home of an account without one. It is missing on every system, so nothing is written there.
-NO_HOME = "/nonexistent"
+# The home of an account without one. Nobody can make a folder there, root included, so nothing is ever written to it.
+NO_HOME = f"{os.devnull}/home"
 
 # Names of the variables and files that `prepare` took out of force, for `doctor`.
 ignored: list[str] = []
