@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from components.errors import exit_code
 from pipeline.arguments import Parser
 
 # Each registers its subcommands; what those need is imported when they run.
-COMMANDS = ("compile_command", "lint_command", "client_commands")
+COMMANDS = ("compile_command", "commands")
 
 
 def parser() -> Parser:
@@ -32,7 +33,12 @@ def main(arguments: Sequence[str]) -> int:
         return int(args.run(args))
 
     try:
-        return exit_code(work)
+        code = exit_code(work)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads has enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         sys.stderr.write("stopped: what was started on the server goes on there\n")
         return 1
