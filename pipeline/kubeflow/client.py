@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 SECONDS = 8.0  # for an answer, the look-up of the host included
+DOWNLOAD_SECONDS = 120.0  # for all of a log or an artifact, from a server that has answered before
 PORT_FORWARD = "kubectl port-forward --namespace kubeflow svc/ml-pipeline-ui 8080:80"
 IN_CLUSTER = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 _POD_NAMESPACE = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -49,16 +50,17 @@ class Server:
 
     def __init__(self, url: str, namespace: str | None, token: Callable[[], str] | None):
         """See `connect`."""
-        self.host, self.namespace, self._token = url, namespace or "", token
+        self.host, self.namespace, self._token, self._limit = url, namespace or "", token, SECONDS
         proxy, self._proxy_variable = _proxy(url)
         authorities = os.environ.get("SSL_CERT_FILE") or None
         self._http = httpx.Client(auth=self._authorize, verify=_trust(authorities), proxy=proxy, trust_env=False)
-        health = self.get_json("say how it is", "/apis/v2beta1/healthz")
+        health = self.get_json("report its health", "/apis/v2beta1/healthz")
         if not {"multi_user", "commit_sha", "apiServerReady"} & health.keys():
-            raise self._no_kubeflow("say how it is")
+            raise self._no_kubeflow("report its health")
+        self._limit = DOWNLOAD_SECONDS
         if health.get("multi_user") is True and not namespace and _POD_NAMESPACE.is_file():
             self.namespace = _POD_NAMESPACE.read_text(encoding="utf-8").strip()
-        self.kfp: kfp.Client = self.call("say how it is", lambda: self._client(authorities, proxy))
+        self.kfp: kfp.Client = self.call("report its health", lambda: self._client(authorities, proxy))
 
     def get(self, path: str, **query: str) -> httpx.Response:
         """Fetches what `kfp.Client` has no method for, whatever the status; empty parameters are left out.
@@ -68,8 +70,8 @@ class Server:
         """
         parameters = {name: value for name, value in query.items() if value}
         try:
-            return within(SECONDS, lambda: self._http.get(self.host + path, params=parameters, timeout=SECONDS))
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+            return within(self._limit, lambda: self._http.get(self.host + path, params=parameters, timeout=SECONDS))
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # ValueError: a host like ".."
             raise self._no_answer(error) from None
 
     def get_json(self, purpose: str, path: str) -> dict[str, Any]:
@@ -150,8 +152,10 @@ class Server:
             cause = f"nothing in {SECONDS:.0f} s"
         elif "refused" in text:
             cause = "connection refused"
+        elif isinstance(error, UnicodeError) or re.search(r"not known|resol|nodename|No address", text):
+            cause = "no such host"
         else:
-            cause = "no such host" if re.search(r"not known|resol|nodename|No address", text) else type(error).__name__
+            cause = type(error).__name__
         through = f" through the proxy of {self._proxy_variable}" if self._proxy_variable else ""
         return BadInput(f"{self.host} does not answer{through} ({cause}): {way_out}.")
 
@@ -190,7 +194,7 @@ def connect(host: str | None, namespace: str | None = None, token_file: str | No
     if host is None and "KUBERNETES_SERVICE_HOST" not in os.environ:
         raise BadInput(f"Outside of a cluster, --host must be given. One way to the server is `{PORT_FORWARD}`.")
     host = IN_CLUSTER if host is None else host
-    if not re.fullmatch(r"(https?://)?[\w.\-\[\]:]+(/[\w.~%:/-]*)?", host):
+    if not re.fullmatch(r"(https?://)?([\w.-]+|\[[\da-fA-F:]+\])(:\d{1,5})?(/[\w.~%:/-]*)?", host):
         raise BadInput("--host must be an address such as https://kubeflow.example.com/pipeline, without credentials.")
     return Server((host if "://" in host else f"https://{host}").rstrip("/"), namespace, find_token(token_file))
 

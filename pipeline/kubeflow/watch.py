@@ -18,13 +18,13 @@ from rich.text import Text
 from components.errors import ProjectError
 from pipeline import record
 from pipeline.kubeflow import workflow
+from pipeline.kubeflow.submit import ROOT
 
 if TYPE_CHECKING:
     from pipeline.kubeflow.client import Server
 
 POLL_SECONDS = 5.0
 PATIENCE, CANCELING_PATIENCE = 60.0, 600.0  # seconds without an answer; seconds until a terminated run must have ended
-ROOT = "minio://mlpipeline/v2/artifacts"
 _MARKS = {"done": ("✓", "green"), "cached": ("=", "cyan"), "failed": ("✗", "red"), "running": ("…", "yellow")}
 _SENTENCE = re.compile(r"^(?:PUSHED|UNCHANGED|NOT BLESSED|STOPPED|FAILED): .*$", re.MULTILINE)
 

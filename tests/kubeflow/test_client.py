@@ -766,6 +766,9 @@ def test_server_that_is_none(behave, reason):
     [
         "http://127.0.0.1:9",
         "http://no-such-host.invalid",
+        "http://..",
+        "http://[::1",
+        "http://127.0.0.1:99999",
         "https://user:password@example.com",
         "ftp://x",
         "http://x y",

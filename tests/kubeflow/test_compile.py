@@ -278,7 +278,7 @@ def test_every_package_holds_what_servers_and_runners_ask_for(arguments):
     components, executors = spec["components"], spec["deploymentSpec"]["executors"]
     assert spec["sdkVersion"]
     for name, parameter in spec["root"]["inputDefinitions"]["parameters"].items():
-        types = {"STRING": {str}, "NUMBER_INTEGER": {int}, "NUMBER_DOUBLE": {int, float}}
+        types: dict[str, set[type]] = {"STRING": {str}, "NUMBER_INTEGER": {int}, "NUMBER_DOUBLE": {int, float}}
         assert type(parameter["defaultValue"]) in types[parameter["parameterType"]], name
     graphs = [(name, one) for name, one in {"root": spec["root"], **components}.items() if "dag" in one]
     for graph, component in graphs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import types
 from typing import Any
 
 import pytest
@@ -143,6 +144,31 @@ def test_pods_have_the_names_that_argo_gave_them():
         pods = {node.pod for node in found.nodes if node.pod}
         assert len(pods) >= 14
         assert pods <= archived
+
+
+def test_workflow_of_a_server_before_2_17():
+    """Its nodes have no attempts above and below them: `train` and `train.executor`, which is the pod."""
+    runtime = json.loads(workflows.recorded("v1beta1-run-stopped-by-gate.json.gz"))["pipeline_runtime"]
+    argo = json.loads(runtime["workflow_manifest"])
+    wrapped = workflow.parse(argo)
+    nodes = {}
+    for key, node in argo["status"]["nodes"].items():
+        is_pod = ".executor(" in node["name"]
+        if is_pod or not (
+            node["name"].endswith(")") or (node["type"] == "Retry" and node["displayName"] == "executor")
+        ):
+            nodes[key] = node | {
+                "name": node["name"].replace("(0)", ""),
+                "displayName": node["name"].rpartition(".")[2],
+            }
+    argo["status"]["nodes"] = nodes
+    plain = workflow.parse(argo)
+    run = json.loads(workflows.recorded("run-stopped-by-gate.json"))
+    listed = json.loads(workflows.recorded("pipeline-versions.json.gz"))["pipeline_versions"]
+    spec = workflow.unwrapped(listed[0]["pipeline_spec"])
+    finished = types.SimpleNamespace(state=run["state"], state_history=[], run_details=None)
+    assert len(plain.nodes) < len(wrapped.nodes)
+    assert workflow.tasks(finished, spec, plain) == workflow.tasks(finished, spec, wrapped)
 
 
 def test_store_of_a_run_is_what_the_server_told_its_tasks():
