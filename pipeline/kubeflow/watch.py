@@ -35,7 +35,7 @@ def table(tasks: list[workflow.Task]) -> Text:
     for task in tasks:
         mark, style = _MARKS.get(task.state, ("-", "dim"))
         seconds = "" if task.seconds is None else f"{task.seconds:9.1f} s"
-        lines.append(Text.assemble((f"{mark} {task.name:<16}", style), f" {task.state:<10}{seconds}"))
+        lines.append(Text.assemble((f"{mark} {task.name:<16}", style), f" {task.state:<10}{seconds}".rstrip()))
     return Text("\n").join(lines)
 
 
@@ -96,7 +96,7 @@ def verdict(server: Server, run: Any, spec: Mapping[str, Any], argo: workflow.Wo
     """Returns the record of a run that has ended, which lies at PIPELINE_ROOT/PIPELINE/RUN_ID/record.json.
 
     The user interface hands it out, if it can read the store. Where it does not, the row has run_id, verdict, exit_code
-    and sentence only: by the sentence that the task `report` prints last, else by the states of run and gates.
+    and sentence only: by what the task `report` prints last, else by the states of run and tasks, with verdict None.
     """
     root = ((run.runtime_config and run.runtime_config.pipeline_root) or ROOT).rstrip("/")
     name = str(spec.get("pipelineInfo", {}).get("name", ""))
@@ -108,13 +108,15 @@ def verdict(server: Server, run: Any, spec: Mapping[str, Any], argo: workflow.Wo
     report = next((task for task in tasks if task.name == "report"), None)
     text = (workflow.log(server, run, argo, report)[0] if report else None) or ""
     sentence = next(reversed(_SENTENCE.findall(text)), "")
-    word = sentence.partition(":")[0].lower().replace(" ", "_")
-    if not sentence:
-        gates = {task.name.endswith("-gate") for task in tasks if task.state == "failed"}
-        failure = record.STOPPED if gates == {True} else record.FAILED
-        word = record.PUSHED if workflow.state(run) == "succeeded" else failure
-        sentence = f"{word.upper()}: so the server says; the record is out of reach, see `logs {run.run_id}`."
-    return {"run_id": run.run_id, "verdict": word, "exit_code": record.EXIT_CODES[word], "sentence": sentence}
+    word = sentence.partition(":")[0].lower().replace(" ", "_") or None
+    code = record.EXIT_CODES.get(word or "", 1)
+    if word is None:
+        state, failed = workflow.state(run), [task.name for task in tasks if task.state == "failed"]
+        is_gate = bool(failed) and all(name.endswith("-gate") for name in failed)
+        code = 0 if state == "succeeded" else record.EXIT_CODES[record.STOPPED] if is_gate else 1
+        parts = f" in {', '.join(failed)}" if failed else ""
+        sentence = f"{state.upper()}{parts}: the record is out of reach, see `logs {run.run_id}`."
+    return {"run_id": run.run_id, "verdict": word, "exit_code": code, "sentence": sentence}
 
 
 def _record(server: Server, argo: workflow.Workflow | None, uri: str) -> dict[str, Any] | None:

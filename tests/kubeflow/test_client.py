@@ -384,9 +384,9 @@ def test_record_of_a_pipeline_that_the_server_has_renamed(api, host, package, ca
         ("FAILED", {"report": "Succeeded"}, "x\nSTOPPED: it has no digits\n", 3, "STOPPED: it has no digits"),
         ("FAILED", {"report": "Succeeded"}, "NOT BLESSED: worse\n", 3, "NOT BLESSED: worse"),
         ("FAILED", {"report": "Failed"}, "FAILED: no store\n", 1, "FAILED: no store"),
-        ("SUCCEEDED", {"report": "Succeeded"}, None, 0, "PUSHED: so the server says"),
-        ("FAILED", {"model-gate": "Failed", "report": "Succeeded"}, None, 3, "STOPPED: so the server says"),
-        ("FAILED", {"train": "Failed", "report": "Succeeded"}, None, 1, "FAILED: so the server says"),
+        ("SUCCEEDED", {"report": "Succeeded"}, None, 0, "SUCCEEDED: the record is out of reach"),
+        ("FAILED", {"model-gate": "Failed", "report": "Succeeded"}, None, 3, "FAILED in model-gate: the record"),
+        ("FAILED", {"train": "Failed", "report": "Succeeded"}, None, 1, "FAILED in train: the record"),
     ],
 )
 def test_verdict_where_the_record_is_out_of_reach(api, host, tmp_path, call, state, tasks, log, code, sentence):
@@ -644,18 +644,22 @@ def test_home_folder_and_kfps_own_variables_are_left_alone(api, host, package, t
     assert context.read_bytes() == before
 
 
-def test_output_is_quiet_where_the_reader_has_enough(api, host, package):
-    """As with `list versions | head -1`: no traceback, whether the rows fit the pipe's buffer or not."""
+@pytest.mark.parametrize(("reader", "rows"), [("head -1", 3000), ("true", 3000), ("true", 3)])
+def test_output_is_quiet_where_the_reader_has_enough(api, host, reader, rows):
+    """As with `list versions | head -1`: no traceback, neither while rows are written nor when Python ends."""
     api.pipelines["p"] = {"pipeline_id": "p", "display_name": "mnist-tfx", "created_at": api.now(), "namespace": ""}
-    for number in range(3000):
+    for number in range(rows):
         key = f"{number:05}"
         api.versions[key] = {
             "pipeline_id": "p", "pipeline_version_id": key, "display_name": "v" * 60, "created_at": api.now()
         }  # fmt: skip
-    api.page_limit = 3000
-    command = f"{sys.executable} {REPOSITORY / 'runner_kfp.py'} list versions --host {host} | head -1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
-    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+    api.page_limit = rows
+    command = f"{sys.executable} {REPOSITORY / 'runner_kfp.py'} list versions --host {host} | {reader}"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False, env=environment
+    )
+    assert (done.stdout.count("\n"), done.stderr) == (1 if reader == "head -1" else 0, "")
 
 
 def test_server_that_sends_pages_or_to_a_login(api, host, call):

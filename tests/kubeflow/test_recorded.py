@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 import runner_kfp
-from pipeline import record
 from pipeline.kubeflow import workflow
 from tests.kubeflow import api_stub, workflows
 
@@ -74,27 +73,28 @@ def parsed(name: str) -> workflow.Workflow:
 @pytest.mark.parametrize(
     ("name", "state", "tasks", "sentence"),
     [
-        ("run-pushed", "succeeded", DONE, "PUSHED: so the server says"),
+        ("run-pushed", "succeeded", DONE, "SUCCEEDED: the record is out of reach"),
         (  # of the last two, the list knows the end only, and no workflow of it was recorded
             "run-pushed-after-train-pod-was-deleted", "succeeded",
-            DONE | {"schema": "cached"}, "PUSHED: so the server says",
+            DONE | {"schema": "cached"}, "SUCCEEDED: the record is out of reach",
         ),
         (
             "run-stopped-by-gate", "failed",
-            DONE | {"schema": "cached", "model-gate": "failed", "push": "skipped"}, "STOPPED: so the server says",
+            DONE | {"schema": "cached", "model-gate": "failed", "push": "skipped"}, "FAILED in model-gate: the record",
         ),
         (  # the same, after a failure
             "run-stopped-baseline-moved", "failed",
-            DONE | {"schema": "cached", "push": "unknown", "report": "unknown"}, "FAILED: so the server says",
+            DONE | {"schema": "cached", "push": "unknown", "report": "unknown"}, "FAILED: the record",
         ),
         (
             "run-failed-first-task", "failed",
-            SKIPPED | dict.fromkeys(("ingest", "baseline", "schema", "report"), "failed"), "FAILED: so the server says",
+            SKIPPED | dict.fromkeys(("ingest", "baseline", "schema", "report"), "failed"),
+            "FAILED in schema, baseline, ingest, report: the record",
         ),
         (
             "run-failed-out-of-memory", "failed",
             SKIPPED | {"ingest": "failed", "baseline": "done", "schema": "cached", "report": "done"},
-            "FAILED: so the server says",
+            "FAILED in ingest: the record",
         ),
         (
             "run-terminated", "terminated",
@@ -203,12 +203,13 @@ def test_lists_and_refusals(call):
     assert (code, "gone from the cluster" in err) == (2, True)
 
 
-def test_waiting_for_a_terminated_run_says_so(call):
+def test_waiting_for_a_run_that_has_ended(call):
     for name in ("run-terminated.json", "run-terminated-before-first-task.json"):
         code, _, err = call("status", IDS[name], "--wait")
         assert (code, "was terminated\n" in err) == (1, True), err
-    code, out, _ = call("status", IDS["run-stopped-by-gate.json"], "--wait", "--json")
-    assert (code, json.loads(out)["verdict"]) == (3, record.STOPPED)
+    for name, expected in (("run-stopped-by-gate", 3), ("run-pushed", 0), ("run-failed-out-of-memory", 1)):
+        code, out, _ = call("status", IDS[f"{name}.json"], "--wait", "--json")
+        assert (code, json.loads(out)["exit_code"]) == (expected, expected)
 
 
 def fields(rows: list[dict[str, Any]]) -> set[str]:
