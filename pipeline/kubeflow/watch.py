@@ -121,14 +121,15 @@ def verdict(server: Server, run: Any, spec: Mapping[str, Any], argo: workflow.Wo
 
 def _record(server: Server, argo: workflow.Workflow | None, uri: str) -> dict[str, Any] | None:
     address = urllib.parse.urlsplit(uri)
-    response = server.get(
-        "/artifacts/get", source={"gs": "gcs"}.get(address.scheme, address.scheme), bucket=address.netloc,
-        key=address.path.lstrip("/"), namespace=server.namespace or (argo.namespace if argo else ""),
-        providerInfo=argo.provider(address.scheme) if argo else "",
-    )  # fmt: skip
+    query = {
+        "source": {"gs": "gcs"}.get(address.scheme, address.scheme), "bucket": address.netloc,
+        "key": address.path.lstrip("/"), "namespace": server.namespace or (argo.namespace if argo else ""),
+        "providerInfo": argo.provider(address.scheme) if argo else "",
+    }  # fmt: skip
     try:
+        response = server.get("/artifacts/get", **query)
         row = json.loads(response.content) if response.status_code == 200 else None
-    except ValueError:  # a page, such as some proxies answer everything with
+    except (ProjectError, ValueError):  # no answer, as of a store that does not answer; a page
         return None
     if not isinstance(row, dict) or row.get("verdict") not in record.EXIT_CODES:
         return None

@@ -180,9 +180,12 @@ def log(server: Server, run: Any, workflow: Workflow | None, task: Task) -> tupl
         return None, f"it is {task.state}, so no pod ran"
     created = run.created_at.strftime("%Y-%m-%d") if run.created_at else ""
     query = {"podname": task.pods[-1], "runid": run.run_id, "podnamespace": workflow.namespace, "createdat": created}
-    response = server.get("/k8s/pod/logs", **query)
-    if response.status_code != 200:
-        response = server.get(f"/apis/v1alpha1/runs/{run.run_id}/nodes/{task.pods[-1]}/log")
+    try:
+        response = server.get("/k8s/pod/logs", **query)
+        if response.status_code != 200:
+            response = server.get(f"/apis/v1alpha1/runs/{run.run_id}/nodes/{task.pods[-1]}/log")
+    except ProjectError as error:
+        return None, str(error)
     if response.status_code == 200:
         return response.text, ""
     return None, f"the pod {task.pods[-1]} has no log, or is gone and its log is in no archive ({response.status_code})"

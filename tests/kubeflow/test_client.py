@@ -410,6 +410,17 @@ def test_verdict_where_the_record_is_out_of_reach(api, host, tmp_path, call, sta
 
 
 @pytest.mark.usefixtures("uploaded")
+def test_verdict_where_the_store_does_not_answer(api, host, call, monkeypatch):
+    """The user interface then says nothing for minutes."""
+    monkeypatch.setattr(client, "SECONDS", 2.0)
+    api.hang, api.hangs_at = 60, "/artifacts/get"
+    api.script = [{"state": "FAILED", "tasks": {"train": "Failed", "report": "Succeeded"}}]
+    api.logs = {workflows.pod("report"): "STOPPED: the data gate\n"}
+    code, out, err = call("run", "--host", host, "--wait")
+    assert (code, out.splitlines()[-1], err) == (3, "STOPPED: the data gate", "")
+
+
+@pytest.mark.usefixtures("uploaded")
 def test_record_in_a_store_that_the_user_interface_must_be_told_of(api, host, call):
     api.provider = json.dumps(
         {"Provider": "s3", "Params": {"fromEnv": "false", "secretName": "own"}}, separators=(",", ":")
