@@ -21,7 +21,7 @@ from components.errors import exit_code
 from pipeline.arguments import Parser
 
 # Each registers its subcommands; what those need is imported when they run.
-COMMANDS = ("compile_command", "lint_command", "client_commands")
+COMMANDS = ("compile_command", "commands")
 
 
 def parser() -> Parser:

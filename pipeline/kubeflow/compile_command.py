@@ -102,12 +102,12 @@ def run(args: argparse.Namespace) -> int:
             effective, compute=dataclasses.replace(effective.compute, accelerator=AUTO, gpus=1)
         )
     with quiet():
-        from pipeline.kubeflow import lint, package
+        from pipeline.kubeflow import checks, package
 
         images = package.Images(args.image, args.gpu_image or args.image)
         documents = package.compile_graph(effective, config.training_told(flags, file, profile), images, needs)
         text = package.dump(documents)
-    lint.refuse(lint.check(text), "the compiled package")
+    checks.refuse(checks.check(text), "the compiled package")
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:

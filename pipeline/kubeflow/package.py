@@ -2,7 +2,7 @@
 """The compiled package: the graph as PipelineSpec for the open-source server, and the Kubernetes document beside it.
 
 TFX's compiler writes for Vertex AI. What the open-source server wants otherwise is put right here, on its result; every
-rule is said, and checked, in `pipeline.kubeflow.lint`.
+rule is checked in `pipeline.kubeflow.checks` or in the tests.
 """
 
 from __future__ import annotations

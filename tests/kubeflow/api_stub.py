@@ -2,8 +2,8 @@
 """A stand-in for the Kubeflow Pipelines API and the user interface before it, on loopback; refuses what they refuse.
 
 The addresses, fields and refusals are those of kubeflow/pipelines 2.14 to 2.17: backend/src/apiserver (server/,
-template/v2_template.go), frontend/server/app.ts. Runs make a step at each GET. Where it refuses, it repeats the token
-that it was sent, which must not be shown.
+template/v2_template.go), frontend/server/app.ts, and what a server of 2.17 was recorded to answer (recorded/). Runs
+make a step at each GET. Where it refuses, it repeats the token that it was sent, which must not be shown.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import yaml
+
+from tests.kubeflow import workflows
 
 API = "/apis/v2beta1"
 ARGO_NAME = re.compile(r"[a-zA-Z][-a-zA-Z0-9]{0,120}")
@@ -54,12 +56,18 @@ class Api:
         redirect: whether everything is answered with the way to a login page.
         failing: how many of the next GETs of a run fail.
         failing_from: after how many GETs of a run all fail.
-        script: run details and state at each GET of a run, the last one from then on.
+        script: fields of the run at each GET of it, the last ones from then on; "tasks" are those of `workflows.nodes`.
+        attempts: of each task's command.
+        is_beyond_limit: whether Argo has compressed the workflow, so that the server's list ends with its first task.
+        recorded: answers to GETs, by path, that go before all others.
+        workflow_is_gone: whether the cluster has lost the workflows.
+        provider: what the user interface must be told of the store, unless it is Kubeflow's own.
         objects: what the storage holds, by URI.
         logs: by pod.
         has_user_interface: whether it is the user interface's address, or the API's.
         renames: whether uploaded pipelines get another name in their specification, as on some servers.
-        requests: method and path of all that was asked.
+        requests: method and path of all that was asked; headers: the names of those that came with each.
+        page_limit: rows on a page, whatever is asked for; 0 for what is asked for.
     """
 
     def __init__(self):
@@ -71,11 +79,17 @@ class Api:
         self.page = self.redirect = False
         self.failing = self.failing_from = 0
         self.script: list[dict[str, Any]] = [{"state": "SUCCEEDED"}]
+        self.attempts = 1
+        self.is_beyond_limit = self.workflow_is_gone = False
+        self.recorded: dict[str, tuple[int, bytes]] = {}
+        self.provider = ""
         self.objects: dict[str, bytes] = {}
         self.logs: dict[str, str] = {}
         self.has_user_interface = True
         self.renames = False
         self.requests: list[str] = []
+        self.headers: list[set[str]] = []
+        self.page_limit = 0
         self.pipelines: dict[str, dict[str, Any]] = {}
         self.versions: dict[str, dict[str, Any]] = {}
         self.experiments: dict[str, dict[str, Any]] = {}
@@ -89,11 +103,14 @@ class Api:
 
     # What is asked, by method and address.
     def answer(self, method: str, path: str, query: dict[str, str], headers: Any, body: bytes) -> Any:
-        path = path.removeprefix("/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy")
-        path = "/" + path.lstrip("/")
         self._authorization = headers.get("authorization")
         if self.token is not None and headers.get("authorization") != f"Bearer {self.token}":
             raise Refused(401, f"Request not authenticated: {self._authorization}")
+        if method == "GET" and path in self.recorded:
+            status, content = self.recorded[path]
+            if status != 200:
+                raise Refused(status, json.loads(content)["message"])
+            return content
         route = (method, path.removeprefix(API))
         if path == "/artifacts/get":
             return self._artifact(query)
@@ -101,6 +118,8 @@ class Api:
             return self._log(query.get("podname", ""), self.has_user_interface)
         if match := re.fullmatch(r"/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", path):
             return self._log(match[2], not self.has_user_interface)
+        if match := re.fullmatch(r"/apis/v1beta1/runs/([^/]+)", path):
+            return self._get_run_v1(match[1])
         if not path.startswith(API):
             raise Refused(404, "Not Found")
         if route == ("GET", "/healthz"):
@@ -129,8 +148,7 @@ class Api:
         if route == ("GET", "/runs"):
             return {"runs": self._filtered(self.runs, query)}
         if match := re.fullmatch(r"/runs/([^/:]+):terminate", route[1]):
-            self._known(self.runs, match[1], "Run")["state"] = "CANCELED"
-            self.script = [{"state": "CANCELED"}]
+            self._terminate(match[1])
             return {}
         if match := re.fullmatch(r"/runs/([^/]+)", route[1]):
             return self._get_run(match[1])
@@ -153,7 +171,7 @@ class Api:
             rows = [row for row in rows if row[predicate["key"]] == predicate["stringValue"]]
         if self.namespaces is not None:
             rows = [row for row in rows if row.get("namespace", query.get("namespace")) == query.get("namespace")]
-        return rows[: int(query.get("page_size", 10))]
+        return rows[: self.page_limit or int(query.get("page_size", 10))]
 
     def _allow(self, namespace: str) -> None:
         if self.namespaces is not None and namespace not in self.namespaces:
@@ -191,6 +209,7 @@ class Api:
             raise Refused(409, "Failed to create a pipeline and a pipeline version")
         key = str(uuid.uuid4())
         row = {"pipeline_id": key, "display_name": name, "created_at": self.now(), "namespace": namespace}
+        row["description"] = query.get("description", "")
         self.pipelines[key] = row
         self._add_version(key, name, package)
         return row
@@ -270,7 +289,29 @@ class Api:
             raise Refused(503, "upstream connect error")
         step = self.script[min(row["gets"], len(self.script) - 1)]
         row["gets"] += 1
-        return {name: value for name, value in row.items() if name != "gets"} | step
+        listed = workflows.details(self._nodes(step))
+        if self.is_beyond_limit:
+            listed = [one for one in listed if one["display_name"].startswith(next(iter(step["tasks"])))]
+            listed.append(listed[0] | {"display_name": "root", "state": "RUNNING", "end_time": workflows.NOT_ENDED})
+        made = {name: value for name, value in (row | step).items() if name not in ("gets", "tasks")}
+        return made | {"run_details": {"task_details": listed}}
+
+    def _nodes(self, step: dict[str, Any]) -> dict[str, Any]:
+        return workflows.nodes(step.get("tasks", {}), self.attempts, self.provider)
+
+    def _get_run_v1(self, key: str) -> dict[str, Any]:
+        row = self._known(self.runs, key, "Run")
+        step = self.script[min(max(row["gets"] - 1, 0), len(self.script) - 1)]
+        text = workflows.manifest(self._nodes(step), self.is_beyond_limit)
+        return {"run": {"id": key}, "pipeline_runtime": {"workflow_manifest": text}}
+
+    def _terminate(self, key: str) -> None:
+        row = self._known(self.runs, key, "Run")
+        if self.workflow_is_gone:
+            raise Refused(500, f"Failed to terminate run {key} due to error terminating its workflow: not found")
+        history = [{"state": "CANCELING", "update_time": workflows.START.format(0)}]
+        self.script = [{"state": "FAILED", "state_history": history}]
+        row["gets"] = 0
 
     def _schedule(self, body: dict[str, Any]) -> dict[str, Any]:
         self._check_job(body)
@@ -292,6 +333,8 @@ class Api:
         if self.namespaces is not None:
             self._allow(query.get("namespace", ""))
         uri = f"{query['source'].replace('gcs', 'gs')}://{query['bucket']}/{query['key']}"
+        if self.provider and query.get("providerInfo") != self.provider:
+            raise Refused(500, "Failed to initialize Minio Client for S3 Provider")
         if uri not in self.objects:
             raise Refused(404, "The specified key does not exist.")
         return self.objects[uri]
@@ -311,6 +354,7 @@ def serving(api: Api, context: ssl.SSLContext | None = None) -> Iterator[str]:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
             url = urllib.parse.urlsplit(self.path)
             api.requests.append(f"{self.command} {url.path}")
+            api.headers.append({name.lower() for name in self.headers})
             stopped.wait(api.hang if api.hangs_at in ("", url.path) else 0)
             if api.redirect:
                 self.reply(302, b"", {"Location": "/dex/auth"})

@@ -267,3 +267,79 @@ def test_a_search_is_one_more_task_whose_winner_the_training_takes(package):
     assert container(spec, "tune")["resources"]["accelerator"]["resourceCount"] == "1"
     assert container(spec, "report")["args"][3].split(",").index("tune") == NODES.index("train")
     assert "exec-tune" in kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--tune", "3"), ("--workers", "2"), ("--gpus", "1", "--shared-memory", "2Gi", "--retries", "0")]
+)
+def test_every_package_holds_what_servers_and_runners_ask_for(arguments):
+    """What the open-source server drops in silence, or kfp's own runner takes for something else, is in no package."""
+    spec, kubernetes = packages.documents(*packages.DIGITS, *arguments)
+    components, executors = spec["components"], spec["deploymentSpec"]["executors"]
+    assert spec["sdkVersion"]
+    for name, parameter in spec["root"]["inputDefinitions"]["parameters"].items():
+        types: dict[str, set[type]] = {"STRING": {str}, "NUMBER_INTEGER": {int}, "NUMBER_DOUBLE": {int, float}}
+        assert type(parameter["defaultValue"]) in types[parameter["parameterType"]], name
+    graphs = [(name, one) for name, one in {"root": spec["root"], **components}.items() if "dag" in one]
+    for graph, component in graphs:
+        tasks = component["dag"]["tasks"]
+        for name, task in tasks.items():
+            inner = components[task["componentRef"]["name"]]
+            assert task["componentRef"]["name"].startswith("comp-")  # which kfp's runner cuts off, as exec-
+            assert task["taskInfo"]["name"] == name
+            assert set(task.get("dependentTasks", ())) <= set(tasks)
+            assert "artifactIterator" not in task
+            assert "dag" in inner or "cachingOptions" in task
+            assert task.get("retryPolicy", {}).get("maxRetryCount", 0) >= 0
+            if task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED":
+                assert task["dependentTasks"]
+            declared = inner.get("inputDefinitions", {})
+            assert not set(declared.get("parameters", {})) & set(declared.get("artifacts", {}))
+            for kind in ("parameters", "artifacts"):
+                given, known = task.get("inputs", {}).get(kind, {}), declared.get(kind, {})
+                assert set(given) <= set(known), f"{graph}.{name}"
+                assert {key for key, one in known.items() if not one.get("isOptional")} <= set(given), f"{graph}.{name}"
+                assert not {"module_file", "module_path"} & set(given)
+                for source in given.values():
+                    _check_source(source, component, tasks, components)
+    containers: dict[str, list[str]] = {}
+    for name, component in components.items():
+        for side in ("inputDefinitions", "outputDefinitions"):
+            for artifact in component.get(side, {}).get("artifacts", {}).values():
+                kind = artifact["artifactType"]
+                assert kind.get("schemaTitle") or "title:" in kind["instanceSchema"]
+        if "dag" not in component:
+            assert component["executorLabel"].startswith("exec-")
+            made = executors[component["executorLabel"]]["container"]
+            assert made["image"]
+            assert made["command"]
+            assert "lifecycle" not in made
+            # The server keeps components by the hash of their container, and takes two alike for one.
+            containers.setdefault(json.dumps(made, sort_keys=True), []).append(name)
+    assert max(map(len, containers.values())) == 1
+    assert not [text for text in json.dumps(spec).split('"') if text.endswith(".whl") or "pip install" in text]
+    for pod in kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        assert "enabledSharedMemory" not in pod
+        for entry in pod.get("secretAsEnv", ()):
+            assert entry["secretName"]
+
+
+def _check_source(source, component, tasks, components):
+    """An input comes from the graph around it or from an output that is there."""
+    for key, kind in (("componentInputParameter", "parameters"), ("componentInputArtifact", "artifacts")):
+        if key in source:
+            assert source[key] in component["inputDefinitions"][kind]
+    for key, output in (("taskOutputArtifact", "outputArtifactKey"), ("taskOutputParameter", "outputParameterKey")):
+        if key in source:
+            producer = components[tasks[source[key]["producerTask"]]["componentRef"]["name"]]
+            made = producer["outputDefinitions"]
+            assert source[key][output] in {**made.get("artifacts", {}), **made.get("parameters", {})}
+
+
+@pytest.mark.parametrize("image", ["MNIST:latest", "https://r/m:1", "mn ist"])
+def test_malformed_image_is_refused(image, tmp_path, capfd):
+    assert runner_kfp.main(["compile", "--image", image, "--output", str(tmp_path / "p.yaml")]) == 2
+    error = capfd.readouterr().err
+    assert f"found '{image}'" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
