@@ -91,7 +91,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         found, contents = _load(exec_properties)
         counts = {name: len(chosen) for name, chosen in split_indices(found.train_images, found.test_images).items()}
         _progress.info("writing %s", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
-        _describe(artifact, found, counts)
+        _describe(artifact, found)
         try:
             _contents[found.sha256] = contents
             self._write(artifact, found, counts)
@@ -115,6 +115,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | "Write" >> beam.Map(write_shard)
             )
         _remove(os.path.join(artifact.uri, _PARTIAL))
+        # A file and no property: those are handed on from task to task, on Kubeflow in many copies.
+        with fileio.open(os.path.join(artifact.uri, features.SOURCE_FILE), "w") as file:
+            file.write(json.dumps({"files": dict(found.digests), "splits": counts}))
 
 
 @functools.lru_cache(maxsize=2)
@@ -190,7 +193,7 @@ def _shards(uri: str, found: source.Source, split: str, count: int) -> Iterator[
         yield Shard(found.directory, found.sha256, split, start, stop, number, of, uri)
 
 
-def _describe(artifact: types.Artifact, found: source.Source, counts: dict[str, int]) -> None:
+def _describe(artifact: types.Artifact, found: source.Source) -> None:
     artifact.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
     artifact.span = found.span or 0
     # Set by name: tfx.components.util, which has a function for it, imports every component of TFX.
@@ -198,8 +201,6 @@ def _describe(artifact: types.Artifact, found: source.Source, counts: dict[str, 
     artifact.set_string_custom_property("dataset", found.name)
     artifact.set_string_custom_property("dataset_sha256", found.sha256)
     artifact.set_int_custom_property("images", found.images)
-    artifact.set_string_custom_property("files", json.dumps(dict(found.digests)))
-    artifact.set_string_custom_property("splits", json.dumps(counts))
     artifact.set_int_custom_property("span", found.span or 0)
 
 
