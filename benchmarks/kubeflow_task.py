@@ -46,8 +46,10 @@ def _cpu_seconds(module: str, folder: pathlib.Path, more: list[str]) -> float:
             "outputFile": str(folder / "task/executor_output.json"),
         },
     }
-    arguments = ["--executor_class_path", "benchmarks.empty_task.Executor"]
-    arguments += ["--json_serialized_invocation_args", json.dumps(told)]
+    names = (
+        ("--executor_class_path", "--json_serialized_invocation_args") if module == _TFX else ("--executor", "--input")
+    )
+    arguments = [names[0], "benchmarks.empty_task.Executor", names[1], json.dumps(told)]
     return timed([sys.executable, "-m", module, *arguments, *more]).cpu_seconds
 
 

@@ -3,6 +3,7 @@
 
 - `ProjectError`, 1
   - `BadInput`, 2: wrong usage, or input that is refused
+    - `Unavailable`, 2: a store or a network that does not answer
   - `GateStopped`, 3: a gate closed; what it found was published by the stage before it
 
 The message is one line: the rule, what was received, and the way out.
@@ -20,6 +21,10 @@ class ProjectError(Exception):
 
 class BadInput(ProjectError):
     exit_code = 2
+
+
+class Unavailable(BadInput):
+    """A store or a network that does not answer, or not now; it may a minute later."""
 
 
 class GateStopped(ProjectError):

@@ -29,6 +29,8 @@ TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
 # In the folder of each split: what TFDV makes of it, by the name that TFX gives it.
 STATISTICS_FILE = "FeatureStats.pb"
+# Beside the splits: `{"files": {name: SHA-256}, "splits": {split: images}}`.
+SOURCE_FILE = "source.json"
 
 # The exported model's signatures; each answers {CLASS_OUTPUT: int64 [n], PROBABILITIES_OUTPUT: float32 [n, classes]}.
 SIGNATURE_BYTES = "serving_default"  # {IMAGE_BYTES_INPUT: string [n]}: PNG files, 8-bit greyscale, IMAGE_SHAPE

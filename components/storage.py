@@ -19,13 +19,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from components import network
-from components.errors import BadInput, ProjectError
+from components.errors import BadInput, ProjectError, Unavailable
 
 OBJECT_STORES = ("s3", "gs")
 WEB = ("https", "http")
 # Seconds until a server must have taken a connection, and that it may stay silent after that.
 CONNECT_SECONDS, SILENT_SECONDS = 5, 20
 
+# Statuses by which a server says that another try may do.
+_MAY_PASS = {"408", "429", "500", "502", "503", "504"}
+_SILENCE = "it does not answer"
 _CREDENTIALS = "Check the credentials in the environment (docs/kubeflow.md names the variables)."
 _ADDRESS = "Check the address and the network."
 _CERTIFICATE = "Name its authority in SSL_CERT_FILE, for s3:// in AWS_CA_BUNDLE."
@@ -157,19 +160,20 @@ def refusals(url: str) -> Iterator[None]:
         raise
     except Exception as error:  # each client has a family of errors of its own
         found, way_out = _reason(error)
+        kind = Unavailable if found == _SILENCE or _status(error) in _MAY_PASS else BadInput
         if way_out is not _CREDENTIALS and (fault := network.described(url)):
-            way_out = f"{fault}."
+            kind, way_out = BadInput, f"{fault}."
         elif way_out is _ADDRESS and url.startswith("s3:"):
             way_out = _ENDPOINT
         elif way_out is _ADDRESS and (proxy := network.proxy(url)):
             way_out = f"Check the address, the network and the proxy that {proxy.variable} names."
-        raise BadInput(f"{url}: expected a folder that can be used, found that {found}. {way_out}") from None
+        raise kind(f"{url}: expected a folder that can be used, found that {found}. {way_out}") from None
 
 
 def _reason(error: Exception) -> tuple[str, str]:
     """What an error means, and what to do about it."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    status = str(getattr(error, "status", None) or getattr(error, "code", None) or "")
+    status = _status(error)
     if isinstance(error, FileNotFoundError) or status == "404":
         return "there is no such bucket, folder or file", "Check the address."
     if isinstance(error, PermissionError) or status in {"401", "403"} or str(error).startswith("Forbidden:"):
@@ -181,10 +185,18 @@ def _reason(error: Exception) -> tuple[str, str]:
     if names & _NOT_TRUSTED:
         return "its certificate is not trusted", _CERTIFICATE
     if isinstance(error, TimeoutError | ConnectionError) or names & _NO_ANSWER:
-        return "it does not answer", _ADDRESS
+        return _SILENCE, _ADDRESS
     number = getattr(error, "errno", None)
     detail = f"HTTP status {status}" if status.isdecimal() else os.strerror(number).lower() if number else ""
     return f"reading or writing failed ({type(error).__name__}{detail and ': '}{detail})", _ADDRESS
+
+
+def _status(error: Exception) -> str:
+    """The HTTP status that a client's error tells, or the one of botocore's from which s3fs makes it; "" for none."""
+    status = getattr(error, "status", None) or getattr(error, "code", None)
+    if status is None and isinstance(response := getattr(error.__cause__, "response", None), dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return str(status or "")
 
 
 def _is_loopback(host: str) -> bool:

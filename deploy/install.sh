@@ -16,8 +16,14 @@ fi
 /opt/uv/bin/uv pip install --quiet --python /opt/venv/bin/python --no-deps --require-hashes \
     --build-constraints requirements-build.lock --require-build-hashes --preview-features build-dependency-hashes -r "$1"
 
-# A fifth of the size that nothing opens at run time: headers to compile against, tests, symbols for a debugger.
+# A third of the size that nothing opens at run time: headers to compile against, tests, clients of Vertex AI, models of
+# Amazon's other services, libclang, stubs for completion in notebooks, and
+# symbols for a debugger.
 cd "$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-rm -rf tensorflow/include nvidia/*/include
+rm -rf tensorflow/include nvidia/*/include pyarrow/include clang jedi/third_party
+rm -rf vertexai agentplatform google/genai google/cloud/aiplatform google/cloud/aiplatform_*
+find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts ! -name 'sso*' ! -name signin \
+    -exec rm -rf {} +
 find numpy pandas pyarrow scipy sklearn -name tests -type d -prune -exec rm -rf {} +
-strip --strip-unneeded tensorflow/*.so.2
+# Not what auditwheel has patched, which strip may break, and not CUDA's.
+find . -type f -name '*.so*' ! -path '*.libs/*' ! -path './nvidia/*' -exec strip --strip-unneeded {} \;

@@ -89,7 +89,7 @@ held=$(as_user python -c "$digest")
 say "code $held"
 
 code=0
-as_user python -m pipeline.kubeflow.entrypoint --executor_class_path none --json_serialized_invocation_args '{}' \
+as_user python -m pipeline.kubeflow.entrypoint --executor none --input '{}' \
     --task ingest --code_digest 0000 2>"$dir/refusal.log" || code=$?
 [ "$code" = 1 ] && grep -q '^error: The image must hold the code' "$dir/refusal.log" || fail "other code is not refused"
 say "the entrypoint refuses other code: $(cat "$dir/refusal.log")"

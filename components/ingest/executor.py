@@ -104,7 +104,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         excluded = _excluded(contents) if only_classes else {}
         _check_any_left(counts, excluded)
         _progress.info("writing %s", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
-        _describe(artifact, found, counts, excluded)
+        _describe(artifact, found, excluded)
         try:
             _contents[found.sha256] = contents
             self._write(artifact, found, counts, only_classes)
@@ -134,6 +134,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | "Write" >> beam.Map(write_shard)
             )
         _remove(os.path.join(artifact.uri, _PARTIAL))
+        # A file and no property: those are handed on from task to task, on Kubeflow in many copies.
+        with fileio.open(os.path.join(artifact.uri, features.SOURCE_FILE), "w") as file:
+            file.write(json.dumps({"files": dict(found.digests), "splits": counts}))
 
 
 @functools.lru_cache(maxsize=2)
@@ -246,9 +249,7 @@ def _shards(uri: str, found: source.Source, split: str, count: int, only_classes
         yield Shard(found.directory, found.sha256, split, start, stop, number, of, uri, only_classes)
 
 
-def _describe(
-    artifact: types.Artifact, found: source.Source, counts: Mapping[str, int], excluded: Mapping[str, Any]
-) -> None:
+def _describe(artifact: types.Artifact, found: source.Source, excluded: Mapping[str, Any]) -> None:
     artifact.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
     artifact.span = found.span or 0
     # Set by name: tfx.components.util, which has a function for it, imports every component of TFX.
@@ -256,8 +257,6 @@ def _describe(
     artifact.set_string_custom_property("dataset", found.name)
     artifact.set_string_custom_property("dataset_sha256", found.sha256)
     artifact.set_int_custom_property("images", found.images)
-    artifact.set_string_custom_property("files", json.dumps(dict(found.digests)))
-    artifact.set_string_custom_property("splits", json.dumps(counts))
     artifact.set_string_custom_property("excluded", json.dumps(excluded))
     artifact.set_int_custom_property("span", found.span or 0)
 

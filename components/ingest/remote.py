@@ -57,7 +57,7 @@ def fetched(url: str) -> Iterator[pathlib.Path]:
         try:
             yield pathlib.Path(temporary)
         except BadInput as error:
-            raise BadInput(str(error).replace(temporary, url)) from None
+            raise type(error)(str(error).replace(temporary, url)) from None
 
 
 def _fetch(url: str, folder: pathlib.Path) -> None:

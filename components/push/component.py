@@ -119,8 +119,7 @@ def Push(
                     "sha256": examples.get_string_custom_property("dataset_sha256"),
                     "images": examples.get_int_custom_property("images"),
                     "span": examples.get_int_custom_property("span") if examples.has_custom_property("span") else None,
-                    "files": json.loads(examples.get_string_custom_property("files")),
-                    "splits": json.loads(examples.get_string_custom_property("splits")),
+                    **json.loads((pathlib.Path(examples.uri) / features.SOURCE_FILE).read_text(encoding="utf-8")),
                     "excluded": {
                         split: row["labels"]
                         for split, row in json.loads(examples.get_string_custom_property("excluded") or "{}").items()

@@ -9,12 +9,12 @@ import pathlib
 import tempfile
 import time
 
-from components import storage
+from components import retries, storage
 from components.errors import BadInput
 from components.train import devices, exchange
 
-# Waits before another try to upload: what hours of training have made is not given up for one bad minute of the store.
-_PAUSES = (5.0, 20.0, 60.0)
+# Of an upload: what hours of training have made is not given up for one bad minute of the store.
+_RETRIES = 3
 # How long the other workers wait for the first one's upload.
 UPLOAD_SECONDS, _POLL_SECONDS = 600.0, 2.0
 
@@ -44,7 +44,9 @@ def work(url: str) -> None:
         _train(job)
         if devices.is_chief():
             _progress.info("publishing the model")
-            _publish(url, pathlib.Path("made"))
+            retries.retrying(_RETRIES, lambda error: isinstance(error, BadInput))(
+                exchange.publish, url, pathlib.Path("made")
+            )
             _remove_checkpoints(job)
         else:
             _wait_for_the_model(url)
@@ -71,17 +73,6 @@ def _train(job: exchange.Job) -> None:
     )
 
 
-def _publish(url: str, folder: pathlib.Path) -> None:
-    for pause in _PAUSES:
-        try:
-            exchange.publish(url, folder)
-            return
-        except BadInput as error:
-            _progress.warning("publishing is tried again in %.0f s: %s", pause, error)
-            time.sleep(pause)
-    exchange.publish(url, folder)
-
-
 def _remove_checkpoints(job: exchange.Job) -> None:
     """Not before the model is published, so that a worker that is lost in its upload need not train again."""
     from components.train import checkpoints
@@ -94,7 +85,7 @@ def _remove_checkpoints(job: exchange.Job) -> None:
 def _is_published(url: str) -> bool:
     try:
         return exchange.is_published(url)
-    except BadInput as error:  # as `_publish` does, so as not to end the job meanwhile
+    except BadInput as error:  # as the upload is, so as not to end the job meanwhile
         _progress.warning("looking for the model is tried again: %s", error)
         return False
 

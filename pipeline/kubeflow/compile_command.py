@@ -67,7 +67,11 @@ def register(subparsers: Any) -> None:
         "--toleration", action="append", default=[], metavar="KEY[=VALUE][:EFFECT]", help="taint of those nodes"
     )
     cluster.add_argument("--shared-memory", default="", metavar="SIZE", help="/dev/shm of the training, such as 2Gi")
-    cluster.add_argument("--retries", type=int, default=2, metavar="N", help="of a failed task; default: 2")
+    cluster.add_argument(
+        "--retries", type=int, default=2, metavar="N",
+        help="tries after the first: within a task when a store or the network does not answer, and of a task whose "
+        "pod was lost; before Kubeflow Pipelines 2.17 of any failed task but gates, push and report; default: 2",
+    )  # fmt: skip
     cluster.add_argument("--pvc", action="append", default=[], metavar="CLAIM=PATH", help="volume for every task")
     cluster.add_argument(
         "--storage", choices=(KUBEFLOW, OWN), default=KUBEFLOW,
@@ -102,12 +106,13 @@ def run(args: argparse.Namespace) -> int:
             effective, compute=dataclasses.replace(effective.compute, accelerator=AUTO, gpus=1)
         )
     with quiet():
-        from pipeline.kubeflow import checks, package
+        from pipeline.kubeflow import checks, package, size
 
         images = package.Images(args.image, args.gpu_image or args.image)
         documents = package.compile_graph(effective, config.training_told(flags, file, profile), images, needs)
         text = package.dump(documents)
     checks.refuse(checks.check(text), "the compiled package")
+    size.check(documents, "" if args.storage == KUBEFLOW else size.SESSION)
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -165,6 +170,7 @@ def _needs(args: argparse.Namespace) -> Needs:
         raise BadInput("--gpu-image is for the training on accelerators; say how many with --gpus N")
     if args.shared_memory:
         resources.amount("--shared-memory", args.shared_memory)
+    accelerated = resources.ON_ACCELERATOR if args.gpus else {resources.TRAIN} if gpus_per_worker else ()
     env = dict(_pair("--env", text, "=", "VARIABLE=VALUE") for text in args.env)
     secrets: dict[str, dict[str, str]] = {}
     for text in args.secret:
@@ -175,7 +181,7 @@ def _needs(args: argparse.Namespace) -> Needs:
         env = resources.KUBEFLOW_ENV | env
         secrets = {resources.KUBEFLOW_SECRET: dict(resources.KUBEFLOW_KEYS)} | secrets
     return resources.Needs(
-        shares=resources.shares(args.cpu, args.memory),
+        shares=resources.shares(args.cpu, args.memory, accelerated, args.shared_memory),
         gpus=args.gpus,
         workers=args.workers or 0,
         gpus_per_worker=gpus_per_worker,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs in the container of every task: its executor, between two adaptations to the open-source launcher.
 
-    python -m pipeline.kubeflow.entrypoint --executor_class_path CLASS --json_serialized_invocation_args JSON
-        --json_serialized_inputs_spec_args JSON [option for Beam …] --task NODE --code_digest SHA256
+    python -m pipeline.kubeflow.entrypoint --executor CLASS --input JSON
+        [--inputs KEY=TYPE,…] [option for Beam …] --task NODE --code_digest DIGITS [--retries N]
 
 On Vertex AI, where TFX's own entrypoint is at home, that one is called as it is. The exit code is 0, 3 where a gate
 stopped, 2 for input that is refused, and 1 for anything else; but for the last there is one sentence on stderr and no
@@ -12,30 +12,53 @@ trace.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import os
 import pathlib
+import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from components import environment, lean_import, paths, stdio
-from components.errors import ProjectError
+from components import environment, lean_import, paths, retries, stdio
+from components.errors import ProjectError, Unavailable
 from components.train import exchange
-from pipeline import code_digest, outcome
+from pipeline import beam, code_digest, outcome
 from pipeline.kubeflow import adapt, notes, parameters
+
+# Argo's executor starts a task with 0, so that everybody on a volume could change what it pushes there.
+UMASK = 0o022
+MEMORY_EVENTS = pathlib.Path("/sys/fs/cgroup/memory.events")
+_OUT_OF_MEMORY = (
+    "ran out of memory: the kernel killed {} of its container's processes, as memory.events says. Give it more with "
+    "--memory TASK=REQUEST:LIMIT."
+)
+_ENDED_FROM_OUTSIDE = (
+    "was ended from outside, by SIGTERM: the run was terminated, or its pod was deleted or evicted, or its node drained"
+)
+# The note of the task that runs, with the run's prefix.
+_unfinished: list[tuple[str, notes.Note]] = []
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one task and returns the exit code."""
     parser = argparse.ArgumentParser(prog="pipeline.kubeflow.entrypoint", description=__doc__, allow_abbrev=False)
-    for name in ("executor_class_path", "json_serialized_invocation_args", "task", "code_digest"):
+    # By short names, as the server keeps the arguments in many copies; behind them are those of TFX's entrypoint.
+    parser.add_argument("--executor", dest="executor_class_path", required=True)
+    parser.add_argument("--input", dest="json_serialized_invocation_args", required=True)
+    for name in ("task", "code_digest"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--json_serialized_inputs_spec_args", default="{}")
-    told, beam_args = parser.parse_known_args(arguments)
+    parser.add_argument("--inputs", default="")
+    parser.add_argument("--retries", type=int, default=0)
+    told, given = parser.parse_known_args(arguments)
+    beam_args = beam.arguments(given)
+    told.json_serialized_inputs_spec_args = json.dumps(_inputs_spec(told.inputs))
     try:
         with lean_import.lean():
             lean_import.import_tensorflow()
@@ -64,7 +87,7 @@ def check_code(expected: str) -> None:
         ProjectError: it does.
     """
     found = code_digest.of_project()
-    if found != expected:
+    if not expected or not found.startswith(expected):
         raise ProjectError(
             f"The image must hold the code that the package was compiled from, SHA-256 {expected[:12]}…; it holds "
             f"{found[:12]}…. Build the image again, or compile the package with the image's code."
@@ -108,10 +131,22 @@ def run_adapted(told: argparse.Namespace, beam_args: Sequence[str]) -> dict[str,
     answer = execute.execute(told.executor_class_path, executor_input, inputs_spec, beam_args)
     adapt.restore_uris(answer, uri_of)
     adapt.restore_uris_in_metadata(answer, uri_of)
+    adapt.without_session(answer)
     output_file = pathlib.Path(executor_input["outputs"]["outputFile"])
     output_file.parent.mkdir(parents=True, exist_ok=True)
     output_file.write_text(json.dumps(answer), encoding="utf-8")
     return answer
+
+
+def _inputs_spec(inputs: str) -> dict[str, Any]:
+    """The ComponentInputsSpec of `KEY=TYPE,…`: titles of artifact types, and parameters that are whole numbers."""
+    spec: dict[str, Any] = {"artifacts": {}, "parameters": {}}
+    for key, _, kind in (one.partition("=") for one in inputs.split(",") if one):
+        if kind == parameters.WHOLE:
+            spec["parameters"][key] = {"parameterType": kind}
+        else:
+            spec["artifacts"][key] = {"artifactType": {"instanceSchema": f"title: {kind}"}}
+    return spec
 
 
 def _with_facts(invocation: str, task: str) -> str:
@@ -126,13 +161,13 @@ def _with_facts(invocation: str, task: str) -> str:
         if on_vertex()
         else notes.prefix(executor_input, task).rpartition("/")[2]
     )
-    run = json.loads(values["run"])
+    run = code_digest.provenance() | json.loads(values["run"])
     told = {
         name.removeprefix(parameters.OF_THE_RUN): values.pop(name)
         for name in list(values)
         if name.startswith(parameters.OF_THE_RUN)
     }
-    config = parameters.effective(run["config"], told)
+    config = parameters.effective(parameters.complete(run["config"]), told | {"serving_dir": values["serving_dir"]})
     values["run"] = json.dumps(
         {**run, "run_id": run_id, "config": config, "forced": config["force_push"]}, sort_keys=True
     )
@@ -162,20 +197,66 @@ def _run_noted(told: argparse.Namespace, beam_args: Sequence[str]) -> None:
     adapt.unwrap_metadata(executor_input)
     adapt.drop_servers_metadata(executor_input)
     inputs = _artifacts(executor_input.get("inputs", {}))
-    started = time.time()
-    notes.write(prefix, notes.Note(told.task, outcome.RUNNING, started, None, inputs, {}))
+    started, kills = time.time(), _memory_kills()
+    attempts = retries.retrying(told.retries, lambda error: isinstance(outcome.cause(error), Unavailable))
+    note = notes.Note(told.task, outcome.RUNNING, started, None, inputs, {})
+    attempts(notes.write, prefix, note)
+    _unfinished[:] = [(prefix, note)]
     try:
         check_code(told.code_digest)
-        answer = run_adapted(told, beam_args)
+        answer = attempts(run_adapted, told, beam_args)
     except Exception as error:
+        _unfinished.clear()
         failure = outcome.Failure.of(outcome.cause(error))
+        if (killed := _memory_kills() - kills) > 0:
+            failure = outcome.Failure(1, f"{told.task} {_OUT_OF_MEMORY.format(killed)} Then: {failure.sentence}")
         note = notes.Note(told.task, outcome.FAILED, started, time.time(), inputs, {}, failure)
         try:
-            notes.write(prefix, note)
+            attempts(notes.write, prefix, note)
         except ProjectError as second:  # what the task failed of matters more
             say(second)
         raise
-    notes.write(prefix, notes.Note(told.task, outcome.DONE, started, time.time(), inputs, _artifacts(answer)))
+    _unfinished.clear()
+    attempts(notes.write, prefix, notes.Note(told.task, outcome.DONE, started, time.time(), inputs, _artifacts(answer)))
+
+
+def _memory_kills() -> int:
+    """Counts the processes of this container that the kernel killed as it reached its limit of memory."""
+    try:
+        counts = dict(line.split() for line in MEMORY_EVENTS.read_text(encoding="utf-8").splitlines())
+        return int(counts["oom_kill"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def note_sigterm() -> None:
+    """Makes SIGTERM note that the task was ended from outside, and end the process.
+
+    A thread does it: a handler in Python would have to wait for TensorFlow, and the container may be gone in a moment.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def pass_over(number: int, frame: object) -> None:
+        """The thread does the work."""
+
+    def end() -> None:
+        while os.read(reader, 1) != bytes([signal.SIGTERM]):
+            pass
+        for prefix, note in _unfinished:
+            failure = outcome.Failure(1, f"{note.task} {_ENDED_FROM_OUTSIDE}")
+            with contextlib.suppress(ProjectError):
+                notes.write(prefix, dataclasses.replace(note, state=outcome.FAILED, ended=time.time(), failure=failure))
+            say(ProjectError(failure.sentence))
+        if signal.getsignal(signal.SIGTERM) is pass_over:  # else a training job is removed first
+            os._exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, pass_over)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    os.register_at_fork(
+        after_in_child=lambda: (signal.set_wakeup_fd(-1), signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    )
+    threading.Thread(target=end, daemon=True).start()
 
 
 def _artifacts(holder: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -203,4 +284,6 @@ def say(error: Exception) -> None:
 
 if __name__ == "__main__":
     environment.prepare()
+    os.umask(UMASK)
+    note_sigterm()
     stdio.run(lambda: main(sys.argv[1:]))

@@ -9,14 +9,21 @@ part, and the output's key.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+from collections.abc import Iterator
 from typing import Any
 
 from components import storage
-from components.errors import BadInput, ProjectError
+from components.errors import BadInput, ProjectError, Unavailable
 from pipeline import outcome
 
+SERVICES = (
+    "the store that Kubeflow Pipelines installs is the Service seaweedfs, port 8333, in 2.15 to 2.17, and "
+    "minio-service, port 9000, in 2.14: compile with --env AWS_ENDPOINT_URL=http://SERVICE.NAMESPACE:PORT"
+)
 FOLDER = "notes"
 RECORD_FILE = "record.json"
 
@@ -79,7 +86,7 @@ def write(prefix: str, note: Note) -> None:
     try:
         put(f"{prefix}/{FOLDER}/{note.task}.json", json.dumps(dataclasses.asdict(note), indent=1).encode())
     except BadInput as error:
-        raise BadInput(
+        raise type(error)(
             f"Every task notes in the run's storage what it did, for the report; here it cannot. {error}"
         ) from None
 
@@ -92,7 +99,7 @@ def read(prefix: str) -> dict[str, Note]:
     """
     url = address(f"{prefix}/{FOLDER}")
     files, path = storage.connect(url)
-    with storage.refusals(url):
+    with _refusals(url):
         found = [json.loads(files.cat_file(name)) for name in files.find(path) if name.endswith(".json")]
     return {
         row["task"]: Note(**{**row, "failure": row["failure"] and outcome.Failure(**row["failure"])}) for row in found
@@ -107,8 +114,19 @@ def put(uri: str, content: bytes) -> None:
     """
     url = address(uri)
     files, path = storage.connect(url)
-    with storage.refusals(url):
+    with _refusals(url):
         files.pipe_file(path, content)
+
+
+@contextlib.contextmanager
+def _refusals(url: str) -> Iterator[None]:
+    """Adds, to a sentence about a store of Kubeflow's that does not answer, where each version has it."""
+    try:
+        with storage.refusals(url):
+            yield
+    except Unavailable as error:
+        endpoint = os.environ.get("AWS_ENDPOINT_URL")
+        raise Unavailable(f"{error} AWS_ENDPOINT_URL is {endpoint}; {SERVICES}" if endpoint else str(error)) from None
 
 
 def address(uri: str) -> str:

@@ -7,9 +7,9 @@ rule is checked in `pipeline.kubeflow.checks` or in the tests.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,9 +19,8 @@ from tfx.orchestration import pipeline as tfx_pipeline
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
 
-from components.errors import BadInput
 from components.ingest import source
-from pipeline import beam, code_digest, graph
+from pipeline import code_digest, graph
 from pipeline.config import Config
 from pipeline.kubeflow import parameters, training_job
 from pipeline.kubeflow.parameters import Parameter
@@ -34,6 +33,10 @@ DESCRIPTION = (
 EXIT_HANDLER, REPORT = "exit-handler-1", "report"
 ENTRYPOINT = ("python", "-m", "pipeline.kubeflow.entrypoint")
 REPORT_COMMAND = ("python", "-m", "pipeline.kubeflow.report")
+SHORT = {"--executor_class_path": "--executor", "--json_serialized_invocation_args": "--input"}
+INPUTS_SPEC = "--json_serialized_inputs_spec_args"
+# Of the code's SHA-256, in hexadecimal digits.
+DIGEST_LENGTH = 16
 REPORT_OUTPUTS = {
     "html": "system.HTML",
     "metrics": "system.Metrics",
@@ -68,11 +71,11 @@ def compile_graph(config: Config, training: Mapping[str, Any], images: Images, n
         BadInput: the schema is not in the image.
     """
     told = parameters.of(config, training)
-    record = _record(config)
+    record = parameters.differences(parameters.record(config))
     nodes = graph.build(config, _place(config, told, record))
     names = [node.id for node in nodes]
     compiled = _compile(nodes, config.beam_args)
-    digest = code_digest.of_project()
+    digest = code_digest.of_project()[:DIGEST_LENGTH]
 
     components: Json = {}
     executors: Json = {}
@@ -80,23 +83,25 @@ def compile_graph(config: Config, training: Mapping[str, Any], images: Images, n
     for name in names:
         component, task = compiled["components"][name], compiled["root"]["dag"]["tasks"][name]
         container = compiled["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
-        components[f"comp-{name}"] = {**component, "executorLabel": f"exec-{name}"}
+        components[f"comp-{name}"] = {**_titled(component), "executorLabel": f"exec-{name}"}
         tasks[name] = _task(name, needs, task)
         executors[f"exec-{name}"] = {"container": container | {"image": images.cpu} | needs.container(name)}
         container = executors[f"exec-{name}"]["container"]
-        container["args"] = [*map(_compact, container["args"]), "--task", name, "--code_digest", digest]
+        container["args"] = [*_arguments(container["args"]), "--task", name, "--code_digest", digest]
+        container["args"] += ["--retries", str(needs.retries)]
         if "accelerator" in container["resources"]:
             container["image"] = images.gpu
         if needs.launches(name):
             training_job.launch(tasks[name], needs, images.gpu if needs.gpus_per_worker else images.cpu, digest)
-    _tell(components["comp-push"], tasks["push"], told, parameters.OF_THE_RUN)
+    of_push = [one for one in told if one.name in parameters.OF_THE_PROVENANCE]
+    _tell(components["comp-push"], tasks["push"], of_push, parameters.OF_THE_RUN)
     _add_report(components, executors, names, told, images, needs)
     return [
         {
             "pipelineInfo": {"name": PIPELINE, "description": DESCRIPTION},
             "schemaVersion": "2.1.0",
             "sdkVersion": compiled["sdkVersion"],
-            "root": _root(components, tasks, told, json.dumps(record, sort_keys=True), needs),
+            "root": _root(components, tasks, told, _json(record), needs),
             "components": components,
             "deploymentSpec": {"executors": executors},
         },
@@ -109,36 +114,18 @@ def dump(documents: Sequence[Json]) -> str:
     return yaml.safe_dump_all(documents, sort_keys=True, width=120, allow_unicode=True)
 
 
-def _record(config: Config) -> Json:
-    """The configuration as the package carries it: without what is only true of this machine."""
-    record = config.to_record()
-    for name in ("output", "fresh", "beam_args"):
-        record.pop(name)
-    return record | {"schema": _schema(config.schema)}
-
-
-def _schema(path: pathlib.Path) -> str:
-    """The schema's place in the image, whose working directory holds the project."""
-    if not path.is_relative_to(code_digest.ROOT):
-        raise BadInput(
-            f"the image holds the project's files only, so a profile's schema must be one of them; {path} is not below "
-            f"{code_digest.ROOT}. Put profile and schema into pipeline/profiles/ and build the image with them."
-        )
-    return path.relative_to(code_digest.ROOT).as_posix()
-
-
 def _place(config: Config, told: Sequence[Parameter], record: Json) -> graph.Place:
     by_name = {one.name: RuntimeParameter(one.name, one.kind, one.default, one.description) for one in told}
     rest = {name: by_name.pop(name) for name in ("data_dir", "span", "serving_dir", "allow", "force_push")}
     return graph.Place(
         dataset=config.dataset if config.dataset != source.AUTO else source.CUSTOM,
         data_sha256="",
-        schema=record["schema"],
+        schema=parameters.record(config)["schema"],
         hyperparameters=by_name,
         serving_state="",
         checkpoints="",
-        # The run's id and its parameters are put in where the task runs.
-        run={"config": record, **code_digest.provenance(), "dataset_choice": None},
+        # The run's id and parameters, and the digests of the image's code, are put in where the task runs.
+        run={"config": record, "git_commit": code_digest.provenance()["git_commit"], "dataset_choice": None},
         **rest,
     )
 
@@ -155,7 +142,7 @@ def _compile(nodes: Sequence[BaseNode], beam_args: Sequence[str]) -> Json:
             pipeline_root="",  # given with each run
             components=list(nodes),
             enable_cache=True,
-            beam_pipeline_args=beam.arguments(beam_args),
+            beam_pipeline_args=list(beam_args),
         ),
         write_out=False,
     )
@@ -164,19 +151,60 @@ def _compile(nodes: Sequence[BaseNode], beam_args: Sequence[str]) -> Json:
 
 
 def _task(name: str, needs: Needs, compiled: Json) -> Json:
+    compiled = copy.deepcopy(compiled)
+    artifacts = compiled.get("inputs", {}).get("artifacts")
+    for given in compiled.get("inputs", {}).get("parameters", {}).values():
+        constant = given.get("runtimeValue", {}).get("constant")
+        if isinstance(constant, str) and constant.startswith("{"):
+            given["runtimeValue"]["constant"] = _json(json.loads(constant))
     return {
         **compiled,
         "componentRef": {"name": f"comp-{name}"},
-        "cachingOptions": {} if name in NEVER_CACHED else {"enableCache": True},
+        # Without an input from another task, a former result may lie below another root, where the launcher finds none.
+        "cachingOptions": {"enableCache": True} if artifacts and name not in NEVER_CACHED else {},
         **needs.task(name),
     }
 
 
-def _compact(argument: str) -> str:
-    """A JSON argument on one line; any other as it is."""
-    if not argument.startswith("{\n"):
-        return argument
-    return json.dumps(json.loads(argument), sort_keys=True, separators=(",", ":"))
+def _titled(component: Json) -> Json:
+    """The component with no more of its artifacts' types than their titles, which is all that the server reads.
+
+    The server keeps every component in six copies and more (`pipeline.kubeflow.size`).
+    """
+    definitions = {
+        kind: {
+            **component[kind],
+            "artifacts": {
+                key: {"artifactType": {"schemaTitle": _title(definition)}}
+                for key, definition in component[kind].get("artifacts", {}).items()
+            },
+        }
+        for kind in ("inputDefinitions", "outputDefinitions")
+        if "artifacts" in component.get(kind, {})
+    }
+    return {**component, **definitions}
+
+
+def _title(definition: Json) -> str:
+    return str(yaml.safe_load(definition["artifactType"]["instanceSchema"])["title"])
+
+
+def _arguments(arguments: Sequence[str]) -> list[str]:
+    """The arguments of TFX's entrypoint in the short form that ours reads."""
+    arguments = [SHORT.get(argument, argument) for argument in arguments]
+    place = arguments.index(INPUTS_SPEC)
+    spec = json.loads(arguments[place + 1])
+    inputs = [f"{key}={_title(definition)}" for key, definition in spec.get("artifacts", {}).items()]
+    inputs += [
+        f"{key}={parameters.WHOLE}"
+        for key, definition in spec.get("parameters", {}).items()
+        if definition.get("parameterType") == parameters.WHOLE
+    ]
+    return [*arguments[:place], *(["--inputs", ",".join(inputs)] if inputs else []), *arguments[place + 2 :]]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def _tell(component: Json, task: Json, told: Sequence[Parameter], prefix: str = "") -> None:
@@ -201,7 +229,7 @@ def _add_report(
             }
         },
     }
-    args = ["--task", REPORT, "--stages", ",".join(names), "--json_serialized_invocation_args", "{{$}}"]
+    args = ["--task", REPORT, "--stages", ",".join(names), "--input", "{{$}}", "--retries", str(needs.retries)]
     executors[f"exec-{REPORT}"] = {
         "container": {"image": images.cpu, "command": list(REPORT_COMMAND), "args": args, **needs.container(REPORT)}
     }

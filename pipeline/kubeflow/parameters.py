@@ -7,20 +7,26 @@ No TensorFlow and no TFX: every task's entrypoint and the command line need this
 from __future__ import annotations
 
 import dataclasses
+import json
+import pathlib
 from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
 
 from components.errors import BadInput
 from components.train.hyperparameters import MODELS, OWN_DEFAULT, Hyperparameters
-from pipeline.config import Config
+from pipeline import code_digest
+from pipeline.config import PROFILES, Config, build
 
 DATA_DIR, SPAN, MODEL, SERVING_DIR, ALLOW, FORCE_PUSH = (
     "data_dir", "span", "model", "serving_dir", "allow", "force_push",
 )  # fmt: skip
 NEWEST_SPAN = -1
-# Before the names of the run's parameters where a task has inputs of these names: push's `model` is an artifact.
+# Before the names of the run's parameters that push is told beside its own inputs, and those: it knows the serving
+# folder, and from the training its hyperparameters.
 OF_THE_RUN = "run_"
-KINDS: Mapping[type, str] = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE"}
+OF_THE_PROVENANCE = frozenset({DATA_DIR, SPAN, ALLOW, FORCE_PUSH})
+WHOLE = "NUMBER_INTEGER"
+KINDS: Mapping[type, str] = {str: "STRING", int: WHOLE, float: "NUMBER_DOUBLE"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +65,72 @@ def of(config: Config, training: Mapping[str, Any]) -> list[Parameter]:
     ]
 
 
+def record(config: Config) -> dict[str, Any]:
+    """The configuration as a package carries it: JSON values, without what is only true of this machine.
+
+    Raises:
+        BadInput: the schema is not in the image.
+    """
+    values = config.to_record() | {"schema": _schema(config.schema)}
+    for name in ("output", "fresh", "beam_args"):
+        values.pop(name)
+    found: dict[str, Any] = json.loads(json.dumps(values))
+    return found
+
+
+def _schema(path: pathlib.Path) -> str:
+    """The schema's place in the image, whose working directory holds the project."""
+    if not path.is_relative_to(code_digest.ROOT):
+        raise BadInput(
+            f"the image holds the project's files only, so a profile's schema must be one of them; {path} is not below "
+            f"{code_digest.ROOT}. Put profile and schema into pipeline/profiles/ and build the image with them."
+        )
+    return path.relative_to(code_digest.ROOT).as_posix()
+
+
+def differences(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Takes from a configuration what its profile alone would give, as the image has profiles and defaults.
+
+    Args:
+        config: see `record`.
+    """
+    reference = _reference(config["profile"])
+    return {"profile": config["profile"], **_difference(config, reference)}
+
+
+def complete(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Gives the configuration of which `differences` are left."""
+    merged: dict[str, Any] = _merged(changes, _reference(changes["profile"]))
+    return merged
+
+
+def _reference(profile: str) -> dict[str, Any]:
+    """The record of a built-in profile; for another one, which the image need not hold, that of `mnist`."""
+    file = PROFILES / f"{profile}.toml"
+    return record(build({}, {}, file if file.is_file() else PROFILES / "mnist.toml"))
+
+
+def _difference(value: Any, reference: Any) -> Any:
+    if not (isinstance(value, dict) and isinstance(reference, dict)):
+        return value
+    return {
+        name: _difference(inner, reference.get(name))
+        for name, inner in value.items()
+        if name not in reference or inner != reference[name]
+    }
+
+
+def _merged(changes: Any, reference: Any) -> Any:
+    if not (isinstance(changes, dict) and isinstance(reference, dict)):
+        return changes
+    return reference | {name: _merged(inner, reference.get(name)) for name, inner in changes.items()}
+
+
 def effective(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration that a run really had.
 
     Args:
-        config: `Config.to_record()` of the package.
+        config: of the package (`record`).
         values: the run's parameters by name; numbers may be floats, as JSON has them.
 
     Returns:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exit handler's task: the record of the run, its report, and what the Kubeflow UI shows of it.
 
-    python -m pipeline.kubeflow.report --task report --stages NODE,NODE,… --json_serialized_invocation_args JSON
+    python -m pipeline.kubeflow.report --task report --stages NODE,NODE,… --input JSON [--retries N]
 
 It runs however the run went, and knows of it what the tasks have noted (`pipeline.kubeflow.notes`). Its parameters are
 those of the run, and `config`, the configuration that the package was compiled with. Its outputs: `html`, one file;
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import shutil
 import sys
@@ -21,10 +22,10 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from components import environment, findings, stdio
+from components import environment, findings, retries, stdio
 from components.errors import exit_code
 from pipeline import outcome, record
-from pipeline.kubeflow import adapt, notes, parameters, stages, viewers
+from pipeline.kubeflow import adapt, entrypoint, notes, parameters, stages, viewers
 
 HTML, METRICS, CLASSIFICATION, RECORD = "html", "metrics", "classification_metrics", "record"
 
@@ -32,19 +33,19 @@ HTML, METRICS, CLASSIFICATION, RECORD = "html", "metrics", "classification_metri
 def main(arguments: Sequence[str]) -> int:
     """Makes the report and returns the exit code."""
     parser = argparse.ArgumentParser(prog="pipeline.kubeflow.report", description=__doc__, allow_abbrev=False)
-    for name in ("task", "stages", "json_serialized_invocation_args"):
+    for name in ("task", "stages", "input"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--retries", type=int, default=0)
     told = parser.parse_args(arguments)
-    return exit_code(
-        lambda: _report(json.loads(told.json_serialized_invocation_args), told.task, told.stages.split(","))
-    )
+    attempts = retries.retrying(told.retries)
+    return exit_code(lambda: attempts(_report, json.loads(told.input), told.task, told.stages.split(",")))
 
 
 def _report(executor_input: dict[str, Any], task: str, names: Sequence[str]) -> None:
     prefix = notes.prefix(executor_input, task)
     outputs = {key: entry["artifacts"][0] for key, entry in executor_input["outputs"]["artifacts"].items()}
     values = dict(executor_input["inputs"]["parameterValues"])
-    config = parameters.effective(json.loads(values.pop("config")), values)
+    config = parameters.effective(parameters.complete(json.loads(values.pop("config"))), values)
 
     with tempfile.TemporaryDirectory() as scratch:
         found = stages.of_run(notes.read(prefix), names, pathlib.Path(scratch))
@@ -115,4 +116,5 @@ def _local(uri: str) -> pathlib.Path:
 
 if __name__ == "__main__":
     environment.prepare()
+    os.umask(entrypoint.UMASK)
     stdio.run(lambda: main(sys.argv[1:]))

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -19,8 +20,9 @@ ON_ACCELERATOR = frozenset({"tune", TRAIN})
 NEVER_RETRIED = frozenset({"data-gate", "infra-gate", "model-gate", "push", "report"})
 # What they read or change lies outside of their inputs, so that the server's cache would be blind to it.
 NEVER_CACHED = frozenset({"ingest", "baseline", *NEVER_RETRIED})
-# The storage of Kubeflow Pipelines' own installation, as its manifests name it.
-KUBEFLOW_ENV = {"AWS_ENDPOINT_URL": "http://minio-service.kubeflow:9000"}
+# The storage of Kubeflow Pipelines' own installation, as its manifests of 2.15 to 2.17 name it, at the one port that
+# their network policy opens.
+KUBEFLOW_ENV = {"AWS_ENDPOINT_URL": "http://seaweedfs.kubeflow:8333"}
 KUBEFLOW_SECRET = "mlpipeline-minio-artifact"
 KUBEFLOW_KEYS = {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}
 _SHARED_MEMORY = {"volumeName": "dshm", "mountPath": "/dev/shm"}
@@ -45,13 +47,16 @@ class Share:
     memory: tuple[str, str]
 
 
+# Requests let each task run on a node with two processors and 8 GiB. Limits are twice what was measured with MNIST, and
+# more than ten times as many images take (docs/kubeflow.md).
 _SMALL = Share(("250m", "1"), ("1Gi", "2Gi"))
-_MIDDLE = Share(("500m", "2"), ("2Gi", "4Gi"))
+_MIDDLE = Share(("500m", "2"), ("1Gi", "3Gi"))
+_LARGE = Share(("1", "2"), ("2Gi", "4Gi"))
+_TRAINING = Share(("1", "4"), ("2Gi", "4Gi"))
+_ACCELERATED = Share(("1", "4"), ("4Gi", "8Gi"))
 # Of a task that has workers train: it looks on.
-LAUNCHER = Share(("250m", "1"), ("1Gi", "2Gi"))
-_LARGE = Share(("1", "2"), ("3Gi", "6Gi"))
-# For MNIST's 70,000 images, with room.
-SHARES: Mapping[str, Share] = {
+LAUNCHER = _SMALL
+SHARES: dict[str, Share] = {
     "ingest": _MIDDLE,
     "baseline": _SMALL,
     "statistics": _LARGE,
@@ -61,8 +66,8 @@ SHARES: Mapping[str, Share] = {
     "data-check": _SMALL,
     "data-gate": _SMALL,
     "transform": _MIDDLE,
-    "tune": Share(("2", "4"), ("4Gi", "8Gi")),
-    "train": Share(("2", "4"), ("4Gi", "8Gi")),
+    "tune": _TRAINING,
+    "train": _TRAINING,
     "infra-check": _MIDDLE,
     "infra-gate": _SMALL,
     "evaluate": _LARGE,
@@ -86,7 +91,7 @@ class Needs:
         node_selector: labels of the nodes for the same tasks.
         tolerations: taints of those nodes, as Kubernetes writes them.
         shared_memory: size of their /dev/shm; empty: that of the node, 64 MiB.
-        retries: how often a task is tried again.
+        retries: how often a task is tried again, by the server and within the task.
         volumes: name of a volume claim -> where every task finds it.
         secrets: name of a secret -> its key -> environment variable of every task.
         env: environment variables of every task.
@@ -136,11 +141,9 @@ class Needs:
         if self.secrets:
             pod["secretAsEnv"] = [
                 {
+                    # Not by `secretNameParameter` too, as kfp-kubernetes writes it: every server reads this one.
                     "secretName": name,
-                    # The same again, as kfp-kubernetes writes it: servers differ in which of the two they read.
-                    "secretNameParameter": {"runtimeValue": {"constant": name}},
                     "keyToEnv": [{"secretKey": key, "envVar": env} for key, env in sorted(keys.items())],
-                    "optional": False,
                 }
                 for name, keys in sorted(self.secrets.items())
             ]
@@ -162,13 +165,26 @@ class Needs:
         return pod
 
 
-def shares(cpu: Iterable[str], memory: Iterable[str]) -> dict[str, Share]:
+def shares(
+    cpu: Iterable[str], memory: Iterable[str], accelerated: Collection[str] = (), shared_memory: str = ""
+) -> dict[str, Share]:
     """Reads `TASK=REQUEST:LIMIT` for processors and for memory; TASK may be `all`, and a task's own goes over it.
+
+    Args:
+        cpu: what was given for processors.
+        memory: the same for memory.
+        accelerated: tasks that get accelerators.
+        shared_memory: size of the /dev/shm of the training, which counts as its memory; "" for none.
 
     Raises:
         BadInput: an unknown task, no quantity of Kubernetes, or a request above the limit.
     """
-    found = dict(SHARES)
+    found = SHARES | dict.fromkeys(accelerated, _ACCELERATED)
+    if shared_memory:
+        for task in ON_ACCELERATOR:
+            request, limit = found[task].memory
+            total = sum(amount("--shared-memory", size) for size in (limit, shared_memory))
+            found[task] = dataclasses.replace(found[task], memory=(request, f"{math.ceil(total / 2**20)}Mi"))
     for flag, field, given in (("--cpu", "cpu", cpu), ("--memory", "memory", memory)):
         for text in sorted(given, key=lambda one: not one.startswith(f"{EVERY_TASK}=")):
             name, _, amounts = text.partition("=")

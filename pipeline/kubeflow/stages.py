@@ -93,8 +93,9 @@ def _ran(note: notes.Note, folder: pathlib.Path) -> Stage:
     seconds = max((time.time() if note.ended is None else note.ended) - note.started, 0.0)  # two machines' clocks
     if note.state != outcome.RUNNING:
         return Stage(note.task, note.state, seconds, note.outputs, folder, note.failure)
-    killed = outcome.Failure(
+    lost = outcome.Failure(
         1,
-        f"{note.task} did not end: it was killed, by a person or for want of memory or time; its pod's events say why",
+        f"{note.task} started and noted no end: its process was killed or its pod was lost, and nothing here says "
+        "why; its pod's events may",
     )
-    return Stage(note.task, outcome.FAILED, seconds, {}, folder, killed)
+    return Stage(note.task, outcome.FAILED, seconds, {}, folder, lost)

@@ -64,6 +64,7 @@ def end_at_sigterm() -> None:
 if __name__ == "__main__":
     environment.prepare(several_workers=True)
     stdio.prepare()
+    os.umask(entrypoint.UMASK)
     end_at_sigterm()
     ended = main(sys.argv[1:])
     sys.stdout.flush()

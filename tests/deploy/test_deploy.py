@@ -184,11 +184,32 @@ def test_build_resolves_the_base_once_and_records_it(checkout):
     for number, target in enumerate(("cpu", "gpu"), start=1):
         done, calls = build(checkout, "registry.example.com/mnist:1", target)
         assert done.returncode == 0, done.stderr
-        assert (checkout / "deploy" / "base.image").read_text() == DIGEST + "\n"
+        assert (checkout / "deploy" / "base.image").read_text() == f"python:3.13-slim-trixie {DIGEST}\n"
         assert [call[0] for call in calls] == ["pull", "image", *["build"] * number]
         assert f"BASE={DIGEST}" in calls[-1]
         assert calls[-1][calls[-1].index("--target") + 1] == target
         assert calls[-1][calls[-1].index("--tag") + 1] == "registry.example.com/mnist:1"
+
+
+def test_another_base_is_heeded_where_one_is_recorded(checkout, monkeypatch):
+    build(checkout, "mnist")
+    other = DIGEST.replace("0123", "ffff")
+    monkeypatch.setenv("DIGEST", other)
+    dockerfile = checkout / "deploy" / "Dockerfile"
+    dockerfile.write_text(
+        dockerfile.read_text().replace("ARG BASE=python:3.13-slim-trixie", "ARG BASE=python:3.12-slim")
+    )
+    done, calls = build(checkout, "mnist")
+    assert done.returncode == 0, done.stderr
+    assert f"BASE={other}" in calls[-1]
+    assert (checkout / "deploy" / "base.image").read_text() == f"python:3.12-slim {other}\n"
+    monkeypatch.setenv("BASE", DIGEST)
+    done, calls = build(checkout, "mnist")
+    assert f"BASE={DIGEST}" in calls[-1]
+    assert (checkout / "deploy" / "base.image").read_text() == f"python:3.12-slim {other}\n"
+    monkeypatch.setenv("BASE", "registry.example/python:3.13")
+    done, calls = build(checkout, "mnist")
+    assert calls[-3][0:3] == ["pull", "--quiet", "registry.example/python:3.13"]
 
 
 @pytest.mark.parametrize(("variable", "value"), [("NO_REGISTRY", "1"), ("DIGEST", ""), ("DIGEST", "python:3.13")])

@@ -68,12 +68,18 @@ def test_the_splits_hold_the_images_they_should(data, run_executor):
     assert artifact.get_int_custom_property("images") == 58
     assert artifact.get_int_custom_property("span") == 0
     assert sorted(contents_of(artifact.uri)) == [
-        f"Split-{split}/data_tfrecord-00000-of-00001" for split in ("test", "train", "val")
+        *(f"Split-{split}/data_tfrecord-00000-of-00001" for split in ("test", "train", "val")),
+        "source.json",
     ]
+    assert json.loads((pathlib.Path(artifact.uri) / "source.json").read_text()) == {
+        "files": dict(found.digests),
+        "splits": {split: len(rows) for split, rows in examples.items()},
+    }
     assert sorted(path.name for path in pathlib.Path(artifact.uri).iterdir()) == [
         "Split-test",
         "Split-train",
         "Split-val",
+        "source.json",
     ]
 
 

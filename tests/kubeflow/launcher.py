@@ -23,10 +23,12 @@ from typing import Any
 
 import pytest
 
+# What the launcher notes of the store with an artifact that does not say it.
+SESSION = json.dumps({"Provider": "minio", "Params": {"fromEnv": "false", "secretName": "mlpipeline-minio-artifact"}})
 ROOT = pathlib.Path(__file__).parents[2]
 # Of the tests alone: where the credentials of a pod lie, which are at one place in each container.
 ACCOUNT = "TESTS_SERVICE_ACCOUNT"
-TELL = "--json_serialized_invocation_args"
+TELL = "--input"
 # What the modules of the tasks import, so that each is forked from a process that has it already.
 PRELOAD = [
     "apache_beam",
@@ -62,6 +64,8 @@ class Cluster:
         run_id: the run's.
         tasks: those that ran in this run.
         published: task -> key -> artifact, of those that succeeded.
+        lost: tasks whose first pod is lost when its work is done, so that Argo starts another. With the policy OnError
+            that KFP 2.17 has for all tasks, a command that fails gets one pod and a lost one gets another.
     """
 
     root: str
@@ -71,6 +75,7 @@ class Cluster:
     run_id: str = ""
     tasks: list[Task] = dataclasses.field(default_factory=list)
     published: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    lost: frozenset[str] = frozenset()
 
     @property
     def prefix(self) -> str:
@@ -90,9 +95,25 @@ class Cluster:
         Returns:
             Key -> artifact as published; None where the task failed, of which nothing is left then.
         """
+        salt = str(uuid.uuid4())
+        if name in self.lost:
+            self._launch(name, command, executor_input, salt)
+        told, task, container = self._launch(name, command, executor_input, salt)
+        if task.exit_code:
+            return None
+        published = self._publish(told, task, container)
+        shutil.rmtree(container)  # nothing of a container is there for the next one
+        if published is not None:
+            self.published[name] = published
+        return published
+
+    def _launch(
+        self, name: str, command: list[str], executor_input: dict[str, Any], salt: str
+    ) -> tuple[dict[str, Any], Task, pathlib.Path]:
+        """Starts a pod: what the task was told, how it went, and the file system of its container."""
         container = self.scratch / self.run_id / f"{len(self.tasks):02}-{name}"
         container.mkdir(parents=True)
-        told = self._drive(name, executor_input, container)
+        told = self._drive(name, executor_input, container, salt)
         self._download(told, container)
         for artifact in _artifacts(told["outputs"]):
             (container / _local(artifact["uri"])).parent.mkdir(parents=True, exist_ok=True)
@@ -101,21 +122,14 @@ class Cluster:
         code = self.start(arguments, container, log)
         task = Task(name, code, log.read_text(errors="replace") if log.exists() else "")
         self.tasks.append(task)
-        if code:
-            return None
-        published = self._publish(told, task, container)
-        shutil.rmtree(container)  # nothing of a container is there for the next one
-        if published is not None:
-            self.published[name] = published
-        return published
+        return told, task, container
 
-    def _drive(self, name: str, executor_input: dict[str, Any], container: pathlib.Path) -> dict[str, Any]:
+    def _drive(self, name: str, executor_input: dict[str, Any], container: pathlib.Path, salt: str) -> dict[str, Any]:
         told = json.loads(json.dumps(executor_input))
         for number, artifact in enumerate(_artifacts(told.get("inputs", {}))):
             artifact["name"], artifact["type"] = str(number + 1), {"instanceSchema": ""}
         outputs = told.setdefault("outputs", {})
         kinds = {key: entry["artifacts"][0]["type"] for key, entry in outputs.get("artifacts", {}).items()}
-        salt = uuid.uuid4()
         outputs["artifacts"] = {
             key: {"artifacts": [{"uri": f"{self.prefix}/{name}/{salt}/{key}", "type": kind, "metadata": {}}]}
             for key, kind in (kinds | {"executor-logs": {"schemaTitle": "system.Artifact"}}).items()
@@ -149,7 +163,7 @@ class Cluster:
             except ValueError as error:
                 task.exit_code, task.log = 1, f"{task.log}{error}\n"
                 return None
-            artifact["metadata"] |= {"display_name": key, "store_session_info": "{}"}
+            artifact["metadata"] = {"display_name": key, "store_session_info": SESSION} | artifact["metadata"]
             published[key] = artifact
         del published["executor-logs"]
         return published
@@ -213,6 +227,7 @@ def _in_container(command: list[str], container: pathlib.Path, log: pathlib.Path
     target = os.open(log, os.O_WRONLY | os.O_CREAT, 0o644)
     os.dup2(target, 1)
     os.dup2(target, 2)
+    os.umask(0)  # as Argo's executor
     os.environ.update({"KFP_POD_NAME": "pod", **environment})
     from pipeline.kubeflow import adapt
 

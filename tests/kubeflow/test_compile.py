@@ -16,6 +16,7 @@ from kfp import components
 import runner_kfp
 from components.train.hyperparameters import MODELS
 from pipeline import code_digest
+from pipeline.kubeflow import resources
 from tests.kubeflow import packages
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -23,7 +24,7 @@ NODES = [
     "ingest", "baseline", "statistics", "schema", "anomalies", "image-check", "data-check", "data-gate", "transform",
     "train", "infra-check", "infra-gate", "evaluate", "model-gate", "push",
 ]  # fmt: skip
-NEVER_CACHED = {"ingest", "baseline", "data-gate", "infra-gate", "model-gate", "push", "report"}
+NEVER_CACHED = {"ingest", "baseline", "schema", "data-gate", "infra-gate", "model-gate", "push", "report"}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_the_graph_is_one_task_that_the_report_follows_however_it_ends(package):
         ("train", {"model_type": "model", "train_steps": "train_steps", "dropout": "dropout", "ksize1": "ksize1"}),
         ("evaluate", {"model_type": "model"}),
         ("model-gate", {"force_reason": "force_push"}),
-        ("push", {"serving_dir": "serving_dir", "run_model": "model", "run_force_push": "force_push"}),
+        ("push", {"serving_dir": "serving_dir", "run_data_dir": "data_dir", "run_force_push": "force_push"}),
         ("report", {"data_dir": "data_dir", "model": "model"}),
     ],
 )  # fmt: skip
@@ -115,7 +116,48 @@ def test_what_looks_outside_is_not_cached_and_decisions_are_not_repeated(package
     cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
     assert cached == set(tasks) - NEVER_CACHED
     retried = {name: task["retryPolicy"]["maxRetryCount"] for name, task in tasks.items() if "retryPolicy" in task}
-    assert retried == dict.fromkeys({*cached, "ingest", "baseline"}, 2)
+    assert retried == dict.fromkeys({*cached, "ingest", "baseline", "schema"}, 2)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--tune", "2"), ("--workers", "2")])
+def test_no_task_without_an_upstream_task_is_cached(arguments):
+    spec, _ = packages.documents(*packages.DIGITS, *arguments)
+    dags = [spec["root"]["dag"], *(one["dag"] for one in spec["components"].values() if "dag" in one)]
+    for dag in dags:
+        for name, task in dag["tasks"].items():
+            artifacts = task.get("inputs", {}).get("artifacts", {}).values()
+            if not any("taskOutputArtifact" in one for one in artifacts):
+                assert not task.get("cachingOptions", {}).get("enableCache"), name
+
+
+def test_limits_of_memory_are_twice_what_was_measured_and_requests_fit_a_small_node():
+    measured = {
+        "image-check": 1052, "train": 880, "ingest": 872, "infra-check": 739, "evaluate": 735, "statistics": 614,
+        "transform": 569, "tune": 880,
+    }  # fmt: skip
+    for name, share in resources.SHARES.items():
+        request, limit = (resources.amount("--memory", text) for text in share.memory)
+        assert limit >= max(2 * measured.get(name, 567) * 10**6, 2**30), name
+        assert resources.amount("--cpu", share.cpu[0]) <= 1, name
+        assert request <= 4 * 2**30, name
+    for name in resources.ON_ACCELERATOR:
+        assert resources.amount("--memory", resources.SHARES[name].memory[1]) >= 4 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "task", "memory"),
+    [
+        (("--gpus", "1"), "train", ("4Gi", "8Gi")),
+        (("--gpus", "1", "--shared-memory", "2Gi"), "train", ("4Gi", "10240Mi")),
+        (("--gpus", "1", "--tune", "2", "--shared-memory", "512Mi"), "tune", ("4Gi", "8704Mi")),
+        (("--shared-memory", "1Gi"), "train", ("2Gi", "5120Mi")),
+        (("--gpus", "1", "--memory", "train=3Gi:9Gi", "--shared-memory", "2Gi"), "train", ("3Gi", "9Gi")),
+    ],
+)
+def test_the_memory_of_a_training_has_room_for_accelerators_and_shared_memory(arguments, task, memory):
+    spec, _ = packages.documents(*packages.DIGITS, *arguments)
+    made = container(spec, task)["resources"]
+    assert (made["resourceMemoryRequest"], made["resourceMemoryLimit"]) == memory
 
 
 def test_each_container_knows_its_task_and_the_code(package):
@@ -123,7 +165,7 @@ def test_each_container_knows_its_task_and_the_code(package):
     for name in NODES:
         made = container(spec, name)
         assert made["command"] == ["python", "-m", "pipeline.kubeflow.entrypoint"]
-        assert made["args"][-4:] == ["--task", name, "--code_digest", code_digest.of_project()]
+        assert made["args"][-6:] == ["--task", name, "--code_digest", code_digest.of_project()[:16], "--retries", "2"]
         assert made["image"] == packages.IMAGE
     assert container(spec, "report")["command"] == ["python", "-m", "pipeline.kubeflow.report"]
     pods = kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
@@ -131,7 +173,7 @@ def test_each_container_knows_its_task_and_the_code(package):
     for name, pod in pods.items():
         assert pod["secretAsEnv"][0]["secretName"] == "mlpipeline-minio-artifact"
         env = container(spec, name.removeprefix("exec-"))["env"]
-        assert env == [{"name": "AWS_ENDPOINT_URL", "value": "http://minio-service.kubeflow:9000"}]
+        assert env == [{"name": "AWS_ENDPOINT_URL", "value": "http://seaweedfs.kubeflow:8333"}]
 
 
 def test_nothing_of_this_machine_is_in_it(package):

@@ -7,12 +7,19 @@ import gc
 import inspect
 import json
 import logging
+import os
 import pathlib
+import signal
+import subprocess
+import sys
+import time
 from typing import Any
 
 import absl.logging
 import pytest
+import tenacity
 
+from components import retries
 from pipeline import code_digest
 from pipeline.kubeflow import adapt, entrypoint, notes
 from tests import object_stores
@@ -29,7 +36,6 @@ ADAPTATIONS = [
     "restore_uris_in_metadata",
 ]
 MODEL = {"instanceSchema": "title: tfx.Model\ntype: object\n"}
-SPEC = {"artifacts": {"model": {"artifactType": MODEL}}, "parameters": {"steps": {"parameterType": "NUMBER_INTEGER"}}}
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +70,25 @@ def cluster(s3, tmp_path, monkeypatch):
     return made
 
 
-def run(cluster, executor, inputs, digest=None, parameters=None):
+def run(cluster, executor, inputs, digest=None, parameters=None, again=0):
+    return cluster.run_task(*task(executor, inputs, digest, parameters, again))
+
+
+def task(executor, inputs, digest=None, parameters=None, again=0):
+    """Name, command and executor input of a tiny task."""
     command = [
-        "--executor_class_path", f"tests.kubeflow.tiny.{executor}",
-        "--json_serialized_invocation_args", "{{$}}",
-        "--json_serialized_inputs_spec_args", json.dumps(SPEC),
+        "--executor", f"tests.kubeflow.tiny.{executor}",
+        "--input", "{{$}}",
+        "--inputs", "model=tfx.Model,steps=NUMBER_INTEGER",
         "--task", executor.lower(),
-        "--code_digest", digest or code_digest.of_project(),
+        "--code_digest", digest or code_digest.of_project(), "--retries", str(again),
     ]  # fmt: skip
     artifacts = {key: {"artifacts": [artifact]} for key, artifact in inputs.items()}
     told = {
         "inputs": {"artifacts": artifacts, "parameterValues": parameters or {"steps": 3}},
         "outputs": {"artifacts": {"model": {"artifacts": [{"type": MODEL}]}}},
     }
-    return cluster.run_task(executor.lower(), command, told)
+    return executor.lower(), command, told
 
 
 def chain(cluster):
@@ -118,12 +129,22 @@ def test_no_adaptation_can_be_left_out(cluster, monkeypatch, adaptation):
 
 def test_every_adaptation_is_left_out_once():
     functions = {name for name, value in vars(adapt).items() if inspect.isfunction(value) and name[0] != "_"}
-    assert functions - set(ADAPTATIONS) == {"local_path", "uris"}
+    assert functions - set(ADAPTATIONS) == {"local_path", "uris", "without_session"}
+
+
+def test_the_next_task_is_told_of_a_foreign_store_only(cluster, s3):
+    made = run(cluster, "Produce", {})
+    assert made is not None
+    assert made["model"]["metadata"]["store_session_info"] == ""
+    cluster.root = "s3://tiny/root"  # one's own, which the UI finds by what is noted
+    made = run(cluster, "Produce", {})
+    assert made is not None
+    assert made["model"]["metadata"]["store_session_info"] == launcher.SESSION
 
 
 def test_push_is_told_the_run_and_what_its_parameters_made_of_the_configuration(cluster):
-    compiled = {"config": {"data_dir": "/compiled", "training": {"model": "cnn"}}, "git_commit": "abc"}
-    changed = {"run_data_dir": "s3://data", "run_model": "linear", "run_force_push": "I know", "run_seed": 4.0}
+    compiled = {"config": {"profile": "digits", "data_dir": "/compiled", "tune": 3}, "git_commit": "abc"}
+    changed = {"run_data_dir": "s3://data", "run_force_push": "I know", "serving_dir": "s3://models/digits"}
     made = run(cluster, "Tell", {}, parameters={"run": json.dumps(compiled), "model": "mine", **changed})
     assert made is not None
     assert "run_data_dir" not in made["model"]["metadata"]
@@ -131,8 +152,9 @@ def test_push_is_told_the_run_and_what_its_parameters_made_of_the_configuration(
     told = json.loads(made["model"]["metadata"]["run"])
     assert (told["run_id"], told["git_commit"], told["forced"]) == (cluster.run_id, "abc", "I know")
     assert told["config"]["data_dir"] == "s3://data"
-    assert told["config"]["training"]["model"] == "linear"
-    assert told["config"]["training"]["seed"] == 4
+    assert (told["config"]["tune"], told["config"]["serving_name"]) == (3, "digits")
+    assert told["config"]["model_gate"]["test_examples"] == 250
+    assert told["code_digest"] == code_digest.of_project()
 
 
 def test_a_task_that_launches_a_training_job_is_told_where_its_files_lie(monkeypatch, tmp_path):
@@ -204,6 +226,107 @@ def test_a_store_that_refuses_the_note_stops_the_task_before_it_starts(cluster, 
     assert object_stores.ENVIRONMENT["AWS_SECRET_ACCESS_KEY"] not in sentence
 
 
+@pytest.fixture
+def no_wait(monkeypatch):
+    monkeypatch.setattr(retries, "WAIT", tenacity.wait_none())
+
+
+@pytest.mark.parametrize(
+    ("error", "times", "attempts", "succeeds"),
+    [
+        ("Unavailable", 2, 3, True),
+        ("Unavailable", 9, 3, False),
+        ("BadInput", 1, 1, False),
+        ("GateStopped", 1, 1, False),
+        ("ProjectError", 1, 1, False),
+    ],
+)
+def test_what_may_pass_is_tried_again_in_the_task(cluster, no_wait, error, times, attempts, succeeds):
+    made = run(cluster, "Fail", {}, parameters={"error": error, "times": times}, again=2)
+    assert (made is not None) == succeeds
+    assert len(pathlib.Path("attempts").read_text()) == attempts
+    assert notes.read(cluster.prefix)["fail"].state == ("done" if succeeds else "failed")
+
+
+def test_a_store_that_is_away_for_a_moment_is_asked_again(cluster, s3, no_wait, monkeypatch):
+    refused: list[str] = []
+
+    def before(method, path):
+        if method == "PUT" and len(refused) < 4:  # more often than the store's client itself asks
+            refused.append(path)
+            return object_stores.LOST
+        return None
+
+    s3.before = before
+    try:
+        assert run(cluster, "Produce", {}, again=2) is not None
+    finally:
+        s3.reset()
+    assert len(refused) == 4
+
+
+def test_a_store_that_is_not_there_is_told_with_the_services_of_each_version(cluster, monkeypatch, capsys):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert run(cluster, "Produce", {}) is None
+    assert cluster.tasks[-1].exit_code == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert "it does not answer" in sentence
+    assert "AWS_ENDPOINT_URL is http://127.0.0.1:1; the store that Kubeflow Pipelines installs is" in sentence
+    assert "seaweedfs, port 8333, in 2.15 to 2.17, and minio-service, port 9000, in 2.14" in sentence
+
+
+def test_memory_is_named_where_the_kernel_counts_it(cluster, monkeypatch, tmp_path):
+    events = tmp_path / "memory.events"
+    monkeypatch.setattr(entrypoint, "MEMORY_EVENTS", events)
+    assert run(cluster, "Starve", {}) is None  # of what was before it started, there is no file
+    failure: Any = notes.read(cluster.prefix)["starve"].failure
+    assert failure.sentence.startswith("starve ran out of memory: the kernel killed 3 of its container's processes")
+    assert failure.expected
+    assert run(cluster, "Starve", {}) is None  # the count stays as it was
+    failure = notes.read(cluster.prefix)["starve"].failure
+    assert failure.sentence == "OSError: a process ended"
+
+
+def process(cluster, container, executor):
+    """The entrypoint as a process of its own, started as Argo's executor does, in a container of its own."""
+    container.mkdir()
+    name, command, executor_input = task(executor, {})
+    told = cluster._drive(name, executor_input, container, "salt")
+    code = (
+        f"import pathlib, runpy; from pipeline.kubeflow import adapt; adapt.ROOT = pathlib.Path({str(container)!r}); "
+        "runpy.run_module('pipeline.kubeflow.entrypoint', run_name='__main__', alter_sys=True)"
+    )
+    arguments = [json.dumps(told) if argument == "{{$}}" else argument for argument in command]
+    environment = os.environ | {"PYTHONPATH": str(launcher.ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=container, env=environment, umask=0, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_nobody_else_may_write_to_what_a_task_makes(cluster, tmp_path):
+    with process(cluster, tmp_path / "container", "Produce") as started:
+        _, log = started.communicate()
+    assert started.returncode == 0, log
+    made = [path for path in (tmp_path / "container" / "minio").rglob("*") if path.name in ("model", "weights")]
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o755, 0o644}
+
+
+def test_a_task_that_is_ended_from_outside_says_so(cluster, tmp_path):
+    with process(cluster, tmp_path / "container", "Sleep") as started:
+        while not (tmp_path / "container" / "asleep").exists():
+            assert started.poll() is None
+            time.sleep(0.05)
+        started.send_signal(signal.SIGTERM)
+        _, log = started.communicate()
+    assert started.returncode == 143
+    assert log.splitlines()[-1].startswith("error: sleep was ended from outside, by SIGTERM")
+    note: Any = notes.read(cluster.prefix)["sleep"]
+    assert (note.state, note.failure.exit_code, note.failure.expected) == ("failed", 1, True)
+    assert note.failure.sentence.startswith("sleep was ended from outside, by SIGTERM: the run was terminated, or")
+    assert note.ended >= note.started
+
+
 def test_on_vertex_nothing_is_adapted(tmp_path, monkeypatch):
     monkeypatch.delenv("KFP_POD_NAME", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -216,7 +339,7 @@ def test_on_vertex_nothing_is_adapted(tmp_path, monkeypatch):
         },
     }
     code = entrypoint.main(
-        ["--executor_class_path", "tests.kubeflow.tiny.Produce", "--json_serialized_invocation_args", json.dumps(told),
+        ["--executor", "tests.kubeflow.tiny.Produce", "--input", json.dumps(told),
          "--task", "produce", "--code_digest", code_digest.of_project()]
     )  # fmt: skip
     assert code == 0

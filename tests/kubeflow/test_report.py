@@ -22,7 +22,13 @@ PREFIX = "minio://reports/root/mnist-tfx/run-7"
 FINDING = findings.Finding(
     "label-out-of-range", "2 labels are out of range.", 2.0, 0.0, 2, ("t10k-images-idx3-ubyte#1",)
 )
-CONFIG = {"output": "output", "serving_name": "mnist", "force_push": None, "training": {"model": "cnn"}}
+CONFIG = {
+    "output": "output",
+    "serving_name": "mnist",
+    "force_push": None,
+    "profile": "mnist",
+    "training": {"model": "cnn"},
+}
 
 
 @pytest.fixture
@@ -90,7 +96,7 @@ def make_report(tmp_path, store, **values):
             "outputFile": str(tmp_path / "kfp/output_metadata.json"),
         },
     }
-    arguments = ["--task", "report", "--stages", ",".join(NODES), "--json_serialized_invocation_args", json.dumps(told)]
+    arguments = ["--task", "report", "--stages", ",".join(NODES), "--input", json.dumps(told)]
     assert report.main(arguments) == 0
     answer = json.loads((tmp_path / "kfp/output_metadata.json").read_text())["artifacts"]
     container = tmp_path / "container/minio/reports/root/mnist-tfx/run-7/report/salt"
@@ -180,8 +186,9 @@ def test_a_task_that_was_killed(run, tmp_path, store):
     notes.write(PREFIX, notes.Note("train", outcome.RUNNING, 100.0, None, {}, {}))
     row, html, _ = make_report(tmp_path, store)
     assert (row["verdict"], row["exit_code"]) == ("failed", 1)
-    assert row["reason"].startswith("train did not end: it was killed")
-    assert "train did not end" in html
+    assert row["reason"].startswith("train started and noted no end: its process was killed or its pod was lost")
+    assert "memory" not in row["reason"]
+    assert "train started and noted no end" in html
 
 
 def test_a_run_in_which_nothing_started(tmp_path, store):

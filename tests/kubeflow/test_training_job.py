@@ -67,16 +67,16 @@ def test_the_workers_have_what_the_task_would_have_had(text):
                 "name": "tensorflow",
                 "image": "b:2",
                 "command": ["python", "-m", "pipeline.kubeflow.worker"],
-                "args": ["--code_digest", code_digest.of_project()],
+                "args": ["--code_digest", code_digest.of_project()[:16]],
                 "env": [
-                    {"name": "AWS_ENDPOINT_URL", "value": "http://minio-service.kubeflow:9000"},
+                    {"name": "AWS_ENDPOINT_URL", "value": "http://seaweedfs.kubeflow:8333"},
                     {"name": "AWS_REGION", "value": "x"},
                     _of_secret("AWS_ACCESS_KEY_ID", "mlpipeline-minio-artifact", "accesskey"),
                     _of_secret("AWS_SECRET_ACCESS_KEY", "mlpipeline-minio-artifact", "secretkey"),
                     _of_secret("AWS_KEY", "s3", "key"),
                 ],
                 "resources": {
-                    "requests": {"cpu": "2", "memory": "8Gi"},
+                    "requests": {"cpu": "1", "memory": "8Gi"},
                     "limits": {"cpu": "4", "memory": "16Gi", "amd.com/gpu": "2"},
                 },
                 "volumeMounts": [

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import pathlib
+import time
+
 from tfx.dsl.components.base import base_executor
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_artifacts
 
+from components import errors
 from components.errors import GateStopped
 
 
@@ -48,6 +52,37 @@ class Tell(base_executor.BaseExecutor):
 class Stop(base_executor.BaseExecutor):
     def Do(self, input_dict, output_dict, exec_properties):
         raise GateStopped("The candidate must be good, it is not.\nTrain it longer.")
+
+
+class Fail(base_executor.BaseExecutor):
+    """Leaves half an output and raises what it is told, as often as it is told; then succeeds."""
+
+    def Do(self, input_dict, output_dict, exec_properties):
+        made = artifact_utils.get_single_instance(output_dict["model"])
+        assert fileio.listdir(made.uri) == []
+        with fileio.open(f"{made.uri}/half", "w") as file:
+            file.write("half")
+        attempts = pathlib.Path("attempts")
+        attempts.write_text(attempts.read_text() + "." if attempts.exists() else ".")
+        if len(attempts.read_text()) <= exec_properties["times"]:
+            try:
+                raise getattr(errors, exec_properties["error"])("the store is away")
+            except errors.ProjectError as error:
+                raise RuntimeError("in a library's words") from error
+
+
+class Starve(base_executor.BaseExecutor):
+    """A process of its container is killed for want of memory, which the kernel counts."""
+
+    def Do(self, input_dict, output_dict, exec_properties):
+        pathlib.Path("memory.events").write_text("low 0\noom 3\noom_kill 3\n")
+        raise OSError("a process ended")
+
+
+class Sleep(base_executor.BaseExecutor):
+    def Do(self, input_dict, output_dict, exec_properties):
+        pathlib.Path("asleep").write_text("")
+        time.sleep(60)
 
 
 class Break(base_executor.BaseExecutor):

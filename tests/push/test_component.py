@@ -62,8 +62,8 @@ def candidate(folder: pathlib.Path, value: float, accuracy: float = 0.9) -> dict
     examples.set_string_custom_property("dataset", "mnist")
     examples.set_string_custom_property("dataset_sha256", "ab")
     examples.set_int_custom_property("images", 10)
-    examples.set_string_custom_property("files", '{"images": "cd"}')
-    examples.set_string_custom_property("splits", '{"train": 8, "test": 2}')
+    source = {"files": {"images": "cd"}, "splits": {"train": 8, "test": 2}}
+    (folder / "examples" / "source.json").write_text(json.dumps(source))
     return given
 
 

@@ -7,7 +7,9 @@ import json
 import threading
 
 import pytest
+import tenacity
 
+from components import retries
 from components.errors import BadInput
 from components.train import exchange, worker
 from components.train.devices import PeerLost
@@ -63,19 +65,19 @@ def test_a_store_that_refuses_an_upload_is_asked_again(s3, made, tmp_path, monke
             return object_stores.REFUSED
         return None
 
-    monkeypatch.setattr(worker, "_PAUSES", (0.0,))
+    monkeypatch.setattr(retries, "WAIT", tenacity.wait_none())
     s3.before = before
-    worker._publish(URL, made)
+    retries.retrying(1, lambda error: isinstance(error, BadInput))(exchange.publish, URL, made)
     assert refused
     exchange.take(URL, {"model": tmp_path / "out"})
     assert (tmp_path / "out" / "weights").read_text() == "some"
 
 
 def test_a_model_that_cannot_be_uploaded_ends_the_worker_and_is_not_published(s3, made, monkeypatch):
-    monkeypatch.setattr(worker, "_PAUSES", (0.0,))
+    monkeypatch.setattr(retries, "WAIT", tenacity.wait_none())
     s3.before = lambda method, path: object_stores.REFUSED if method == "PUT" and path.endswith("weights") else None
     with pytest.raises(BadInput, match="access to it is refused"):
-        worker._publish(URL, made)
+        retries.retrying(1, lambda error: isinstance(error, BadInput))(exchange.publish, URL, made)
     s3.reset()
     assert not exchange.is_published(URL)
 

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The size that a run of a package reaches on the server.
+
+Argo keeps a workflow, its specification and the state of all its nodes, in one object of Kubernetes, which may have
+1 MiB. Beyond that it compresses the nodes, and the server's agent, which reads them, no longer sees the last tasks. The
+formula follows kubeflow/pipelines 2.17 (backend/src/v2: `compiler/argocompiler`, `driver/driver.go`). A task is six
+nodes there, as its driver and its executor each stand under retry wrappers. Each of the six holds the patch of the pod:
+executor input, component and arguments, as JSON within JSON. The driver's two hold the task's specification as well.
+Older servers have fewer wrappers and so smaller runs.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from components.errors import BadInput
+
+LIMIT = 1024 * 1024
+# In the place of a task's name: what the workflow has without any task.
+WORKFLOW = "workflow"
+
+Json = dict[str, Any]
+
+# Bytes as recorded: a workflow without tasks, the fixed parts of a task's nodes and of its templates, and what a retry
+# policy adds to those.
+_WORKFLOW, _NODES, _TEMPLATES, _RETRIES = 22_000, 6_200, 1_250, 1_050
+# Nodes that hold a task's patch, and those that hold its specification.
+_PATCHES, _DRIVERS = 6, 2
+_UUID = "00000000-0000-0000-0000-000000000000"
+_RUN = f"minio://mlpipeline/v2/artifacts/mnist-tfx/{_UUID}"
+_DIGEST = "0" * 64
+SESSION = json.dumps(
+    {
+        "Provider": "minio",
+        "Params": {
+            "accessKeyKey": "accesskey", "disableSSL": "true", "endpoint": "seaweedfs.kubeflow:9000",
+            "fromEnv": "false", "maxRetries": "5", "region": "minio", "secretKeyKey": "secretkey",
+            "secretName": "mlpipeline-minio-artifact",
+        },
+    },
+    separators=(",", ":"),
+)  # fmt: skip
+# Properties of an artifact, by its type: those that are large.
+_PROPERTIES: Mapping[str, Json] = {
+    "tfx.Examples": {
+        "dataset": "mnist",
+        "dataset_sha256": _DIGEST,
+        "images": 70000,
+        "payload_format": "FORMAT_TF_EXAMPLE",
+        "span": 0,
+        "split_names": json.dumps(["train", "val", "test"]),
+    },
+    "tfx.ExampleStatistics": {"span": 0, "split_names": json.dumps(["train", "val", "test"])},
+}  # fmt: skip
+_LAUNCHER = (
+    "/kfp-launcher/launch", "--executor_type", "container", "--pipeline_name", "mnist-tfx", "--run_id", _UUID,
+    "--execution_id", "31", "--pod_name", "$(KFP_POD_NAME)", "--pod_uid", "$(KFP_POD_UID)",
+    "--ml_pipeline_server_address", "ml-pipeline.kubeflow.svc.cluster.local", "--ml_pipeline_server_port", "8887",
+    "--mlmd_server_address", "metadata-grpc-service.kubeflow.svc.cluster.local", "--mlmd_server_port", "8080",
+    "--publish_logs", "true", "--ml_pipeline_tls_enabled=false", "--metadata_tls_enabled=false", "--ca_cert_path", "",
+    "--cache_disabled=false", "--log_level", "1", "--",
+)  # fmt: skip
+
+
+def estimate(documents: Sequence[Json], tasks: Collection[str] | None = None, session: str = "") -> dict[str, int]:
+    """Computes the bytes of the workflow after a run in which every task did its work.
+
+    Args:
+        documents: the package: PipelineSpec and, where it has one, the Kubernetes document.
+        tasks: those that ran; default: all.
+        session: what the server notes with each artifact of the store that it lies in, see `adapt.without_session`.
+
+    Returns:
+        Task -> bytes, and under `WORKFLOW` those of no task; within a tenth of what was recorded.
+    """
+    spec = documents[0]
+    kubernetes = _pods(documents)
+    sizes = {WORKFLOW: _WORKFLOW}
+    defaults = {
+        name: one.get("defaultValue")
+        for name, one in spec["root"].get("inputDefinitions", {}).get("parameters", {}).items()
+    }
+    dags = {"root": spec["root"]} | {name: one for name, one in spec["components"].items() if "dag" in one}
+    for dag in dags.values():
+        # An argument of the workflow, and an input of both nodes of the graph's driver.
+        sizes[WORKFLOW] += (1 + _DRIVERS) * _escaped(dag)
+    for dag in dags.values():
+        for name, task in dag["dag"]["tasks"].items():
+            component = spec["components"][task["componentRef"]["name"]]
+            if "executorLabel" not in component:
+                sizes[WORKFLOW] += (1 + _DRIVERS) * _escaped(task)
+                continue
+            container = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
+            pod = kubernetes.get(component["executorLabel"], {})
+            once = sum(map(_escaped, (component, container, task, pod)))
+            sizes[name] = _TEMPLATES + once
+            if tasks is None or name in tasks:
+                given = _executor_input(name, task, component, defaults, session)
+                patch = _escaped(_patch(component, container, pod, given))
+                sizes[name] += _NODES + _DRIVERS * once + _PATCHES * patch + (_RETRIES if "retryPolicy" in task else 0)
+    return sizes
+
+
+def check(documents: Sequence[Json], session: str) -> None:
+    """Refuses a package whose run would pass Argo's limit.
+
+    Args:
+        documents: see `estimate`.
+        session: see `estimate`.
+
+    Raises:
+        BadInput: it would.
+    """
+    sizes = estimate(documents, session=session)
+    if (total := sum(sizes.values())) < LIMIT:
+        return
+    environment = estimate(_without_environment(documents), session=session)
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+    raise BadInput(
+        f"the workflow of a run must stay below 1 MiB ({LIMIT / 1000:,.0f} KB), or the server loses sight of its last "
+        f"tasks; this package's comes to {total / 1000:,.0f} KB: {(total - sum(environment.values())) / 1000:,.0f} KB "
+        "by environment, secrets, volumes and tolerations, which each task carries in eight copies, and most of the "
+        f"rest by {', '.join(f'{name} ({sizes[name] / 1000:,.0f} KB)' for name in largest)}. "
+        "Give fewer or shorter --env, --secret, --pvc, --toleration and --beam-arg."
+    )
+
+
+def _without_environment(documents: Sequence[Json]) -> list[Json]:
+    spec = copy.deepcopy(documents[0])
+    for executor in spec["deploymentSpec"]["executors"].values():
+        executor["container"].pop("env", None)
+    return [spec]
+
+
+def _pods(documents: Sequence[Json]) -> Json:
+    if len(documents) == 1:
+        return {}
+    pods: Json = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return pods
+
+
+def _patch(component: Json, container: Json, pod: Json, executor_input: Json) -> Json:
+    """The pod's patch as the driver makes it."""
+    resources = container.get("resources", {})
+    env = [
+        *container.get("env", ()),
+        *(
+            {
+                "name": key["envVar"],
+                "valueFrom": {
+                    "secretKeyRef": {"name": secret["secretName"], "key": key["secretKey"], "optional": False}
+                },
+            }
+            for secret in pod.get("secretAsEnv", ())
+            for key in secret["keyToEnv"]
+        ),
+    ]
+    return {
+        "containers": [
+            {
+                "name": "main",
+                "image": container["image"],
+                "command": [
+                    *_LAUNCHER,
+                    "--executor_input",
+                    _text(executor_input),
+                    "--component_spec",
+                    _text(component),
+                ],
+                "args": [*container["command"], *container["args"]],
+                "env": env,
+                "resources": {
+                    "limits": {
+                        "cpu": resources.get("resourceCpuLimit"),
+                        "memory": resources.get("resourceMemoryLimit"),
+                    },
+                    "requests": {"cpu": "1", "memory": "1Gi"},
+                },
+            }
+        ],
+        **{kind: value for kind, value in pod.items() if kind != "secretAsEnv"},
+    }
+
+
+def _executor_input(name: str, task: Json, component: Json, defaults: Json, session: str) -> Json:
+    inputs = task.get("inputs", {})
+    artifacts = {}
+    for key, told in inputs.get("artifacts", {}).items():
+        source = told.get("taskOutputArtifact") or {"producerTask": name, "outputArtifactKey": key}
+        kind = component["inputDefinitions"]["artifacts"][key]["artifactType"]
+        title = kind.get("schemaTitle") or kind["instanceSchema"].partition("title: ")[2].partition("\n")[0]
+        artifacts[key] = {
+            "artifacts": [
+                {
+                    "name": "10",
+                    "type": {"instanceSchema": ""},
+                    "uri": f"{_RUN}/{source['producerTask']}/{_UUID}/{source['outputArtifactKey']}",
+                    "metadata": {
+                        "display_name": source["outputArtifactKey"], "store_session_info": session,
+                        "tfx_version": "1.21.0", **_PROPERTIES.get(title, {}),
+                    },
+                }
+            ]
+        }  # fmt: skip
+    values = {
+        key: told["runtimeValue"]["constant"]
+        if "runtimeValue" in told
+        else defaults.get(told.get("componentInputParameter"))
+        for key, told in inputs.get("parameters", {}).items()
+    }
+    kinds = {
+        **{
+            key: one["artifactType"] for key, one in component.get("outputDefinitions", {}).get("artifacts", {}).items()
+        },
+        "executor-logs": {"schemaTitle": "system.Artifact"},
+    }
+    outputs = {
+        key: {"artifacts": [{"name": key, "type": kind, "uri": f"{_RUN}/{name}/{_UUID}/{key}"}]}
+        for key, kind in kinds.items()
+    }
+    return {
+        "inputs": {"artifacts": artifacts, "parameterValues": values},
+        "outputs": {"artifacts": outputs, "outputFile": f"{_RUN}/{name}/{_UUID}/output_metadata.json"},
+    }
+
+
+def _text(value: Any) -> str:
+    """JSON as the server writes it."""
+    return json.dumps(value, ensure_ascii=False, separators=(", ", ":"))
+
+
+def _escaped(value: Any) -> int:
+    """Bytes of a value as JSON in a string of JSON."""
+    return len(json.dumps(json.dumps(value, ensure_ascii=False, separators=(",", ":")), ensure_ascii=False).encode())
