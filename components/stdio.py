@@ -124,9 +124,9 @@ def _stream(descriptor: int, former: TextIO | None, name: str) -> TextIO:
     stream = _text(descriptor, encoding, name == "stdout", closefd=False)
     if isinstance(former, io.TextIOWrapper):
         former.flush()
-        cast(io.TextIOWrapper, stream).reconfigure(
-            line_buffering=former.line_buffering, write_through=former.write_through
-        )
+        # Also where PYTHONUNBUFFERED asks for no buffer, as in containers: what is killed leaves its last line.
+        by_line = former.line_buffering or former.write_through or descriptor == 2
+        cast(io.TextIOWrapper, stream).reconfigure(line_buffering=by_line)
     return stream
 
 

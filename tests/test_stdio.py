@@ -200,3 +200,13 @@ def test_the_systems_python() -> None:
 def test_readable_keeps_what_the_encoding_has() -> None:
     assert stdio.readable("✓ … é", "utf-8") == "✓ … é"
     assert stdio.readable("✓ … é", "latin-1") == "+ ... é"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_process_that_is_killed_leaves_its_last_line(unbuffered):
+    code = (
+        "import os, sys\nfrom components import stdio\nstdio.prepare()\nsys.stderr.write('last words\\n')\nos._exit(1)"
+    )
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert done.stderr == b"last words\n"

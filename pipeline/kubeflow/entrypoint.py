@@ -95,13 +95,12 @@ def check_code(expected: str) -> None:
 
 
 def call_tfx(told: argparse.Namespace, beam_args: Sequence[str]) -> None:
-    """Calls TFX's entrypoint."""
-    with lean_import.lean():
-        from absl import logging
-        from tfx.orchestration.kubeflow.v2 import compiler_utils
-        from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
+    """Calls TFX's entrypoint, which imports every component that TFX has, and with them the client of Kubernetes."""
+    from absl import logging
+    from tfx.orchestration.kubeflow.v2 import compiler_utils
+    from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 
-        from pipeline.kubeflow import execute
+    from pipeline.kubeflow import execute
 
     logging.use_absl_handler()
     # It imports a type by its title; for those of this project that is not the name of the class.

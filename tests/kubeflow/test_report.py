@@ -116,7 +116,13 @@ def test_a_run_that_pushed(run, tmp_path, store, capsys):
     row, html, answer = make_report(tmp_path, store, train_steps=5.0)
     assert (row["verdict"], row["exit_code"], row["run_id"]) == ("pushed", 0, "run-7")
     assert row["sentence"].startswith("PUSHED: accuracy 95.00%, baseline 90.00% (version 1), version 2 in s3://models")
-    assert row["dataset"] == {"name": "digits", "images": 60, "sha256": "ab" * 32, "choice": "read from s3://data/x"}
+    assert row["dataset"] == {
+        "name": "digits",
+        "images": 60,
+        "sha256": "ab" * 32,
+        "choice": "read from s3://data/x",
+        "excluded": {},
+    }
     assert (row["model"]["version"], row["model"]["path"]) == (2, "s3://models/mnist/2")
     assert row["config"]["training"]["train_steps"] == 5
     assert row["candidate"] == f"{PREFIX}/train/salt/model"
