@@ -4,6 +4,7 @@
 - `ProjectError`, 1
   - `BadInput`, 2: wrong usage, or input that is refused
   - `GateStopped`, 3: a gate closed; what it found was published by the stage before it
+    - `NotBlessed`, 3: the model gate refuses the candidate
 
 The message is one line: the rule, what was received, and the way out.
 """
@@ -24,6 +25,10 @@ class BadInput(ProjectError):
 
 class GateStopped(ProjectError):
     exit_code = 3
+
+
+class NotBlessed(GateStopped):
+    pass
 
 
 def exit_code(work: Callable[[], int | None]) -> int:

@@ -16,7 +16,7 @@ EVERY_TASK = "all"
 TRAIN = "train"
 ON_ACCELERATOR = frozenset({"tune", TRAIN})
 # What they do not pass is a decision, and the same a minute later; a second push would find the first one's model.
-NEVER_RETRIED = frozenset({"data-gate", "infra-gate", "model-gate", "push", "report"})
+NEVER_RETRIED = frozenset({"data-gate", "push", "report"})
 # What they read or change lies outside of their inputs, so that the server's cache would be blind to it.
 NEVER_CACHED = frozenset({"ingest", "baseline", *NEVER_RETRIED})
 # The storage of Kubeflow Pipelines' own installation, as its manifests name it.
@@ -55,8 +55,6 @@ SHARES: Mapping[str, Share] = {
     "ingest": _MIDDLE,
     "baseline": _SMALL,
     "statistics": _LARGE,
-    "schema": _SMALL,
-    "anomalies": _SMALL,
     "image-check": _LARGE,
     "data-check": _SMALL,
     "data-gate": _SMALL,
@@ -64,9 +62,7 @@ SHARES: Mapping[str, Share] = {
     "tune": Share(("2", "4"), ("4Gi", "8Gi")),
     "train": Share(("2", "4"), ("4Gi", "8Gi")),
     "infra-check": _MIDDLE,
-    "infra-gate": _SMALL,
     "evaluate": _LARGE,
-    "model-gate": _SMALL,
     "push": _SMALL,
     "report": _MIDDLE,
 }

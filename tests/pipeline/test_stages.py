@@ -76,6 +76,15 @@ def test_one_that_needs_another_waits_for_it(tmp_path):
     assert seen == [("first", "running"), ("first", "done"), ("later", "running"), ("later", "done")]
 
 
+def test_of_two_that_fail_side_by_side_the_first_of_the_graph_says_why(tmp_path):
+    """The data gate stands before Transform, so that a Transform that fails on bad data does not hide what is wrong."""
+    (tmp_path / "other").touch()
+    gate = Fail(folder=str(tmp_path)).with_id("gate")
+    failure, _ = run([gate, Fail(folder=str(tmp_path)).with_id("transform")], tmp_path / "output")
+    assert {stage.name: stage.state for stage in failure.stages} == {"gate": "failed", "transform": "failed"}
+    assert failure.stage.name == "gate"
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_failure_waits_for_what_runs_beside_it_and_lets_nothing_else_begin(tmp_path, order):
     other = meet(tmp_path, "other")
