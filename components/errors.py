@@ -5,6 +5,7 @@
   - `BadInput`, 2: wrong usage, or input that is refused
     - `Unavailable`, 2: a store or a network that does not answer
   - `GateStopped`, 3: a gate closed; what it found was published by the stage before it
+    - `NotBlessed`, 3: the model gate refuses the candidate
 
 The message is one line: the rule, what was received, and the way out.
 """
@@ -29,6 +30,10 @@ class Unavailable(BadInput):
 
 class GateStopped(ProjectError):
     exit_code = 3
+
+
+class NotBlessed(GateStopped):
+    pass
 
 
 def exit_code(work: Callable[[], int | None]) -> int:

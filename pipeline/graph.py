@@ -36,7 +36,6 @@ class Place:
         schema: file of the curated schema.
         hyperparameters: the fields of `Hyperparameters`: the model and how it is trained.
         allow: findings of the data gate that do not stop the run, with commas between them.
-        force_push: why to push whatever the model gate says; empty: not.
         serving_dir: the model's folder in the serving folder.
         serving_state: what is in production there (`components.push.versions.state`); empty where caching is off.
         checkpoints: folder in which a training that was killed finds its state again; empty for none.
@@ -50,7 +49,6 @@ class Place:
     schema: str
     hyperparameters: Mapping[str, Any]
     allow: str | RuntimeParameter
-    force_push: str | RuntimeParameter
     serving_dir: str | RuntimeParameter
     serving_state: str
     checkpoints: str
@@ -140,9 +138,10 @@ def build(config: Config, place: Place) -> list[BaseNode]:
         run=json.dumps(place.run, sort_keys=True),
     )
 
-    data_gate = gate("data-gate", checks=validation.checks, before=[transformed, *tuned, trained])
-    infra_gate = gate("infra-gate", checks=tried.outputs["checks"], before=[pushed])
-    model_gate = gate("model-gate", checks=evaluated.outputs["checks"], force_reason=place.force_push, before=[pushed])
+    data_gate = gate("data-gate", checks=validation.checks, before=[*tuned, trained])
+    # Transform runs beside the gate, not beside the checks: once a task has failed, Argo starts no other, so that a
+    # Transform that failed on bad data would keep the checks from saying what is wrong with it.
+    transformed.add_upstream_node(validation.data_check)
     return [
         ingested,
         production,
@@ -152,8 +151,6 @@ def build(config: Config, place: Place) -> list[BaseNode]:
         *tuned,
         trained,
         tried,
-        infra_gate,
         evaluated,
-        model_gate,
         pushed,
     ]

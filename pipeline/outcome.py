@@ -11,10 +11,11 @@ from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 from components import findings
-from components.errors import GateStopped, ProjectError
+from components.errors import GateStopped, NotBlessed, ProjectError
 from pipeline import record
 
 RUNNING, DONE, CACHED, FAILED, SKIPPED = "running", "done", "cached", "failed", "skipped"
+_VERDICTS = ((NotBlessed, record.NOT_BLESSED), (GateStopped, record.STOPPED))
 
 
 class Stage(Protocol):
@@ -54,20 +55,21 @@ class Failure:
     Attributes:
         exit_code: of the process that it ends.
         sentence: for a person, one line.
-        gate: whether a gate said so.
+        verdict: of the run that it ends: `record.STOPPED` by a gate, NOT_BLESSED by the model's, else FAILED.
         expected: whether the sentence was written for a person; else it is a library's.
     """
 
     exit_code: int
     sentence: str
-    gate: bool = False
+    verdict: str = record.FAILED
     expected: bool = True
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
         """What an error says."""
         if isinstance(error, ProjectError):
-            return cls(error.exit_code, " ".join(str(error).split()), gate=isinstance(error, GateStopped))
+            verdict = next((verdict for kind, verdict in _VERDICTS if isinstance(error, kind)), record.FAILED)
+            return cls(error.exit_code, " ".join(str(error).split()), verdict)
         if isinstance(error, shutil.Error):  # a list of all files that could not be copied, from where and why
             error = OSError(f"{error.args[0][0][1]}: {error.args[0][0][2]}")
         text = " ".join(str(error).split())
@@ -145,10 +147,7 @@ def judge(row: dict[str, Any], stages: Sequence[Stage], failure: Failure | None)
         row["exit_code"] = record.EXIT_CODES[row["verdict"]]
         return
     failed = next((stage.name for stage in stages if stage.state == FAILED), "start")
-    if failure.gate:
-        row["verdict"] = record.NOT_BLESSED if failed == "model-gate" else record.STOPPED
-    else:
-        row["verdict"] = record.FAILED
+    row["verdict"] = failure.verdict
     row["exit_code"] = failure.exit_code
     row["reason"] = failure.sentence if failure.expected else f"the stage {failed} failed: {failure.sentence}"
 

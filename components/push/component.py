@@ -17,6 +17,8 @@ from tfx.utils import io_utils
 
 from components import features, findings
 from components.artifacts import Checks
+from components.errors import GateStopped, NotBlessed
+from components.gate import failed_checks, summary
 from components.push import destination, versions
 
 
@@ -67,7 +69,12 @@ def Push(
     serving_dir: Parameter[str],
     run: Parameter[str],
 ) -> None:
-    """Puts a candidate that every gate let through into the serving folder, unless it is in production already.
+    """Puts a candidate that passed its checks into the serving folder, unless it is in production already.
+
+    Unlike TFX's Pusher it raises where a check failed: the task fails, and what depends on a push never starts. The
+    verdicts come before anything else, so that a refused model is refused also where it is in production. Those of the
+    infrastructure come first: a model that cannot be served is not worth judging. A forced run skips the model's checks
+    only.
 
     Inputs: the candidate and all that its provenance is made of. Output: `pushed_model`, with the custom properties
     `pushed` (0: its content was in production already), `version`, `path` and `provenance` (as JSON). Parameters:
@@ -75,17 +82,23 @@ def Push(
     put into the provenance.
 
     Raises:
-        GateStopped: production is no longer the baseline that the candidate was judged against, or a rollback took this
-            very model out of production.
+        NotBlessed: a check of the model failed.
+        GateStopped: a check of the infrastructure failed, production is no longer the baseline that the candidate was
+            judged against, or a rollback took this very model out of production.
     """
     from components.push import content, publish, rollback
+
+    told = json.loads(run)
+    if failures := failed_checks(infra_checks.uri):
+        raise GateStopped(summary(failures))
+    if not told.get("forced") and (failures := failed_checks(model_checks.uri)):
+        raise NotBlessed(summary(failures))
 
     folder = destination.at(serving_dir)
     saved_model = pathlib.Path(model.uri) / "Format-Serving"
     schema_file = pathlib.Path(io_utils.get_only_uri_in_dir(schema.uri))
     judged_against = baseline.get_string_custom_property("state")
     training = json.loads((pathlib.Path(model_run.uri) / "training.json").read_text(encoding="utf-8"))
-    told = json.loads(run)
     if "config" in told:  # with what was trained with, be it told or found by a search
         told["config"] |= {"training": training["hyperparameters"]}
     digest = content.model_digest(saved_model)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graph's side of validate: statistics, the curated schema, TFDV's anomalies, and the checks of images and data."""
+"""The graph's side of validate: statistics and the curated schema, the checks of images and of the data."""
 
 import dataclasses
 import json
@@ -9,8 +9,6 @@ from concurrent import futures
 from typing import NamedTuple
 
 import apache_beam as beam
-from tfx.components.example_validator.component import ExampleValidator
-from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.components.base.base_component import BaseComponent
@@ -25,28 +23,30 @@ from components.artifacts import Checks
 from components.validate.label_noise import LabelLimits
 from components.validate.pixels import PixelLimits
 
-SUSPECTS_FILE = "label_suspects.json"
+SUSPECTS_FILE, SCHEMA_FILE = "label_suspects.json", "schema.pbtxt"
 
 
 @component(use_beam=True)
 def Statistics(
     examples: InputArtifact[Examples],
-    schema: InputArtifact[Schema],
     statistics: OutputArtifact[ExampleStatistics],
+    schema: OutputArtifact[Schema],
+    schema_file: Parameter[str],
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
-    """Computes TFDV's statistics of each split.
+    """Computes TFDV's statistics of each split, and publishes the curated schema that says what the features are.
 
-    Inputs: `examples`; `schema`, which says what the features are. Output: `statistics`, as TFX's StatisticsGen writes
-    them.
+    Input: `examples`. Outputs: `statistics`, as TFX's StatisticsGen writes them; `schema`, as TFX's ImportSchemaGen
+    does. Parameter: `schema_file`, the schema as the worker sees it.
     """
-    from components.validate import statistics as measured
+    from components.validate import statistics as tfdv_statistics
 
+    curated_schema = io_utils.SchemaReader().read(schema_file)
+    io_utils.copy_file(schema_file, str(pathlib.Path(schema.uri) / SCHEMA_FILE))
     statistics.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
     statistics.span = examples.span
-    read = io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(schema.uri))
     with beam_pipeline as pipeline:
-        measured.compute(pipeline, examples.uri, read, pathlib.Path(statistics.uri))
+        tfdv_statistics.compute(pipeline, examples.uri, curated_schema, pathlib.Path(statistics.uri))
 
 
 @component
@@ -87,22 +87,26 @@ def DataCheck(
     images: InputArtifact[Checks],
     statistics: InputArtifact[ExampleStatistics],
     schema: InputArtifact[Schema],
-    anomalies: InputArtifact[ExampleAnomalies],
     baseline: InputArtifact[Model],
+    anomalies: OutputArtifact[ExampleAnomalies],
     checks: OutputArtifact[Checks],
     allow: Parameter[str],
 ) -> None:
     """Publishes what is wrong with the data; the data gate decides what follows.
 
     Inputs: `examples`, of which only the data set's name and what was left out are read; `images`, what `ImageCheck`
-    found; `statistics`; `schema`; `anomalies`; and `baseline`, the model in production with the statistics and the name
-    of its training data. Output: `checks`. Parameter: `allow`, names of findings with commas between them.
+    found; `statistics`; `schema`; and `baseline`, the model in production with the statistics and the name of its
+    training data. Outputs: `anomalies`, as TFX's ExampleValidator writes them; `checks`. Parameter: `allow`, names of
+    findings with commas between them.
 
     Raises:
         BadInput: there is no finding of a name in `allow`.
     """
+    from tfx.components.example_validator.executor import Executor as ExampleValidator
+
     from components.validate import check, classes, kinds
 
+    ExampleValidator().Do({"statistics": [statistics], "schema": [schema]}, {"anomalies": [anomalies]}, {})
     found = list(check.dataset_changed(examples.get_string_custom_property("dataset"), _dataset(baseline)))
     found += classes.excluded(json.loads(examples.get_string_custom_property("excluded") or "{}"))
     found += findings.read(images.uri)[0]
@@ -128,14 +132,12 @@ class Validation(NamedTuple):
     """The nodes of the stage, in order, and what later stages take from it."""
 
     statistics_node: BaseComponent
-    schema_gen: BaseComponent
-    example_validator: BaseComponent
     image_check: BaseComponent
     data_check: BaseComponent
 
     @property
     def schema(self) -> BaseChannel:
-        return self.schema_gen.outputs["schema"]
+        return self.statistics_node.outputs["schema"]
 
     @property
     def statistics(self) -> BaseChannel:
@@ -165,11 +167,7 @@ def validate(
         label_limits: what the suspect labels are held against.
         allow: names of findings that shall not stop the run, with commas between them.
     """
-    schema_gen = ImportSchemaGen(schema_file=schema_file).with_id("schema")
-    schema = schema_gen.outputs["schema"]
-    statistics_node = Statistics(examples=examples, schema=schema).with_id("statistics")
-    statistics = statistics_node.outputs["statistics"]
-    example_validator = ExampleValidator(statistics=statistics, schema=schema).with_id("anomalies")
+    statistics_node = Statistics(examples=examples, schema_file=schema_file).with_id("statistics")
     image_check = ImageCheck(
         examples=examples,
         pixel_limits=json.dumps(dataclasses.asdict(pixel_limits), sort_keys=True),
@@ -178,10 +176,9 @@ def validate(
     data_check = DataCheck(
         examples=examples,
         images=image_check.outputs["checks"],
-        statistics=statistics,
-        schema=schema,
-        anomalies=example_validator.outputs["anomalies"],
+        statistics=statistics_node.outputs["statistics"],
+        schema=statistics_node.outputs["schema"],
         baseline=baseline,
         allow=allow,
     ).with_id("data-check")
-    return Validation(statistics_node, schema_gen, example_validator, image_check, data_check)
+    return Validation(statistics_node, image_check, data_check)

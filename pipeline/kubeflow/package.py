@@ -116,7 +116,8 @@ def dump(documents: Sequence[Json]) -> str:
 
 def _place(config: Config, told: Sequence[Parameter], record: Json) -> graph.Place:
     by_name = {one.name: RuntimeParameter(one.name, one.kind, one.default, one.description) for one in told}
-    rest = {name: by_name.pop(name) for name in ("data_dir", "span", "serving_dir", "allow", "force_push")}
+    rest = {name: by_name.pop(name) for name in ("data_dir", "span", "serving_dir", "allow")}
+    del by_name["force_push"]  # push gets it with the other parameters of the run
     return graph.Place(
         dataset=config.dataset if config.dataset != source.AUTO else source.CUSTOM,
         data_sha256="",

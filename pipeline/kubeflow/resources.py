@@ -17,7 +17,7 @@ EVERY_TASK = "all"
 TRAIN = "train"
 ON_ACCELERATOR = frozenset({"tune", TRAIN})
 # What they do not pass is a decision, and the same a minute later; a second push would find the first one's model.
-NEVER_RETRIED = frozenset({"data-gate", "infra-gate", "model-gate", "push", "report"})
+NEVER_RETRIED = frozenset({"data-gate", "push", "report"})
 # What they read or change lies outside of their inputs, so that the server's cache would be blind to it.
 NEVER_CACHED = frozenset({"ingest", "baseline", *NEVER_RETRIED})
 # The storage of Kubeflow Pipelines' own installation, as its manifests of 2.15 to 2.17 name it, at the one port that
@@ -60,8 +60,6 @@ SHARES: dict[str, Share] = {
     "ingest": _MIDDLE,
     "baseline": _SMALL,
     "statistics": _LARGE,
-    "schema": _SMALL,
-    "anomalies": _SMALL,
     "image-check": _LARGE,
     "data-check": _SMALL,
     "data-gate": _SMALL,
@@ -69,9 +67,7 @@ SHARES: dict[str, Share] = {
     "tune": _TRAINING,
     "train": _TRAINING,
     "infra-check": _MIDDLE,
-    "infra-gate": _SMALL,
     "evaluate": _LARGE,
-    "model-gate": _SMALL,
     "push": _SMALL,
     "report": _MIDDLE,
 }

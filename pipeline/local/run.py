@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 _CODE = {
     "ingest": "components.ingest.component",
     "baseline": "components.push.component",
-    "schema": "components.validate.component",
     "statistics": "components.validate.component",
-    "anomalies": "components.validate.component",
     "image-check": "components.validate.component",
     "data-check": "components.validate.component",
     "data-gate": "components.gate",
@@ -45,9 +43,7 @@ _CODE = {
     "tune": "components.train.tuner_component",
     "train": "components.train.component",
     "infra-check": "components.evaluate.component",
-    "infra-gate": "components.gate",
     "evaluate": "components.evaluate.component",
-    "model-gate": "components.gate",
     "push": "components.push.component",
 }
 
@@ -98,7 +94,7 @@ def run(config: Config, choice: Choice, console: Console) -> dict[str, Any]:
             config=config.to_record(),
             log=str(folder / "log.txt"),
             fingerprint={
-                "files": code_digest.project_files() | _code(config)["schema"],
+                "files": code_digest.project_files() | _code(config)["statistics"],
                 "checkpoints": checkpoints.present(config.output),
                 **code_digest.provenance(),
             },
@@ -275,7 +271,6 @@ def _compile(config: Config, choice: Choice, row: Mapping[str, Any]) -> Any:
         schema=str(config.schema),
         hyperparameters=config.hyperparameters.to_config(),
         allow=",".join(config.allow),
-        force_push=config.force_push or "",
         serving_dir=str(config.serving_dir),
         serving_state=versions.state(config.serving_dir),
         checkpoints=str(config.output / "checkpoints"),
@@ -293,7 +288,7 @@ def _compile(config: Config, choice: Choice, row: Mapping[str, Any]) -> Any:
 
 def _code(config: Config) -> dict[str, dict[str, str]]:
     """Node id -> the files that its result depends on, and their digests."""
-    extra = {"schema": (config.schema,)}
+    extra = {"statistics": (config.schema,)}
     return {name: code_digest.files_of(module, *extra.get(name, ())) for name, module in _nodes(config).items()}
 
 

@@ -34,7 +34,7 @@ from pipeline.local import cache
 
 RUNNING, DONE, CACHED, FAILED, SKIPPED = "running", "done", "cached", "failed", "skipped"
 # These look at what the cache key cannot cover: the serving folder as it is now.
-NEVER_CACHED = frozenset({"push", "data-gate", "infra-gate", "model-gate"})
+NEVER_CACHED = frozenset({"push", "data-gate"})
 _CORES = os.cpu_count() or 1
 # ML Metadata's file takes one connection at a time.
 _metadata_lock = threading.RLock()

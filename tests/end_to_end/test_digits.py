@@ -159,8 +159,7 @@ def test_a_worse_model_is_refused_with_both_figures(
     states = {stage["name"]: stage["state"] for stage in worse.record["stages"]}
     assert states["ingest"] == states["statistics"] == states["transform"] == "cached"
     assert states["train"] == states["evaluate"] == "done"
-    assert states["model-gate"] == "failed"
-    assert states["push"] == "skipped"
+    assert states["push"] == "failed"
     [verdict] = [line for line in worse.stdout.splitlines() if line.startswith("NOT BLESSED: ")]
     assert f"{worse.record['metrics']['accuracy']:.2%}" in verdict
     assert f"{first.record['metrics']['accuracy']:.2%}" in verdict

@@ -23,11 +23,11 @@ pytestmark = pytest.mark.slow
 
 WORK = ("--dataset", "digits", "--train-steps", "60")
 STAGES = (
-    "baseline", "ingest", "schema", "statistics", "anomalies", "image-check", "data-check", "data-gate", "transform",
-    "train", "evaluate", "infra-check", "infra-gate", "model-gate", "push",
+    "baseline", "ingest", "statistics", "image-check", "data-check", "data-gate", "transform", "train", "evaluate",
+    "infra-check", "push",
 )  # fmt: skip
 REUSED = {
-    "ingest", "statistics", "anomalies", "schema", "image-check", "data-check", "transform", "train", "evaluate",
+    "ingest", "statistics", "image-check", "data-check", "transform", "train", "evaluate",
     "infra-check",
 }  # fmt: skip
 
@@ -137,7 +137,7 @@ def test_spoilt_results_are_not_used_again(run: Any, undisturbed: Any) -> None:
     assert again.record["verdict"] == "unchanged", again.stdout + again.stderr
     found = states(again.record)
     assert found["statistics"] == found["train"] == found["evaluate"] == "done"
-    assert found["ingest"] == found["schema"] == found["transform"] == "cached"
+    assert found["ingest"] == found["statistics"] == found["transform"] == "cached"
     assert again.record["metrics"]["confusion"] == record["metrics"]["confusion"]
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[2]
 WORK = ("--dataset", "digits", "--model", "linear")
 # These look at what is in production, or at a baseline that was not there before.
-ANEW = {"data-gate", "infra-gate", "model-gate", "push"}
+ANEW = {"data-gate", "push"}
 
 
 def states(row: dict[str, Any]) -> dict[str, str]:

@@ -36,7 +36,6 @@ PRELOAD = [
     "tensorflow_model_analysis",
     "tensorflow_transform.beam",
     "tfx.components.example_validator.executor",
-    "tfx.components.schema_gen.import_schema_gen.executor",
     "tfx.components.trainer.executor",
     "tfx.components.transform.executor",
     "pipeline.kubeflow.execute",

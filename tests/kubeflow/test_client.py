@@ -386,16 +386,14 @@ def test_record_of_a_pipeline_that_the_server_has_renamed(api, host, package, ca
         ("FAILED", {"report": "Succeeded"}, "NOT BLESSED: worse\n", 3, "NOT BLESSED: worse"),
         ("FAILED", {"report": "Failed"}, "FAILED: no store\n", 1, "FAILED: no store"),
         ("SUCCEEDED", {"report": "Succeeded"}, None, 0, "SUCCEEDED: the record is out of reach"),
-        ("FAILED", {"model-gate": "Failed", "report": "Succeeded"}, None, 3, "FAILED in model-gate: the record"),
+        ("FAILED", {"data-gate": "Failed", "report": "Succeeded"}, None, 3, "FAILED in data-gate: the record"),
         ("FAILED", {"train": "Failed", "report": "Succeeded"}, None, 1, "FAILED in train: the record"),
     ],
 )
 def test_verdict_where_the_record_is_out_of_reach(api, host, tmp_path, call, state, tasks, log, code, sentence):
     """A store of one's own, of which the user interface knows nothing: the verdict still decides the exit code."""
     package = spec("gated")
-    package["components"]["comp-exit-handler-1"]["dag"]["tasks"]["model-gate"] = {
-        "componentRef": {"name": "comp-train"}
-    }
+    package["components"]["comp-exit-handler-1"]["dag"]["tasks"]["data-gate"] = {"componentRef": {"name": "comp-train"}}
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(package))
     assert call("upload", tmp_path / "p.yaml", "--host", host)[0] == 0
     api.script = [{"state": state, "tasks": tasks}]

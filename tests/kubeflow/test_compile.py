@@ -21,10 +21,10 @@ from tests.kubeflow import packages
 
 ROOT = pathlib.Path(__file__).parents[2]
 NODES = [
-    "ingest", "baseline", "statistics", "schema", "anomalies", "image-check", "data-check", "data-gate", "transform",
-    "train", "infra-check", "infra-gate", "evaluate", "model-gate", "push",
+    "ingest", "baseline", "statistics", "image-check", "data-check", "data-gate", "transform", "train", "infra-check",
+    "evaluate", "push",
 ]  # fmt: skip
-NEVER_CACHED = {"ingest", "baseline", "schema", "data-gate", "infra-gate", "model-gate", "push", "report"}
+NEVER_CACHED = {"ingest", "baseline", "data-gate", "push", "report"}
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,9 @@ def test_another_process_elsewhere_writes_the_same_bytes(tmp_path):
     command += ["--json", "told.json"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "there.yaml: pipeline mnist-tfx, 16 tasks, model cnn\n"
+    assert done.stdout == "there.yaml: pipeline mnist-tfx, 12 tasks, model cnn\n"
     assert json.loads((tmp_path / "told.json").read_text()) == {
-        "package": str(tmp_path / "there.yaml"), "pipeline": "mnist-tfx", "tasks": 16, "model": "cnn",
+        "package": str(tmp_path / "there.yaml"), "pipeline": "mnist-tfx", "tasks": 12, "model": "cnn",
     }  # fmt: skip
     assert (tmp_path / "there.yaml").read_text() == packages.text(*packages.DIGITS)
 
@@ -93,7 +93,6 @@ def test_the_graph_is_one_task_that_the_report_follows_however_it_ends(package):
         ("data-check", {"allow": "allow"}),
         ("train", {"model_type": "model", "train_steps": "train_steps", "dropout": "dropout", "ksize1": "ksize1"}),
         ("evaluate", {"model_type": "model"}),
-        ("model-gate", {"force_reason": "force_push"}),
         ("push", {"serving_dir": "serving_dir", "run_data_dir": "data_dir", "run_force_push": "force_push"}),
         ("report", {"data_dir": "data_dir", "model": "model"}),
     ],
@@ -116,7 +115,7 @@ def test_what_looks_outside_is_not_cached_and_decisions_are_not_repeated(package
     cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
     assert cached == set(tasks) - NEVER_CACHED
     retried = {name: task["retryPolicy"]["maxRetryCount"] for name, task in tasks.items() if "retryPolicy" in task}
-    assert retried == dict.fromkeys({*cached, "ingest", "baseline", "schema"}, 2)
+    assert retried == dict.fromkeys({*cached, "ingest", "baseline"}, 2)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--tune", "2"), ("--workers", "2")])
@@ -181,7 +180,7 @@ def test_nothing_of_this_machine_is_in_it(package):
     whole = packages.text(*packages.DIGITS)
     for word in (str(ROOT), str(pathlib.Path.home()) + "/", socket.gethostname(), sys.prefix, ".whl", "/tmp/"):
         assert word not in whole
-    schema = tasks_of(spec)["schema"]["inputs"]["parameters"]["schema_file"]["runtimeValue"]["constant"]
+    schema = tasks_of(spec)["statistics"]["inputs"]["parameters"]["schema_file"]["runtimeValue"]["constant"]
     assert schema == "pipeline/profiles/digits.pbtxt"
     assert (ROOT / schema).is_file()
 
@@ -286,6 +285,29 @@ def test_the_command_line_answers_without_tensorflow():
         "sys.exit(any(name in sys.modules for name in ('tensorflow', 'tfx', 'kfp')))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True).returncode == 0
+
+
+def levels(spec):
+    """How many tasks follow one another on the longest way through the graph, the report included."""
+    tasks = tasks_of(spec) | {"report": {"dependentTasks": list(NODES)}}
+
+    def level(name):
+        return 1 + max(map(level, tasks[name].get("dependentTasks", ())), default=0)
+
+    return max(map(level, tasks))
+
+
+def test_few_tasks_follow_one_another(package):
+    # Each level costs a minute of drivers, pods and waiting, whatever its work.
+    assert (len(tasks_of(package[0])), levels(package[0])) == (12, 8)
+    searched, _ = packages.documents(*packages.DIGITS, "--tune", "3")
+    assert (len(tasks_of(searched)), levels(searched)) == (13, 9)
+
+
+def test_training_waits_for_the_data_gate_and_a_transform_cannot_hide_its_findings(package):
+    tasks = tasks_of(package[0])
+    assert "data-gate" in tasks["train"]["dependentTasks"]
+    assert "data-check" in tasks["transform"]["dependentTasks"]
 
 
 def test_a_search_is_one_more_task_whose_winner_the_training_takes(package):

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from components import findings
-from pipeline import outcome
+from pipeline import outcome, record
 from pipeline.kubeflow import adapt, notes, report, viewers
 from tests import object_stores
 from tests.report.conftest import make_run  # noqa: F401 - a fixture
 
 NODES = [
-    "ingest", "baseline", "statistics", "data-check", "data-gate", "train", "evaluate", "model-gate", "push"
+    "ingest", "baseline", "statistics", "data-check", "data-gate", "transform", "train", "evaluate", "push"
 ]  # fmt: skip
 PREFIX = "minio://reports/root/mnist-tfx/run-7"
 FINDING = findings.Finding(
@@ -150,11 +150,13 @@ def test_a_run_that_pushed(run, tmp_path, store, capsys):
     assert answer["html"]["uri"] == row["report"]
 
 
-def test_a_run_that_the_data_gate_stopped(run, tmp_path, store):
+@pytest.mark.parametrize("transform", [outcome.DONE, outcome.FAILED])
+def test_a_run_that_the_data_gate_stopped(run, tmp_path, store, transform):
     put(store, "data-check/salt/checks/findings.json", [vars(FINDING)])
     for task in ("ingest", "baseline", "statistics", "data-check"):
         note(task)
-    note("data-gate", outcome.FAILED, outcome.Failure(3, FINDING.sentence, gate=True))
+    note("data-gate", outcome.FAILED, outcome.Failure(3, FINDING.sentence, record.STOPPED))
+    note("transform", transform, outcome.Failure(1, "ValueError") if transform == outcome.FAILED else None)
     row, html, answer = make_report(tmp_path, store)
     assert (row["verdict"], row["exit_code"], row["reason"]) == ("stopped", 3, FINDING.sentence)
     assert row["findings"][0]["name"] == "label-out-of-range"
@@ -166,9 +168,9 @@ def test_a_run_that_the_data_gate_stopped(run, tmp_path, store):
 
 
 def test_a_run_that_the_model_gate_stopped_is_not_blessed(run, tmp_path, store):
-    for task in NODES[:7]:
+    for task in NODES[:8]:
         note(task)
-    note("model-gate", outcome.FAILED, outcome.Failure(3, "recall missed by 10 points", gate=True))
+    note("push", outcome.FAILED, outcome.Failure(3, "recall missed by 10 points", record.NOT_BLESSED))
     row, _, answer = make_report(tmp_path, store)
     assert (row["verdict"], row["exit_code"]) == ("not_blessed", 3)
     assert row["metrics"]["accuracy"] == 0.95
@@ -176,10 +178,10 @@ def test_a_run_that_the_model_gate_stopped_is_not_blessed(run, tmp_path, store):
 
 
 def test_what_a_cached_task_made_is_known_from_those_that_used_it(run, tmp_path, store):
+    inputs = {"statistics": OUTPUTS["statistics"]["statistics"], "model_checks": OUTPUTS["evaluate"]["checks"]}
     for task in NODES:
         if task not in ("statistics", "evaluate"):
-            note(task, inputs={"statistics": OUTPUTS["statistics"]["statistics"]} if task == "push" else None)
-    note("model-gate", inputs={"checks": OUTPUTS["evaluate"]["checks"]})
+            note(task, inputs=inputs if task == "push" else None)
     row, _, _ = make_report(tmp_path, store)
     assert row["verdict"] == "pushed"
     assert states(row)["statistics"] == states(row)["evaluate"] == "cached"

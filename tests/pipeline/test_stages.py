@@ -45,6 +45,7 @@ def run(nodes, output, side_by_side=True):
     def tell(stage):
         seen.append((stage.name, stage.state))
 
+    output.mkdir(exist_ok=True)
     ir = stages.compile_graph(nodes, output, ())
     digests = {node.pipeline_node.node_info.id: "" for node in ir.nodes}
     try:
@@ -74,6 +75,15 @@ def test_one_that_needs_another_waits_for_it(tmp_path):
     first = meet(tmp_path, "first")
     _, seen = run([first, Later(met=first.outputs["met"], folder=str(tmp_path)).with_id("later")], tmp_path / "output")
     assert seen == [("first", "running"), ("first", "done"), ("later", "running"), ("later", "done")]
+
+
+def test_of_two_that_fail_side_by_side_the_first_of_the_graph_says_why(tmp_path):
+    """The data gate stands before Transform, so that a Transform that fails on bad data does not hide what is wrong."""
+    (tmp_path / "other").touch()
+    gate = Fail(folder=str(tmp_path)).with_id("gate")
+    failure, _ = run([gate, Fail(folder=str(tmp_path)).with_id("transform")], tmp_path / "output")
+    assert {stage.name: stage.state for stage in failure.stages} == {"gate": "failed", "transform": "failed"}
+    assert failure.stage.name == "gate"
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -13,7 +13,7 @@ from tfx.types.channel import Channel
 
 from components import findings
 from components.artifacts import Checks
-from components.errors import BadInput, GateStopped
+from components.errors import BadInput, GateStopped, NotBlessed
 from components.push import card, card_text, component, content, rollback, versions
 from tests import object_stores
 from tests.transform import stages
@@ -227,3 +227,41 @@ def test_the_provenance_has_what_was_trained_with(tmp_path: pathlib.Path) -> Non
     used = {"training": {"model": "cnn", "seed": 4}, "tune": 2}
     assert json.loads((extra / "provenance.json").read_text())["config"] == used
     assert json.loads((extra / "model_card.json").read_text())["config"] == used
+
+
+def failed_check(folder: pathlib.Path, reason: str) -> None:
+    findings.write(folder, gates=[findings.GateResult("accuracy-floor", 0.5, 0.9, False, reason)])
+
+
+@pytest.mark.parametrize("forced", [None, "we need it"])
+def test_a_failed_check_of_the_infrastructure_stops_also_a_forced_run(tmp_path: pathlib.Path, forced: Any) -> None:
+    serving = tmp_path / "serving"
+    against = baseline(serving, tmp_path / "before")["baseline"]
+    given = candidate(tmp_path / "one", 1.0)
+    failed_check(tmp_path / "one" / "infra", "it takes 2 s for an image")
+    failed_check(tmp_path / "one" / "model", "the accuracy is 50.00%")
+    with pytest.raises(GateStopped, match="it takes 2 s for an image") as stopped:
+        push(serving, given, against, tmp_path / "refused", forced=forced)
+    assert not isinstance(stopped.value, NotBlessed)
+    assert not serving.exists()
+
+
+def test_a_failed_check_of_the_model_stops_all_but_a_forced_run(tmp_path: pathlib.Path) -> None:
+    serving = tmp_path / "serving"
+    against = baseline(serving, tmp_path / "before")["baseline"]
+    given = candidate(tmp_path / "one", 1.0)
+    failed_check(tmp_path / "one" / "model", "the accuracy is 50.00%")
+    for attempt in ("first", "second"):
+        with pytest.raises(NotBlessed, match=r"the accuracy is 50\.00%"):
+            push(serving, given, against, tmp_path / attempt)
+    assert not serving.exists()
+    assert push(serving, given, against, tmp_path / "forced", forced="we need it").get_int_custom_property("pushed")
+
+
+def test_a_refused_model_that_is_in_production_is_refused_all_the_same(tmp_path: pathlib.Path) -> None:
+    serving = tmp_path / "serving"
+    push(serving, candidate(tmp_path / "one", 1.0), baseline(serving, tmp_path / "b1")["baseline"], tmp_path / "p1")
+    again = candidate(tmp_path / "two", 1.0)
+    failed_check(tmp_path / "two" / "model", "the accuracy is 50.00%")
+    with pytest.raises(NotBlessed):
+        push(serving, again, baseline(serving, tmp_path / "b2")["baseline"], tmp_path / "p2", run_id="r2")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -43,10 +45,12 @@ def inputs(tmp_path_factory):
 
 
 def run(executor_class, inputs, folder):
-    made = standard_artifacts.ExampleStatistics()
-    made.uri = str(folder)
+    made, schema = standard_artifacts.ExampleStatistics(), standard_artifacts.Schema()
+    made.uri, schema.uri = str(folder), f"{folder}-schema"
+    pathlib.Path(schema.uri).mkdir()
     context = base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=beam.arguments([]))
-    executor_class(context).Do(inputs, {"statistics": [made]}, {})
+    properties = {"schema_file": str(config.PROFILES / "mnist.pbtxt")}
+    executor_class(context).Do(inputs, {"statistics": [made], "schema": [schema]}, properties)
     return made, {split: told(check.statistics_of(made.uri)[split].datasets[0]) for split in features.SPLITS}
 
 
@@ -54,6 +58,11 @@ def told(statistics):
     """Feature -> its statistics, as `differ` takes them; and the number of examples."""
     by_name = {feature.path.step[0]: json_format.MessageToDict(feature) for feature in statistics.features}
     return {**by_name, "examples": statistics.num_examples}
+
+
+def test_the_curated_schema_is_published_as_it_is(inputs, tmp_path):
+    run(component.Statistics.EXECUTOR_SPEC.executor_class, inputs, tmp_path / "ours")
+    assert (tmp_path / "ours-schema" / "schema.pbtxt").read_text(encoding="utf-8") == SCHEMA
 
 
 def test_they_are_those_of_tfx_but_for_the_words_of_the_ids(inputs, tmp_path):
