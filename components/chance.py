@@ -56,14 +56,16 @@ def divergence(bins: int, count: int, other: int) -> float:
 
 
 def room(
-    measure: int, one: statistics_pb2.DatasetFeatureStatisticsList, other: statistics_pb2.DatasetFeatureStatisticsList,
+    measure: int,
+    sample: statistics_pb2.DatasetFeatureStatisticsList,
+    other: statistics_pb2.DatasetFeatureStatisticsList,
     feature: str,
-) -> float:  # fmt: skip
+) -> float:
     """Room for a measure of TFDV's that compares a feature in two sets of statistics.
 
     Args:
         measure: its type, of `DriftSkewInfo.Measurement`.
-        one: TFDV's statistics of one sample.
+        sample: TFDV's statistics of one sample.
         other: those of the other.
         feature: its name.
 
@@ -74,7 +76,7 @@ def room(
     from tensorflow_metadata.proto.v0 import anomalies_pb2
 
     kinds = anomalies_pb2.DriftSkewInfo.Measurement
-    first, second = _of(one, feature), _of(other, feature)
+    first, second = _of(sample, feature), _of(other, feature)
     count, others = _count(first), _count(second)
     if not count or not others:
         return 0.0

@@ -57,8 +57,8 @@ def faults(url: str = "", *, direct: bool = False) -> dict[str, str]:
 
 def described(url: str = "", *, direct: bool = False) -> str:
     """`faults` as a part of a sentence: "HTTPS_PROXY in the environment can't be used (it is no address)"."""
-    found = faults(url, direct=direct).items()
-    return "; ".join(f"{name} in the environment can't be used ({reason})" for name, reason in found)
+    unusable = faults(url, direct=direct).items()
+    return "; ".join(f"{name} in the environment can't be used ({reason})" for name, reason in unusable)
 
 
 def _proxy_fault(value: str) -> str:

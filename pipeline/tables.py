@@ -71,7 +71,7 @@ def cell(terminal: Console, text: str | Text, style: str = "") -> Text:
 
 
 def _is_byte(sign: str) -> bool:
-    """Whether Python puts it for a byte of a file's name that is no UTF-8."""
+    """Tells a character that Python puts for a byte of a file name that is no UTF-8."""
     return "\udc80" <= sign <= "\udcff"
 
 

@@ -189,7 +189,7 @@ def _fetch_file(name: str, target: pathlib.Path, order: list[str], timeout: floa
 
 
 def _environment(mirrors: Sequence[str]) -> str:
-    """What the environment has to do with it that no mirror delivers, as the end of a sentence; "" for nothing."""
+    """Names the variable for which no mirror may deliver, as the end of a sentence; "" for none."""
     for mirror in mirrors:
         if fault := network.described(mirror):
             return f", as {fault}"

@@ -162,7 +162,7 @@ def _indices(contents: Contents, only_classes: bool) -> dict[str, npt.NDArray[np
 
 
 def _excluded(contents: Contents) -> dict[str, dict[str, Any]]:
-    """What is to be left out, in the form of the custom property `excluded`."""
+    """The images to leave out, in the form of the custom property `excluded`."""
     excluded = {}
     for split, rows in _indices(contents, only_classes=False).items():
         labels = _labels(contents, split)[rows]

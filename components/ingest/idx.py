@@ -281,7 +281,7 @@ def _check_magic(path: pathlib.Path, magic: bytes, dimensions: int) -> None:
 
 
 def _as_bytes(found: int, expected: int) -> str:
-    """What to do about elements that are no unsigned bytes, by the dimensions of the file and those it must have."""
+    """The way out for elements that are no unsigned bytes, by the dimensions of the file and those it must have."""
     if found != expected and found in (1, 3):
         return "Check which file has which name."
     if expected == 3:

@@ -53,8 +53,8 @@ def way_out(
     if archives:
         return f"only {_few(archives)}", f"Unpack {archives[0]} there."
     idx_files = [entry for entry in shown if "idx" in entry]
-    found = f"only {_few(idx_files)}" if idx_files else "neither"
-    return found, "Put the missing file there, under this very name."
+    present = f"only {_few(idx_files)}" if idx_files else "neither"
+    return present, "Put the missing file there, under this very name."
 
 
 def _name(entry: str) -> str | None:
@@ -67,7 +67,7 @@ def _name(entry: str) -> str | None:
 
 
 def _plan(name: str, candidates: Sequence[str], below: Below) -> str:
-    """What to do for one file, such as "rename A to B"."""
+    """The way out for one file, such as "rename A to B"."""
     whole = [entry for entry in candidates if not entry.lower().endswith(_UNFINISHED)]
     if not whole:
         return f"fetch {name} again, for {candidates[0]} is an unfinished download"
@@ -86,7 +86,7 @@ def _plan(name: str, candidates: Sequence[str], below: Below) -> str:
 
 
 def _about(by_name: Mapping[str, Sequence[str]]) -> str:
-    """What a renaming does not mend in a data set that is known by its names."""
+    """Names what renaming does not mend in a data set that is known by its file names."""
     entries = [entry.lower() for candidates in by_name.values() for entry in candidates]
     if any("idx2-int" in entry for entry in entries):
         return " The labels are int32 and eight to an image: write the first of each as an unsigned byte."

@@ -41,8 +41,8 @@ def entries(url: str) -> list[str] | None:
 def _listing(files: Any, root: str, url: str) -> dict[str, bool]:
     """Name of each thing directly below a path of a store -> whether it is a folder."""
     with storage.refusals(url):
-        found = files.ls(root, detail=True)
-    return {each["name"].rstrip("/").rpartition("/")[2]: each["type"] == "directory" for each in found}
+        entries = files.ls(root, detail=True)
+    return {entry["name"].rstrip("/").rpartition("/")[2]: entry["type"] == "directory" for entry in entries}
 
 
 @contextlib.contextmanager

@@ -43,8 +43,9 @@ def gather(record: Mapping[str, Any], artifacts: Mapping[str, pathlib.Path] | No
         try:
             return make(at[artifact])
         except Exception as error:
-            _log.warning("the report lacks %s", what, exc_info=True)
             missing.append(f"{what}: {type(error).__name__}: {error}")
+            _log.warning("the report lacks %s", missing[-1])
+            _log.info("its trace", exc_info=True)  # for the log of a run; a screen has the line alone
             return None
 
     images = at.get("ingest.examples")

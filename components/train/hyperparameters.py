@@ -127,12 +127,12 @@ def _check(hyperparameters: Hyperparameters) -> None:
             raise BadInput(f"{name} must be a whole number from {low} to {high}, not {value!r}")
     if (least := smallest_side(hyperparameters)) > side:
         kernels = [layer for layer in _SHRINKING[hyperparameters.model] if isinstance(layer, str)]
-        told = " and ".join(f"{name} {getattr(hyperparameters, name)}" for name in kernels)
+        sizes = " and ".join(f"{name} {getattr(hyperparameters, name)}" for name in kernels)
         height, width = features.IMAGE_SHAPE
         raise BadInput(
-            f"the model {hyperparameters.model!r}{told and f' with {told}'} takes images of {least}x{least} pixels or "
-            f"more, but IMAGE_SHAPE in components/features.py is {height}x{width}; take "
-            f"{'smaller kernels or ' if told else ''}another model, such as mlp, which takes any size"
+            f"the model {hyperparameters.model!r}{sizes and f' with {sizes}'} takes images of {least}x{least} pixels "
+            f"or more, but IMAGE_SHAPE in components/features.py is {height}x{width}; take "
+            f"{'smaller kernels or ' if sizes else ''}another model, such as mlp, which takes any size"
         )
     rate = hyperparameters.learning_rate
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate <= _LARGEST_RATE:

@@ -85,7 +85,7 @@ def _with_images(base: Hyperparameters, values: Mapping[str, Any], images: float
 
 
 def _fitting(hyperparameters: Hyperparameters, name: str) -> LogRange | Choice:
-    """What may be tried of a field: no kernel for which the images are too small."""
+    """The values of a field to try: no kernel for which the images are too small."""
     rule = RULES[name](getattr(hyperparameters, name))
     if isinstance(rule, LogRange) or name not in ("ksize1", "ksize2"):
         return rule

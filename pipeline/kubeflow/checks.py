@@ -185,7 +185,7 @@ def _resources(label: str, needed: Json) -> Iterator[Finding]:
 
 
 def _platform(platform: Json, executors: Mapping[str, Json]) -> Iterator[Finding]:
-    """What belongs to Kubernetes, of which the server drops what is misspelt."""
+    """Checks what belongs to Kubernetes, of which the server drops what is misspelt."""
     for name, config in platform.get("platforms", {}).items():
         if name != "kubernetes":
             yield Finding("platform", name, f"the server knows no platform but kubernetes; found {name}", "rename it")
@@ -260,9 +260,9 @@ def _named(value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _json(text: str) -> Any:
-    """What a text holds as JSON, an object or a list; None for any other."""
+    """The object or list that a text holds as JSON; None for any other text."""
     try:
-        found = json.loads(text) if text[:1] in "{[" else None
+        value = json.loads(text) if text[:1] in "{[" else None
     except ValueError:
         return None
-    return found if isinstance(found, dict | list) else None
+    return value if isinstance(value, dict | list) else None

@@ -117,10 +117,10 @@ def status(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
 
     if args.wait:
         return watch.until_end(server, args.run_id, answer.stream(args.json))
-    found = workflow.get(server, args.run_id)
-    state, argo, pipeline = workflow.state(found), workflow.fetch(server, args.run_id), workflow.spec(server, found)
-    tasks = workflow.tasks(found, pipeline, argo)
-    row = watch.verdict(server, found, pipeline, argo) if state in ("succeeded", "failed") else None
+    run = workflow.get(server, args.run_id)
+    state, argo, pipeline = workflow.state(run), workflow.fetch(server, args.run_id), workflow.spec(server, run)
+    tasks = workflow.tasks(run, pipeline, argo)
+    row = watch.verdict(server, run, pipeline, argo) if state in ("succeeded", "failed") else None
     answer.say(args.json, watch.table(tasks).plain, str(row["sentence"]) if row else f"The run is {state}.")
     listed = [{"name": task.name, "state": task.state, "seconds": task.seconds} for task in tasks]
     return {"run_id": args.run_id, "state": state, "tasks": listed, "record": row}
@@ -134,16 +134,16 @@ def logs(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
     """
     from pipeline.kubeflow import workflow
 
-    found = workflow.get(server, args.run_id)
-    argo, pipeline = workflow.fetch(server, args.run_id), workflow.spec(server, found)
-    tasks = workflow.tasks(found, pipeline, argo)
+    run = workflow.get(server, args.run_id)
+    argo, pipeline = workflow.fetch(server, args.run_id), workflow.spec(server, run)
+    tasks = workflow.tasks(run, pipeline, argo)
     if args.task and args.task not in [task.name for task in tasks]:
         raise BadInput(f"The run {args.run_id} has no task {args.task}: `status` lists those it has.")
     texts: dict[str, str | None] = {}
     reasons = []
     for task in tasks:
         if task.name == args.task or (args.task is None and task.state not in ("waiting", "skipped")):
-            texts[task.name], reason = workflow.log(server, found, argo, task)
+            texts[task.name], reason = workflow.log(server, run, argo, task)
             reasons += [f"{task.name}: {reason}"] if reason else []
             if args.json != answer.STDOUT:
                 text = texts[task.name]
@@ -184,19 +184,23 @@ def list_all(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
     rows: list[dict[str, str]] = []
     if args.what == "versions":
         key = submit.existing(server, args.pipeline)
-        found = server.call("list versions", lambda: server.kfp.list_pipeline_versions(key, **submit.NEWEST))
-        for one in found.pipeline_versions or []:
-            rows.append({"id": one.pipeline_version_id, "name": one.display_name, "created": str(one.created_at)})
+        response = server.call("list versions", lambda: server.kfp.list_pipeline_versions(key, **submit.NEWEST))
+        for version in response.pipeline_versions or []:
+            rows.append(
+                {"id": version.pipeline_version_id, "name": version.display_name, "created": str(version.created_at)}
+            )
     elif args.what == "schedules":
-        found = server.call("list schedules", lambda: server.kfp.list_recurring_runs(**options))
-        for one in found.recurring_runs or []:
-            cron = str((one.trigger and one.trigger.cron_schedule and one.trigger.cron_schedule.cron) or "")
-            keys = {"id": one.recurring_run_id, "name": one.display_name}
-            rows.append(keys | {"status": str(one.status).lower(), "cron": cron})
+        response = server.call("list schedules", lambda: server.kfp.list_recurring_runs(**options))
+        for schedule in response.recurring_runs or []:
+            cron = str(
+                (schedule.trigger and schedule.trigger.cron_schedule and schedule.trigger.cron_schedule.cron) or ""
+            )
+            keys = {"id": schedule.recurring_run_id, "name": schedule.display_name}
+            rows.append(keys | {"status": str(schedule.status).lower(), "cron": cron})
     else:
-        found = server.call("list runs", lambda: server.kfp.list_runs(**options))
-        for one in found.runs or []:
-            keys = {"id": one.run_id, "name": one.display_name}
-            rows.append(keys | {"state": workflow.state(one), "created": str(one.created_at)})
+        response = server.call("list runs", lambda: server.kfp.list_runs(**options))
+        for run in response.runs or []:
+            keys = {"id": run.run_id, "name": run.display_name}
+            rows.append(keys | {"state": workflow.state(run), "created": str(run.created_at)})
     answer.say(args.json, *(["  ".join(row.values()) for row in rows] or [f"No {args.what}."]))
     return {args.what: rows}

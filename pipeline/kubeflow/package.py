@@ -193,15 +193,15 @@ def _title(definition: Json) -> str:
 def _arguments(arguments: Sequence[str]) -> list[str]:
     """The arguments of TFX's entrypoint in the short form that ours reads."""
     arguments = [SHORT.get(argument, argument) for argument in arguments]
-    place = arguments.index(INPUTS_SPEC)
-    spec = json.loads(arguments[place + 1])
+    position = arguments.index(INPUTS_SPEC)
+    spec = json.loads(arguments[position + 1])
     inputs = [f"{key}={_title(definition)}" for key, definition in spec.get("artifacts", {}).items()]
     inputs += [
         f"{key}={parameters.WHOLE}"
         for key, definition in spec.get("parameters", {}).items()
         if definition.get("parameterType") == parameters.WHOLE
     ]
-    return [*arguments[:place], *(["--inputs", ",".join(inputs)] if inputs else []), *arguments[place + 2 :]]
+    return [*arguments[:position], *(["--inputs", ",".join(inputs)] if inputs else []), *arguments[position + 2 :]]
 
 
 def _json(value: Any) -> str:

@@ -74,8 +74,8 @@ def record(config: Config) -> dict[str, Any]:
     values = config.to_record() | {"schema": _schema(config.schema)}
     for name in ("output", "fresh", "beam_args"):
         values.pop(name)
-    found: dict[str, Any] = json.loads(json.dumps(values))
-    return found
+    record: dict[str, Any] = json.loads(json.dumps(values))
+    return record
 
 
 def _schema(path: pathlib.Path) -> str:

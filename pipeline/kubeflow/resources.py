@@ -175,25 +175,25 @@ def shares(
     Raises:
         BadInput: an unknown task, no quantity of Kubernetes, or a request above the limit.
     """
-    found = SHARES | dict.fromkeys(accelerated, _ACCELERATED)
+    by_task = SHARES | dict.fromkeys(accelerated, _ACCELERATED)
     if shared_memory:
         for task in ON_ACCELERATOR:
-            request, limit = found[task].memory
+            request, limit = by_task[task].memory
             total = sum(amount("--shared-memory", size) for size in (limit, shared_memory))
-            found[task] = dataclasses.replace(found[task], memory=(request, f"{math.ceil(total / 2**20)}Mi"))
+            by_task[task] = dataclasses.replace(by_task[task], memory=(request, f"{math.ceil(total / 2**20)}Mi"))
     for flag, field, given in (("--cpu", "cpu", cpu), ("--memory", "memory", memory)):
         for text in sorted(given, key=lambda one: not one.startswith(f"{EVERY_TASK}=")):
             name, _, amounts = text.partition("=")
             request, _, limit = amounts.partition(":")
             limit = limit or request
-            if name != EVERY_TASK and name not in found:
-                known = ", ".join((EVERY_TASK, *found))
+            if name != EVERY_TASK and name not in by_task:
+                known = ", ".join((EVERY_TASK, *by_task))
                 raise BadInput(f"{flag} takes TASK=REQUEST:LIMIT with a TASK of {known}; received {text!r}")
             if not amount(flag, request) <= amount(flag, limit):
                 raise BadInput(f"{flag} takes a request that is at most the limit; received {text!r}")
-            for task in found if name == EVERY_TASK else [name]:
-                found[task] = dataclasses.replace(found[task], **{field: (request, limit)})
-    return found
+            for task in by_task if name == EVERY_TASK else [name]:
+                by_task[task] = dataclasses.replace(by_task[task], **{field: (request, limit)})
+    return by_task
 
 
 def amount(flag: str, text: str) -> Decimal:

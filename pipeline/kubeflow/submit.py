@@ -104,13 +104,13 @@ def _start(args: argparse.Namespace, server: Server) -> tuple[str, dict[str, Any
             f"(* ? [ \\). Received {args.pipeline_root!r}."
         )
     key, client = existing(server, args.pipeline), server.kfp
-    found = _newest(server, key, args.version)
-    if found is None:
+    newest = _newest(server, key, args.version)
+    if newest is None:
         raise BadInput(
             f"{args.pipeline} has no version {args.version or 'at all'}: `list versions` shows those it has."
         )
     # The list may leave the specification out.
-    version = server.call("give a version", lambda: client.get_pipeline_version(key, found.pipeline_version_id))
+    version = server.call("give a version", lambda: client.get_pipeline_version(key, newest.pipeline_version_id))
     parameters = typed(workflow.unwrapped(version.pipeline_spec), args.param)
     experiment = server.call(
         "make an experiment", lambda: client.create_experiment(args.experiment, namespace=server.namespace)
@@ -156,14 +156,14 @@ def _finite(text: str) -> float:
 
 def _newest(server: Server, pipeline_id: str, version: str | None = None) -> Any:
     options = {"page_size": 1, "sort_by": NEWEST["sort_by"], "filter": _named(version) if version else ""}
-    found = server.call("list versions", lambda: server.kfp.list_pipeline_versions(pipeline_id, **options))
-    return next(iter(found.pipeline_versions or []), None)
+    response = server.call("list versions", lambda: server.kfp.list_pipeline_versions(pipeline_id, **options))
+    return next(iter(response.pipeline_versions or []), None)
 
 
 def _pipeline(server: Server, name: str) -> Any:
     options = {"filter": _named(name), "namespace": server.namespace or None}
-    found = server.call("find a pipeline", lambda: server.kfp.list_pipelines(**options))
-    return next(iter(found.pipelines or []), None)
+    response = server.call("find a pipeline", lambda: server.kfp.list_pipelines(**options))
+    return next(iter(response.pipelines or []), None)
 
 
 def existing(server: Server, name: str) -> str:

@@ -66,8 +66,8 @@ class Workflow:
 
     def provider(self, scheme: str) -> str:
         """The store of `scheme` and the secret that opens it, as the user interface takes it; "" where unknown."""
-        found = re.findall(r'"store_session_info":\s*"(\{.*?\}\})"', self.text.replace("\\", ""))
-        return next((info for info in found if f'"Provider":"{scheme}"' in info), "")
+        sessions = re.findall(r'"store_session_info":\s*"(\{.*?\}\})"', self.text.replace("\\", ""))
+        return next((info for info in sessions if f'"Provider":"{scheme}"' in info), "")
 
 
 def get(server: Server, run_id: str) -> Any:

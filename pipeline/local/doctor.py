@@ -398,7 +398,7 @@ def _metadata(output: pathlib.Path) -> Check:
 
 
 def _former_output(output: pathlib.Path) -> str | None:
-    """Where the output folder was when its last run began; None without a run that says so."""
+    """Path of the output folder when its last run began; None without a run that says so."""
     records = runs.all_runs(output)
     if not records:
         return None

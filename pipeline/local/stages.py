@@ -228,7 +228,7 @@ class _Connection(metadata.Metadata):
 
     @contextlib.contextmanager
     def _one_line(self) -> Iterator[None]:
-        """What ML Metadata raise where the file cannot be used any longer, in words for a person."""
+        """Puts into words what ML Metadata raises where its file cannot be used any longer."""
         try:
             yield
         except (errors.StatusError, RuntimeError) as error:
