@@ -3,6 +3,8 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -84,3 +86,19 @@ def test_wrong_usage_is_one_line(
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1
     assert told in errors
+
+
+def test_what_the_report_lacks_is_one_line_on_the_screen(output: pathlib.Path) -> None:
+    record = json.loads((output / "runs" / "20260101-000000-aaaa" / "record.json").read_text())
+    (pathlib.Path(record["artifacts"]["evaluate.checks"]) / "predictions.npz").write_bytes(b"no archive")
+    done = subprocess.run(
+        [sys.executable, "-m", "components.report", "aaaa", "--output", output],
+        cwd=pathlib.Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("the report lacks")]
+    assert line.startswith("the report lacks the answers: ")
+    assert "Traceback" not in done.stderr
