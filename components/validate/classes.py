@@ -85,7 +85,7 @@ def uneven(splits: Mapping[str, Images], ratio: float) -> Iterator[Finding]:
     largest, smallest = there[counts[there].argmax()], there[counts[there].argmin()]
     most, fewest = int(counts[largest]), int(counts[smallest])
     measured = most / fewest
-    limit = ratio * chance.ratio(most, fewest)
+    limit = chance.ratio(ratio, most, fewest)
     if measured > limit:
         yield finding(
             CLASS_BALANCE,

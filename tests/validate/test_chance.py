@@ -73,7 +73,10 @@ def test_random_draws_of_mnist_are_no_finding(mnist, train, test):
         chosen = random.choice(order[train:], test, replace=False)
         stopped += check.drift_and_skew(schema, trained, statistics_of(schema, mnist, chosen), None)
         stopped += balance(mnist, order[:train], chosen)
-    assert stopped == []
+    # The ratio of the largest class to the smallest may be chance, once in 200 draws.
+    ratios = [finding for finding in stopped if "a ratio of" in finding.sentence]
+    assert len(ratios) <= DRAWS // 50
+    assert [finding for finding in stopped if finding not in ratios] == []
 
 
 @pytest.mark.slow
