@@ -31,7 +31,7 @@ SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run tensorboard test test-quick bench models lint lock lock-gpu sbom audit image clean
+.PHONY: help setup run tensorboard test test-quick bench models lint lock lock-gpu sbom audit image accept clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -83,6 +83,13 @@ lock-gpu: $(UV)
 image: ## Build the container image (make image IMAGE=registry.example.com/mnist:1 TARGET=gpu)
 	@deploy/build_image.sh $(IMAGE) $(TARGET)
 
+# The default of IMAGE is no image that a cluster could pull.
+accept: $(RUN_STAMP) ## Try this project on a real Kubeflow, for an hour (HOST=URL IMAGE=IMAGE; deploy/README.md has the rest)
+	@$(VENV) -m deploy.accept $(call OPTION,host,HOST) $(if $(filter-out file,$(origin IMAGE)),--image '$(IMAGE)') \
+		$(call OPTION,namespace,NAMESPACE) $(call OPTION,token-file,TOKEN_FILE) $(call OPTION,pvc,PVC) \
+		$(call OPTION,data-dir,DATA_DIR) $(call OPTION,serving-dir,SERVING_DIR) $(call OPTION,kubeconfig,KUBECONFIG) \
+		$(call OPTION,steps,STEPS)
+
 sbom: $(DEV_STAMP) ## Write what is locked as a CycloneDX bill of materials (SBOM=sbom.cdx.json)
 	@PYTHONWARNINGS=ignore::UserWarning .venv/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml \
 		--output-reproducible --output-format JSON --output-file $(SBOM)
@@ -101,6 +108,7 @@ clean: ## Remove the environment, uv and all caches, but nothing that a run has 
 	rm -rf .uv .venv .venv-jax .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+OPTION = $(if $($(2)),--$(1) '$($(2))')
 GPU_ADDS := what the image for GPUs adds to requirements.lock, CUDA for Linux and Python 3.13
 
 # An export names no registry, unlike uv.lock, so it serves behind any mirror.

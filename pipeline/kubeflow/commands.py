@@ -122,7 +122,7 @@ def status(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
     tasks = workflow.tasks(run, pipeline, argo)
     row = watch.verdict(server, run, pipeline, argo) if state in ("succeeded", "failed") else None
     answer.say(args.json, watch.table(tasks).plain, str(row["sentence"]) if row else f"The run is {state}.")
-    listed = [{"name": task.name, "state": task.state, "seconds": task.seconds} for task in tasks]
+    listed = [dataclasses.asdict(task) for task in tasks]
     return {"run_id": args.run_id, "state": state, "tasks": listed, "record": row}
 
 

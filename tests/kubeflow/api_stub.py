@@ -30,6 +30,8 @@ from tests.kubeflow import workflows
 API = "/apis/v2beta1"
 ARGO_NAME = re.compile(r"[a-zA-Z][-a-zA-Z0-9]{0,120}")
 PIPELINE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+# What a schedule hands to its runs.
+OF_A_RUN = ("experiment_id", "pipeline_version_reference", "runtime_config", "service_account")
 NUMBER = (int, float)
 KINDS: dict[str, type | tuple[type, ...]] = {
     "NUMBER_INTEGER": NUMBER, "NUMBER_DOUBLE": NUMBER, "STRING": str, "BOOLEAN": bool, "LIST": list,
@@ -56,11 +58,15 @@ class Api:
         redirect: whether everything is answered with the way to a login page.
         failing: how many of the next GETs of a run fail.
         failing_from: after how many GETs of a run all fail.
-        script: fields of the run at each GET of it, the last ones from then on; "tasks" are those of `workflows.nodes`.
-        attempts: of each task's command.
+        script: fields of the run at each GET of it, the last ones from then on; "tasks" are those of `workflows.nodes`,
+            "attempts" those of each task's command. Without "state", no controller has reported the run yet.
+        scripts: those of single runs, by their ids.
+        attempts: of each task's command, unless the script says otherwise.
         is_beyond_limit: whether Argo has compressed the workflow, so that the server's list ends with its first task.
         recorded: answers to GETs, by path, that go before all others.
         workflow_is_gone: whether the cluster has lost the workflows.
+        orphans: runs that went on when their schedule was deleted, and its workflows with it.
+        fires: whether schedules of every minute start a run, which they do when runs are listed.
         provider: what the user interface must be told of the store, unless it is Kubeflow's own.
         objects: what the storage holds, by URI.
         logs: by pod.
@@ -79,8 +85,11 @@ class Api:
         self.page = self.redirect = False
         self.failing = self.failing_from = 0
         self.script: list[dict[str, Any]] = [{"state": "SUCCEEDED"}]
+        self.scripts: dict[str, list[dict[str, Any]]] = {}
         self.attempts = 1
         self.is_beyond_limit = self.workflow_is_gone = False
+        self.orphans: set[str] = set()
+        self.fires = True
         self.recorded: dict[str, tuple[int, bytes]] = {}
         self.provider = ""
         self.objects: dict[str, bytes] = {}
@@ -146,6 +155,7 @@ class Api:
         if route == ("POST", "/runs"):
             return self._run(json.loads(body))
         if route == ("GET", "/runs"):
+            self._fire()
             return {"runs": self._filtered(self.runs, query)}
         if match := re.fullmatch(r"/runs/([^/:]+):terminate", route[1]):
             self._terminate(match[1])
@@ -156,6 +166,15 @@ class Api:
             return self._schedule(json.loads(body))
         if route == ("GET", "/recurringruns"):
             return {"recurringRuns": self._filtered(self.schedules, query)}
+        if match := re.fullmatch(r"/recurringruns/([^/:]+)(:disable)?", route[1]):
+            schedule = self._known(self.schedules, match[1], "RecurringRun")
+            if route[0] == "DELETE":
+                self._delete_schedule(match[1])
+                return {}
+            if match[2]:
+                schedule["status"] = "DISABLED"
+                return {}
+            return schedule
         raise Refused(404, "Not Found")
 
     def _known(self, table: dict[str, dict[str, Any]], key: str, what: str) -> dict[str, Any]:
@@ -279,38 +298,45 @@ class Api:
     def _run(self, body: dict[str, Any]) -> dict[str, Any]:
         self._check_job(body)
         key = str(uuid.uuid4())
-        self.runs[key] = body | {"run_id": key, "created_at": self.now(), "state": "PENDING", "gets": 0}
-        return {name: value for name, value in self.runs[key].items() if name != "gets"}
+        row = body | {"run_id": key, "created_at": self.now(), "finished_at": workflows.NOT_FINISHED}
+        self.runs[key] = row | {"gets": 0}
+        return row | {"state": "PENDING"}
+
+    def _step(self, row: dict[str, Any], number: int) -> dict[str, Any]:
+        script = self.scripts.get(row["run_id"], self.script)
+        return script[min(number, len(script) - 1)]
 
     def _get_run(self, key: str) -> dict[str, Any]:
         row = self._known(self.runs, key, "Run")
         if self.failing or (self.failing_from and row["gets"] >= self.failing_from):
             self.failing = max(self.failing - 1, 0)
             raise Refused(503, "upstream connect error")
-        step = self.script[min(row["gets"], len(self.script) - 1)]
+        step = self._step(row, row["gets"])
         row["gets"] += 1
         listed = workflows.details(self._nodes(step))
         if self.is_beyond_limit:
-            listed = [one for one in listed if one["display_name"].startswith(next(iter(step["tasks"])))]
+            first = next(iter(step["tasks"]))
+            listed = [one for one in listed if one.get("display_name", "").startswith(first)]
             listed.append(listed[0] | {"display_name": "root", "state": "RUNNING", "end_time": workflows.NOT_ENDED})
-        made = {name: value for name, value in (row | step).items() if name not in ("gets", "tasks")}
+        made = {name: value for name, value in (row | step).items() if name not in ("gets", "tasks", "attempts")}
         return made | {"run_details": {"task_details": listed}}
 
     def _nodes(self, step: dict[str, Any]) -> dict[str, Any]:
-        return workflows.nodes(step.get("tasks", {}), self.attempts, self.provider)
+        return workflows.nodes(step.get("tasks", {}), step.get("attempts", self.attempts), self.provider)
 
     def _get_run_v1(self, key: str) -> dict[str, Any]:
         row = self._known(self.runs, key, "Run")
-        step = self.script[min(max(row["gets"] - 1, 0), len(self.script) - 1)]
+        step = self._step(row, max(row["gets"] - 1, 0))
         text = workflows.manifest(self._nodes(step), self.is_beyond_limit)
         return {"run": {"id": key}, "pipeline_runtime": {"workflow_manifest": text}}
 
     def _terminate(self, key: str) -> None:
         row = self._known(self.runs, key, "Run")
-        if self.workflow_is_gone:
+        if self.workflow_is_gone or key in self.orphans:
             raise Refused(500, f"Failed to terminate run {key} due to error terminating its workflow: not found")
-        history = [{"state": "CANCELING", "update_time": workflows.START.format(0)}]
-        self.script = [{"state": "FAILED", "state_history": history}]
+        time = {"update_time": workflows.START.format(0)}
+        history = [time, {"state": "CANCELING"} | time]  # the first was no controller's
+        self.scripts[key] = [{"state": "FAILED", "state_history": history}]
         row["gets"] = 0
 
     def _schedule(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -326,6 +352,22 @@ class Api:
         key = str(uuid.uuid4())
         self.schedules[key] = body | {"recurring_run_id": key, "created_at": self.now(), "status": "ENABLED"}
         return self.schedules[key]
+
+    def _fire(self) -> None:
+        fired = {row.get("recurring_run_id") for row in self.runs.values()}
+        for key, row in self.schedules.items():
+            is_due = row["trigger"]["cron_schedule"]["cron"] == "0 * * * * *" and row["status"] == "ENABLED"
+            if self.fires and is_due and key not in fired:
+                name = f"{row['display_name']}rftkm-1-1695245639"
+                self._run({field: row[field] for field in OF_A_RUN if field in row} | {"display_name": name})
+                list(self.runs.values())[-1]["recurring_run_id"] = key
+
+    def _delete_schedule(self, key: str) -> None:
+        del self.schedules[key]
+        for run, row in self.runs.items():
+            step = self._step(row, max(row["gets"] - 1, 0))
+            if row.get("recurring_run_id") == key and step.get("state") not in ("SUCCEEDED", "FAILED"):
+                self.orphans.add(run)
 
     def _artifact(self, query: dict[str, str]) -> bytes:
         if not self.has_user_interface:

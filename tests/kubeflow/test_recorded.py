@@ -219,7 +219,7 @@ def fields(rows: list[dict[str, Any]]) -> set[str]:
 def test_emulation_answers_as_recorded():
     """Names of fields, wrappers, missing states and ids of nodes."""
     run = json.loads(workflows.recorded("run-stopped-by-gate.json"))
-    real = [row for row in run["run_details"]["task_details"] if "display_name" in row]
+    real = run["run_details"]["task_details"]
     tasks = {"schema": "cached", "model-gate": "Failed", "infra-gate": "Succeeded", "push": "Omitted"}
     made = workflows.nodes(tasks)
     emulated = workflows.details(made)
@@ -231,14 +231,17 @@ def test_emulation_answers_as_recorded():
         return {
             row["display_name"]: (row.get("state"), row["start_time"] == row["end_time"])
             for row in rows
-            if re.fullmatch(rf"{task}(-driver)?(\(\d+\))?", row["display_name"])
+            if re.fullmatch(rf"{task}(-driver)?(\(\d+\))?", row.get("display_name", ""))
         }
 
     for task in tasks:
         assert of(emulated, task) == of(real, task)
-    assert {row["state"] for row in emulated if row["display_name"] == "executor"} <= {
-        row["state"] for row in real if row["display_name"] == "executor"
+    assert {row["state"] for row in emulated if row.get("display_name") == "executor"} <= {
+        row["state"] for row in real if row.get("display_name") == "executor"
     }
+    assert fields([row for row in emulated if "display_name" not in row]) == fields(
+        [row for row in real if "display_name" not in row]
+    )
 
     runtime = json.loads(workflows.recorded("v1beta1-run-stopped-by-gate.json.gz"))["pipeline_runtime"]
     argo = json.loads(runtime["workflow_manifest"])
@@ -250,6 +253,13 @@ def test_emulation_answers_as_recorded():
         twin = next(other for other in nodes.values() if other["name"].endswith(suffix))
         assert (node["type"], node["phase"]) == (twin["type"], twin["phase"])
         assert node["templateName"].endswith(twin["templateName"].removeprefix("retry-"))
+    canceling = json.loads(workflows.recorded("run-canceling-of-deleted-schedule.json"))
+    assert {"recurring_run_id", "state_history"} <= canceling.keys()
+    assert canceling["finished_at"] == workflows.NOT_FINISHED
+    ends = {row["end_time"] for row in canceling["run_details"]["task_details"] if row["state"] == "RUNNING"}
+    assert ends == {workflows.NOT_ENDED}
+    early = json.loads(workflows.recorded("run-terminated-before-first-task.json"))["state_history"]
+    assert [change.get("state") for change in early][:2] == ["PENDING", None]
     compressed = json.loads(
         json.loads(workflows.recorded("v1beta1-run-pushed.json.gz"))["pipeline_runtime"]["workflow_manifest"]
     )

@@ -14,7 +14,8 @@ from typing import Any
 
 RECORDED = pathlib.Path(__file__).parent / "recorded"
 NAME = "mnist-tfx-x1"
-START, END, NOT_ENDED = "2026-11-21T00:0{}:00Z", "2026-11-21T00:0{}:30Z", "1970-01-01T00:00:00Z"
+START, END = "2026-11-21T00:0{}:00Z", "2026-11-21T00:0{}:30Z"
+NOT_ENDED, NOT_FINISHED = "0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z"  # of a task, of a run
 
 Json = dict[str, Any]
 
@@ -103,7 +104,7 @@ def manifest(made: Json, is_compressed: bool = False) -> str:
 
 
 def details(made: Json) -> list[Json]:
-    """What `/apis/v2beta1/runs/RUN` lists of the nodes."""
+    """What `/apis/v2beta1/runs/RUN` lists: the nodes and, without names and states, executions of ML Metadata."""
     rows = []
     for node in made.values():
         row = {
@@ -116,4 +117,7 @@ def details(made: Json) -> list[Json]:
         if node["phase"] == "Omitted":
             del row["state"]
         rows.append(row)
+        if node["type"] == "Pod" and ".executor(" in node["name"] and node["phase"] == "Succeeded":
+            execution = {name: row[name] for name in ("run_id", "create_time", "start_time", "end_time")}
+            rows.append(execution | {"task_id": f"{node['id']}-of-mlmd", "execution_id": str(len(rows))})
     return rows
