@@ -21,7 +21,7 @@ from components.errors import exit_code
 from pipeline.arguments import Parser
 
 # Each registers its subcommands; what those need is imported when they run.
-COMMANDS = ("compile_command", "commands")
+COMMANDS = ("compile_command", "commands", "doctor")
 
 
 def parser() -> Parser:

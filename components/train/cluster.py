@@ -23,6 +23,12 @@ Json = dict[str, Any]
 
 # Where Kubernetes puts a pod's credentials.
 ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
+# What a training job asks of the service account: API group, resource, verb.
+RIGHTS = (
+    *(("kubeflow.org", "tfjobs", verb) for verb in ("create", "get", "list", "delete")),
+    ("", "pods", "list"),
+    ("", "pods/log", "get"),
+)
 _SECONDS = 20  # that the API may take for an answer
 _MOST_CHARACTERS = 400  # of what the API says, in a message
 _NO_CLUSTER = (
@@ -37,6 +43,12 @@ _WAYS_OUT = {
     409: "Remove what is in the way: kubectl get tfjobs.",
     422: "Compare the package with the operator's version (docs/kubeflow.md).",
 }
+
+
+def attributes(namespace: str, group: str, resource: str, verb: str) -> dict[str, str]:
+    """The ResourceAttributes of an access review; a resource may be `RESOURCE/SUBRESOURCE`."""
+    kind, _, part = resource.partition("/")
+    return {"namespace": namespace, "group": group, "resource": kind, "subresource": part, "verb": verb}
 
 
 class Refused(ProjectError):
@@ -95,6 +107,16 @@ class Cluster:
             return str(told["kubernetes.io"]["serviceaccount"]["name"])
         except (OSError, ValueError, LookupError, TypeError, binascii.Error):
             return ""
+
+    def may(self, group: str, resource: str, verb: str) -> bool:
+        """Says whether this pod's service account has a right in the namespace."""
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes(self.namespace, group, resource, verb)},
+        }
+        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        return bool(self._read("POST", path, "say what this account may do", body=body)["status"]["allowed"])
 
     def create(self, job: Json) -> Json:
         """Makes a job and returns it as the API has it."""

@@ -39,12 +39,18 @@ _POD_NAMESPACE = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount/nam
 _POD_TOKEN = "/var/run/secrets/kubeflow/pipelines/token"
 
 
+class Unauthorized(BadInput):
+    """A server that wants a token, or refuses the one that it got."""
+
+
 class Server:
     """Server that has answered.
 
     Attributes:
         host: its URL.
         namespace: the user's, "" on a server without users.
+        has_users: whether it has.
+        version: of Kubeflow Pipelines, "" where the server does not say it.
         kfp: the `kfp.Client`, for use inside `call`.
     """
 
@@ -63,7 +69,9 @@ class Server:
         if not {"multi_user", "commit_sha", "apiServerReady"} & health.keys():
             raise self._no_kubeflow("report its health")
         self._limit = DOWNLOAD_SECONDS
-        if health.get("multi_user") is True and not namespace and _POD_NAMESPACE.is_file():
+        tag = str(health.get("tag_name") or health.get("apiServerTagName") or "")
+        self.version, self.has_users = tag if re.match(r"v?\d", tag) else "", health.get("multi_user") is True
+        if self.has_users and not namespace and _POD_NAMESPACE.is_file():
             self.namespace = _POD_NAMESPACE.read_text(encoding="utf-8").strip()
         self.kfp: kfp.Client = self.call("report its health", lambda: self._client(authorities, proxy))
 
@@ -175,7 +183,7 @@ class Server:
         because = "" if line.startswith("<") or not line else f": {line[:300]}{'…' * (len(line) > 300)}"
         if status == 401 or 300 <= status < 400:
             refused = "refuses the token" if self._token else "wants a token"
-            return BadInput(f"{self.host} {refused} ({status}): give one in KFP_TOKEN or with --token-file FILE.")
+            return Unauthorized(f"{self.host} {refused} ({status}): give one in KFP_TOKEN or with --token-file FILE.")
         if status == 403:
             scope = f"in namespace {self.namespace}" if self.namespace else "without a namespace"
             return BadInput(f"{self.host} does not let this account {purpose} {scope} (403){because}; see --namespace.")

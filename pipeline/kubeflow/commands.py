@@ -27,13 +27,7 @@ def register(subparsers: Any) -> None:
     def command(name: str, run: Callable[[argparse.Namespace, Server], Any], does: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = subparsers.add_parser(name, help=does, description=does, allow_abbrev=False)
         parser.set_defaults(run=functools.partial(_connected, run))
-        server = parser.add_argument_group("server")
-        server.add_argument(
-            "--host", metavar="URL", help="of the user interface or the API; default: KF_PIPELINES_ENDPOINT"
-        )
-        server.add_argument("--namespace", metavar="NAME", help="the user's, on a server with users")
-        server.add_argument("--token-file", metavar="FILE", help="holds the token; default: the variable KFP_TOKEN")
-        answer.add_json(parser)
+        add_server(parser)
         return parser
 
     does = "Check a compiled package, of this or of another pipeline."
@@ -70,6 +64,17 @@ def register(subparsers: Any) -> None:
     parser = command("list", list_all, "List the newest runs, schedules, or versions of a pipeline.")
     parser.add_argument("what", nargs="?", choices=("runs", "schedules", "versions"), default="runs")
     parser.add_argument("--pipeline", default=PIPELINE, metavar="NAME", help=f"of `versions`; default: {PIPELINE}")
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """Adds the server, who asks it, and `--json`."""
+    server = parser.add_argument_group("server")
+    server.add_argument(
+        "--host", metavar="URL", help="of the user interface or the API; default: KF_PIPELINES_ENDPOINT"
+    )
+    server.add_argument("--namespace", metavar="NAME", help="the user's, on a server with users")
+    server.add_argument("--token-file", metavar="FILE", help="holds the token; default: the variable KFP_TOKEN")
+    answer.add_json(parser)
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:

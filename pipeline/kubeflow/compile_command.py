@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "pipeline.yaml"
 KUBEFLOW, OWN = "kubeflow", "own"
-_SERVING_ROOT = "s3://mlpipeline/serving"
+SERVING_ROOT = "s3://mlpipeline/serving"
 _TOLERATION = re.compile(
     r"(?P<key>[^=:]+)(?:=(?P<value>[^=:]+))?(?::(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?"
 )
@@ -43,7 +43,7 @@ def register(subparsers: Any) -> None:
     )
     told.add_argument("--data-dir", metavar="URL|DIR", help="DIR is in a volume (--pvc); default: MNIST from the web")
     told.add_argument("--span", type=int, metavar="N", help="which span; default: the newest")
-    told.add_argument("--serving-dir", metavar="URL|DIR", help=f"where models are pushed; default: {_SERVING_ROOT}")
+    told.add_argument("--serving-dir", metavar="URL|DIR", help=f"where models are pushed; default: {SERVING_ROOT}")
     told.add_argument("--serving-name", metavar="NAME", help="name of the model's folder there; default: mnist")
     told.add_argument("--profile", metavar="NAME|FILE", help="limits and schema; not for a run to change")
     told.add_argument(
@@ -51,6 +51,15 @@ def register(subparsers: Any) -> None:
     )
     told.add_argument("--beam-arg", action="append", metavar="ARG", help="option for Beam; not for a run to change")
     add_training(parser)
+    add_cluster(parser).add_argument(
+        "--retries", type=int, default=2, metavar="N",
+        help="tries after the first: within a task when a store or the network does not answer, and of a task whose "
+        "pod was lost; before Kubeflow Pipelines 2.17 of any failed task but gates, push and report; default: 2",
+    )  # fmt: skip
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Adds what the tasks need of the cluster; returns the group."""
     cluster = parser.add_argument_group("cluster")
     for what in ("cpu", "memory"):
         cluster.add_argument(
@@ -67,11 +76,6 @@ def register(subparsers: Any) -> None:
         "--toleration", action="append", default=[], metavar="KEY[=VALUE][:EFFECT]", help="taint of those nodes"
     )
     cluster.add_argument("--shared-memory", default="", metavar="SIZE", help="/dev/shm of the training, such as 2Gi")
-    cluster.add_argument(
-        "--retries", type=int, default=2, metavar="N",
-        help="tries after the first: within a task when a store or the network does not answer, and of a task whose "
-        "pod was lost; before Kubeflow Pipelines 2.17 of any failed task but gates, push and report; default: 2",
-    )  # fmt: skip
     cluster.add_argument("--pvc", action="append", default=[], metavar="CLAIM=PATH", help="volume for every task")
     cluster.add_argument(
         "--storage", choices=(KUBEFLOW, OWN), default=KUBEFLOW,
@@ -81,6 +85,7 @@ def register(subparsers: Any) -> None:
         "--secret", action="append", default=[], metavar="SECRET:KEY=VARIABLE", help="environment of every task"
     )
     cluster.add_argument("--env", action="append", default=[], metavar="VARIABLE=VALUE", help="the same, not secret")
+    return cluster
 
 
 def run(args: argparse.Namespace) -> int:
@@ -96,12 +101,12 @@ def run(args: argparse.Namespace) -> int:
     if not output.absolute().parent.is_dir():
         raise BadInput(f"--output takes a file in a folder that is there; {output.absolute().parent} is not")
 
-    needs = _needs(args)
-    if effective.compute.accelerator == GPU and not (needs.gpus or needs.gpus_per_worker):
+    cluster = needs(args)
+    if effective.compute.accelerator == GPU and not (cluster.gpus or cluster.gpus_per_worker):
         raise BadInput(
             "the config file asks for GPUs, so say how many a node must have with --gpus N, or with --gpus-per-worker N"
         )
-    if needs.workers:  # the accelerators are theirs, as the job says; a search in a task of its own has none
+    if cluster.workers:  # the accelerators are theirs, as the job says; a search in a task of its own has none
         effective = dataclasses.replace(
             effective, compute=dataclasses.replace(effective.compute, accelerator=AUTO, gpus=1)
         )
@@ -109,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         from pipeline.kubeflow import checks, package, size
 
         images = package.Images(args.image, args.gpu_image or args.image)
-        documents = package.compile_graph(effective, config.training_told(flags, file, profile), images, needs)
+        documents = package.compile_graph(effective, config.training_told(flags, file, profile), images, cluster)
         text = package.dump(documents)
     checks.refuse(checks.check(text), "the compiled package")
     size.check(documents, "" if args.storage == KUBEFLOW else size.SESSION)
@@ -145,7 +150,7 @@ def _flags(args: argparse.Namespace, file: dict[str, Any]) -> dict[str, Any]:
             raise BadInput(
                 "with --storage own, --serving-dir must say where models are pushed, such as s3://BUCKET/NAME"
             )
-        flags["serving-dir"] = _SERVING_ROOT
+        flags["serving-dir"] = SERVING_ROOT
     return flags
 
 
@@ -160,7 +165,12 @@ def _check_floors(floors: Iterable[str], profile: pathlib.Path) -> None:
         )
 
 
-def _needs(args: argparse.Namespace) -> Needs:
+def needs(args: argparse.Namespace) -> Needs:
+    """Reads what `add_cluster` added, `--retries` and `--gpu-image`.
+
+    Raises:
+        BadInput: flags that do not fit their form, or each other.
+    """
     from pipeline.kubeflow import resources
 
     gpus_per_worker = _gpus_per_worker(args)

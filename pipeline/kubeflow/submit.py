@@ -98,11 +98,7 @@ def _start(args: argparse.Namespace, server: Server) -> tuple[str, dict[str, Any
     """The version's name, and what a run, or each run of a schedule, starts with."""
     from pipeline.kubeflow import workflow
 
-    if not _ROOT.fullmatch(args.pipeline_root):
-        raise BadInput(
-            "--pipeline-root must be gs://, s3:// or minio:// with a bucket, and without the characters of patterns "
-            f"(* ? [ \\). Received {args.pipeline_root!r}."
-        )
+    check_root(args.pipeline_root)
     key, client = existing(server, args.pipeline), server.kfp
     newest = _newest(server, key, args.version)
     if newest is None:
@@ -120,6 +116,19 @@ def _start(args: argparse.Namespace, server: Server) -> tuple[str, dict[str, Any
         "version_id": version.pipeline_version_id, "pipeline_root": args.pipeline_root,
         "service_account": args.service_account,
     }  # fmt: skip
+
+
+def check_root(root: str) -> None:
+    """Refuses a pipeline root that the server or TensorFlow cannot use.
+
+    Raises:
+        BadInput: it is one.
+    """
+    if not _ROOT.fullmatch(root):
+        raise BadInput(
+            "--pipeline-root must be gs://, s3:// or minio:// with a bucket, and without the characters of patterns "
+            f"(* ? [ \\). Received {root!r}."
+        )
 
 
 def _dated(pipeline: str) -> str:

@@ -47,13 +47,19 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """Node of a workflow; `path` has the names from the root, without attempts, and by the list the last name only."""
+    """Node of a workflow.
+
+    Attributes:
+        path: the names from the root, without attempts, and by the list the last name only.
+        message: why it waits or has failed, in the words of Kubernetes or Argo.
+    """
 
     path: Sequence[str]
     state: str
     start: datetime.datetime | None
     end: datetime.datetime | None
     pod: str = ""
+    message: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +132,7 @@ def parse(workflow: Mapping[str, Any]) -> Workflow:
         path = [re.sub(r"\(\d+\)$", "", part) for part in node["name"].split(".")]
         start, end = (_time(node.get(key)) for key in ("startedAt", "finishedAt"))
         pod = f"{name}-{node.get('templateName')}-{node['id'].rpartition('-')[2]}" if node["type"] == "Pod" else ""
-        nodes.append(Node(path, _word(node.get("phase")), start, end, pod))
+        nodes.append(Node(path, _word(node.get("phase")), start, end, pod, node.get("message") or ""))
     return Workflow(workflow["metadata"].get("namespace", ""), nodes, text)
 
 

@@ -18,15 +18,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from typing import NamedTuple
 
 from components import environment, network, paths, stdio, storage
 from components.errors import BadInput, GateStopped
 from components.report import runs
-from pipeline import answer, database
+from pipeline import answer, check, database
+from pipeline.check import BLOCKED, OK, WARNING, Check
 from pipeline.local import lock
 
-OK, WARNING, BLOCKED = "ok", "warning", "blocked"
 _ROOT = pathlib.Path(__file__).parents[2]
 _LANE = runpy.run_path(str(_ROOT / "compat" / "lane.py"))
 # A run on MNIST was measured to take 2.1 GB of memory at its peak, all its processes together, and 80 MB of disk.
@@ -43,15 +42,6 @@ _CGROUP_FILES = (
 )
 
 
-class Check(NamedTuple):
-    """One line of the answer: `state` is OK, WARNING or BLOCKED, `advice` is empty where all is well."""
-
-    name: str
-    state: str
-    found: str
-    advice: str = ""
-
-
 def main(output: str, serving_dir: str | None, serving_name: str, to: str | None) -> int:
     """Prints what every check found; returns 0, or 3 where something blocks.
 
@@ -65,9 +55,10 @@ def main(output: str, serving_dir: str | None, serving_name: str, to: str | None
     root = serving_dir if serving_dir and storage.is_url(serving_dir) else None
     model_dir = root or paths.absolute(serving_dir or folder / "serving", "--serving-dir")
     checks = examine(folder, f"{model_dir}/{serving_name}")
-    blocked = [check.name for check in checks if check.state == BLOCKED]
-    result = {"can_run": not blocked, "checks": [check._asdict() for check in checks]}
-    answer.say(to, *_lines(checks, answer.stream(to).isatty()))
+    blocked = check.names(checks, BLOCKED)
+    result = {"can_run": not blocked, "checks": [one._asdict() for one in checks]}
+    last = f"Something blocks: {', '.join(blocked)}." if blocked else "This machine can run it."
+    answer.say(to, *check.lines(checks, answer.stream(to).isatty()), last)
     answer.write(result, to)
     return GateStopped.exit_code if blocked else 0
 
@@ -415,16 +406,3 @@ def _clock(output: pathlib.Path) -> Check:
         advice = "set it; the order of runs does not depend on it, but the times that they note do"
         return Check("clock", WARNING, f"{shown}, before the last run began, {newest}", advice)
     return Check("clock", OK, shown)
-
-
-def _lines(checks: list[Check], colours: bool) -> list[str]:
-    marks = {OK: ("✓", "32"), WARNING: ("!", "33"), BLOCKED: ("✗", "31")}
-    lines = []
-    for check in checks:
-        mark, colour = marks[check.state]
-        shown = f"\033[{colour}m{mark}\033[0m" if colours else mark
-        lines.append(f"{shown} {check.name:<9} {check.found}")
-        if check.advice:
-            lines.append(f"            {check.advice}")
-    blocked = [check.name for check in checks if check.state == BLOCKED]
-    return [*lines, f"Something blocks: {', '.join(blocked)}." if blocked else "This machine can run it."]

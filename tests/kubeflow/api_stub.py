@@ -161,6 +161,8 @@ class Api:
             self._terminate(match[1])
             return {}
         if match := re.fullmatch(r"/runs/([^/]+)", route[1]):
+            if method == "DELETE":
+                return self.runs.pop(match[1]) and {}
             return self._get_run(match[1])
         if route == ("POST", "/recurringruns"):
             return self._schedule(json.loads(body))
@@ -269,10 +271,10 @@ class Api:
             raise Refused(400, "The run name is empty")
         if ("pipeline_spec" in body) == ("pipeline_version_reference" in body):
             raise Refused(400, "Either a pipeline spec or a pipeline version reference is needed")
-        version = self._known(
-            self.versions, body["pipeline_version_reference"]["pipeline_version_id"], "PipelineVersion"
-        )
-        package = version["pipeline_spec"]
+        package = body.get("pipeline_spec")
+        if package is None:
+            key = body["pipeline_version_reference"]["pipeline_version_id"]
+            package = self._known(self.versions, key, "PipelineVersion")["pipeline_spec"]
         spec = package.get("pipeline_spec", package)
         for component in [spec["root"], *spec.get("components", {}).values()]:
             for name in component.get("dag", {}).get("tasks", {}):

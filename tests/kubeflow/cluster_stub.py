@@ -88,6 +88,8 @@ class Stub:
         operates: whether the operator does anything.
         unplaced: what the scheduler says of pods that have no node yet; empty: it places them at once.
         ends: (job, index) of every pod that ended, with the code.
+        objects: path -> what else the API has: an object, or the status of a refusal; empty: nothing else is looked at.
+        rights: (group, resource, verb) that the service accounts have, as access reviews say; by default the Role's.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -111,7 +113,8 @@ class Stub:
         self.operates, self.unplaced = True, ""
         self.ends: list[tuple[str, int, int]] = []
         self.lock = threading.RLock()
-        self._rules = _rules()
+        self.objects: dict[str, Json | int] = {}
+        self._rules = self.rights = _rules()
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -195,6 +198,10 @@ class Stub:
                 raise Refused(self.answer, "the server is currently unable to handle the request")
             if headers.get("authorization") != f"Bearer {self.token}":
                 raise Refused(401, "Unauthorized")
+            if parts.path.endswith("subjectaccessreviews"):
+                return self._review(json.loads(body))
+            if method == "GET" and self.objects and not re.search(r"/(tfjobs|pods)(/|$)", parts.path):
+                return self._object(self.objects.get(parts.path, 404), headers.get("accept") or "")
             match = re.fullmatch(
                 rf"/(?:api/v1|apis/(?P<group>[a-z.]+)/v1)/namespaces/{NAMESPACE}/(?P<kind>[a-z]+)"
                 r"(?:/(?P<name>[a-z0-9-]+)(?:/(?P<sub>log))?)?",
@@ -218,6 +225,20 @@ class Stub:
                 self.fates.pop((method, resource))
                 raise Refused(503, "the answer got lost")
             return made
+
+    def _review(self, body: Json) -> Json:
+        asked = body["spec"]["resourceAttributes"]
+        assert asked["namespace"] == NAMESPACE
+        assert body["spec"].get("user", f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}").endswith(f":{ACCOUNT}")
+        resource = "/".join(part for part in (asked["resource"], asked.get("subresource")) if part)
+        return body | {"status": {"allowed": (asked["group"], resource, asked["verb"]) in self.rights}}
+
+    def _object(self, found: Json | int, accept: str) -> Json:
+        if isinstance(found, int):
+            raise Refused(found, "it is refused")
+        if found.get("kind") == "Secret":
+            assert "as=PartialObjectMetadata" in accept, "the content of a secret was asked for"
+        return found
 
     def _do(self, verb: str, resource: str, name: str | None, query: dict[str, str], body: Json) -> Any:
         if resource == "pods":

@@ -22,6 +22,7 @@ from tfx.orchestration import metadata as tfx_metadata
 import runner_local
 from components.errors import ProjectError
 from pipeline import database, lineage, metadata
+from pipeline.check import BLOCKED, OK
 from pipeline.local import commands, doctor, stages
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -271,14 +272,14 @@ def test_a_full_disk_is_no_damage() -> None:
 
 
 def test_the_doctor_says_it_too(output: pathlib.Path) -> None:
-    assert doctor._metadata(output).state == doctor.OK
+    assert doctor._metadata(output).state == OK
     with held(output / "metadata.db", "EXCLUSIVE"):
         found = doctor._metadata(output)
-    assert (found.state, found.found.startswith(BUSY)) == (doctor.BLOCKED, True)
+    assert (found.state, found.found.startswith(BUSY)) == (BLOCKED, True)
     assert found.advice.startswith("close it there")
     _other_version(output / "metadata.db")
     found = doctor._metadata(output)
-    assert (found.state, found.advice) == (doctor.BLOCKED, "use that release, or name another --output")
+    assert (found.state, found.advice) == (BLOCKED, "use that release, or name another --output")
 
 
 def test_relocation_tells_two_folders_apart_one_in_the_other(tmp_path: pathlib.Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from components import environment
 from components.ingest import download, source
 from pipeline import record
+from pipeline.check import BLOCKED, OK, WARNING, Check
 from pipeline.local import commands, doctor
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -26,7 +27,7 @@ NAMES = [
 ]  # fmt: skip
 
 
-def of(checks: list[doctor.Check], name: str) -> doctor.Check:
+def of(checks: list[Check], name: str) -> Check:
     return next(check for check in checks if check.name == name)
 
 
@@ -75,19 +76,19 @@ def test_without_any_package_it_says_what_is_missing(tmp_path: pathlib.Path) -> 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out what starts processes."""
-    monkeypatch.setattr(doctor, "_gpus", lambda _: doctor.Check("GPUs", doctor.OK, ""))
+    monkeypatch.setattr(doctor, "_gpus", lambda _: Check("GPUs", OK, ""))
     monkeypatch.setattr(doctor, "_first_that_answers", lambda _: None)
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_run_that_is_going_on_is_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / ".lock").write_text("4711")
-    assert of(doctor.examine(tmp_path), "locks").state == doctor.OK
+    assert of(doctor.examine(tmp_path), "locks").state == OK
     with (tmp_path / ".lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = of(doctor.examine(tmp_path), "locks")
-    assert (found.state, found.found) == (doctor.BLOCKED, f"process 4711 uses {tmp_path}")
-    assert of(doctor.examine(tmp_path), "locks").state == doctor.OK
+    assert (found.state, found.found) == (BLOCKED, f"process 4711 uses {tmp_path}")
+    assert of(doctor.examine(tmp_path), "locks").state == OK
 
 
 @pytest.mark.usefixtures("quick")
@@ -120,7 +121,7 @@ def test_another_python_or_machine_or_library_blocks(tmp_path: pathlib.Path, mon
     monkeypatch.setattr(sys, "version_info", (3, 10, 4, "final", 0))
     checks = doctor.examine(tmp_path)
     assert {name: of(checks, name).state for name in ("Python", "glibc", "lane")} == dict.fromkeys(
-        ("Python", "glibc", "lane"), doctor.BLOCKED
+        ("Python", "glibc", "lane"), BLOCKED
     )
     assert "riscv64" in of(checks, "lane").advice
 
@@ -130,10 +131,10 @@ def test_a_missing_compiler_blocks_only_where_something_is_to_be_built(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(doctor._LANE, "missing_tools", lambda: ["a C++ compiler (g++)"])
-    assert of(doctor.examine(tmp_path), "compiler").state == doctor.WARNING
+    assert of(doctor.examine(tmp_path), "compiler").state == WARNING
     monkeypatch.setattr(doctor, "_installed", set)
     found = of(doctor.examine(tmp_path), "compiler")
-    assert (found.state, found.found) == (doctor.BLOCKED, "missing: a C++ compiler (g++)")
+    assert (found.state, found.found) == (BLOCKED, "missing: a C++ compiler (g++)")
 
 
 @pytest.mark.usefixtures("quick")
@@ -142,7 +143,7 @@ def test_packages_that_are_not_as_locked_are_named(tmp_path: pathlib.Path, monke
     (tmp_path / "requirements.lock").write_text(text)
     monkeypatch.setattr(doctor, "_ROOT", tmp_path)
     found = of(doctor.examine(tmp_path), "packages")
-    assert found.state == doctor.WARNING
+    assert found.state == WARNING
     assert found.found.startswith("1 not as locked: keras ")
 
 
@@ -150,12 +151,12 @@ def test_packages_that_are_not_as_locked_are_named(tmp_path: pathlib.Path, monke
 def test_cached_data_are_found(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, mnist_dir: pathlib.Path
 ) -> None:
-    assert of(doctor.examine(tmp_path), "data").state == doctor.WARNING
+    assert of(doctor.examine(tmp_path), "data").state == WARNING
     (tmp_path / source.MNIST).symlink_to(mnist_dir)
     monkeypatch.setattr(source, "default_cache_dir", lambda: tmp_path)
     found = of(doctor.examine(tmp_path), "data")
     assert (found.state, found.found) == (
-        doctor.OK,
+        OK,
         f"mnist is cached in {tmp_path / source.MNIST}; digits come with scikit-learn",
     )
 
@@ -164,7 +165,7 @@ def test_a_mirror_that_answers_is_named(tmp_path: pathlib.Path, monkeypatch: pyt
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(b"")
     silent, mirror = (f"{folder.as_uri()}/" for folder in (tmp_path / "none", tmp_path))
     monkeypatch.setattr(download, "MIRRORS", (silent, mirror))
-    monkeypatch.setattr(doctor, "_gpus", lambda _: doctor.Check("GPUs", doctor.OK, ""))
+    monkeypatch.setattr(doctor, "_gpus", lambda _: Check("GPUs", OK, ""))
     assert of(doctor.examine(tmp_path), "data").found.startswith(f"mnist can be had from {mirror}")
 
 
@@ -172,14 +173,14 @@ def test_a_tensorflow_that_does_not_start_blocks(tmp_path: pathlib.Path, monkeyp
     (tmp_path / "tensorflow.py").write_text("raise ImportError('libcuda is broken')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     found = doctor._gpus(False)
-    assert (found.state, "libcuda is broken" in found.found) == (doctor.BLOCKED, True)
+    assert (found.state, "libcuda is broken" in found.found) == (BLOCKED, True)
 
 
 @pytest.mark.usefixtures("quick")
 def test_settings_for_keras_that_runs_ignore_are_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "ignored", ["KERAS_BACKEND", "/home/a/.keras/keras.json"])
     check = of(doctor.examine(tmp_path), "settings")
-    assert check.state == doctor.OK
+    assert check.state == OK
     assert check.found == "runs take no account of KERAS_BACKEND, /home/a/.keras/keras.json"
 
 
@@ -190,17 +191,17 @@ def test_variables_of_proxies_and_certificates_that_cannot_be_used_are_named_wit
     monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@host:x")
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none"))
     check = of(doctor.examine(tmp_path), "network")
-    assert check.state == doctor.WARNING
+    assert check.state == WARNING
     assert check.found == "HTTPS_PROXY: it is no address; AWS_CA_BUNDLE: no such file or directory"
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert of(doctor.examine(tmp_path), "account").state == doctor.OK
+    assert of(doctor.examine(tmp_path), "account").state == OK
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     check = of(doctor.examine(tmp_path), "account")
-    assert (check.state, "XDG_CACHE_HOME" in check.advice) == (doctor.WARNING, True)
+    assert (check.state, "XDG_CACHE_HOME" in check.advice) == (WARNING, True)
     assert f"the cache {tmp_path}/file/mnist-tfx cannot be written" in check.found
 
 
@@ -254,14 +255,14 @@ def test_what_the_console_can_show(variables: dict[str, str], state: str, found:
 
 
 def test_a_clock_before_the_last_run_and_a_moved_folder_are_told(tmp_path: pathlib.Path) -> None:
-    assert doctor._clock(tmp_path).state == doctor._metadata(tmp_path).state == doctor.OK
+    assert doctor._clock(tmp_path).state == doctor._metadata(tmp_path).state == OK
     folder = tmp_path / "runs" / "20260101-000000-aaaa"
     folder.mkdir(parents=True)
     (tmp_path / "metadata.db").touch()
     fields = {"created_at": "2026-01-01T00:00:00+00:00", "sequence": 1, "config": {"output": "/elsewhere/output"}}
-    for at, state in (("2026-01-01T00:00:00+00:00", doctor.OK), ("9999-01-01T00:00:00+00:00", doctor.WARNING)):
+    for at, state in (("2026-01-01T00:00:00+00:00", OK), ("9999-01-01T00:00:00+00:00", WARNING)):
         row = record.new("20260101-000000-aaaa", **fields | {"created_at": at})
         record.write(row, folder / record.RECORD_FILE)
         assert doctor._clock(tmp_path).state == state
     found = doctor._metadata(tmp_path)
-    assert (found.state, "/elsewhere/output" in found.found) == (doctor.OK, True)
+    assert (found.state, "/elsewhere/output" in found.found) == (OK, True)

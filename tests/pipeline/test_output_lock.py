@@ -16,6 +16,7 @@ import pytest
 from components.errors import BadInput
 from components.push import history, versions
 from components.push.local_folder import LocalFolder
+from pipeline.check import BLOCKED, OK, Check
 from pipeline.local import commands, doctor, lock
 from tests import mounts
 
@@ -79,14 +80,14 @@ def test_every_command_that_locks_ends_with_one_line(
 
 
 def test_doctor_tells_no_locks_from_a_lock_that_is_held(output: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_gpus", lambda _: doctor.Check("GPUs", doctor.OK, ""))
-    assert doctor._locks(output).state == doctor.OK
+    monkeypatch.setattr(doctor, "_gpus", lambda _: Check("GPUs", OK, ""))
+    assert doctor._locks(output).state == OK
     with lock.held(output):
         assert doctor._locks(output).found == f"process {os.getpid()} uses {output}"
     without_locks(monkeypatch, errno.ENOLCK)
     for folder in (output, output / "not" / "yet"):
         found = doctor._locks(folder)
-        assert (found.state, found.found) == (doctor.BLOCKED, "the file system has none")
+        assert (found.state, found.found) == (BLOCKED, "the file system has none")
         assert "no locks available" in found.advice
 
 

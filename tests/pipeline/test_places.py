@@ -15,6 +15,7 @@ import pytest
 
 from components.errors import BadInput
 from pipeline import config
+from pipeline.check import BLOCKED, OK, Check
 from tests import mounts
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -77,26 +78,26 @@ def test_doctor_says_of_each_place_what_it_finds(tmp_path: pathlib.Path, monkeyp
     from pipeline.local import doctor
 
     for name in ("_gpus", "_data", "_packages"):
-        monkeypatch.setattr(doctor, name, lambda *_: doctor.Check("", doctor.OK, ""))
+        monkeypatch.setattr(doctor, name, lambda *_: Check("", OK, ""))
 
-    def checks(output: pathlib.Path, model: str | None = None) -> dict[str, doctor.Check]:
+    def checks(output: pathlib.Path, model: str | None = None) -> dict[str, Check]:
         return {check.name: check for check in doctor.examine(output, model)}
 
     (tmp_path / "serving").mkdir()
     found = checks(tmp_path / "output", str(tmp_path / "serving" / "mnist"))
-    assert {found[name].state for name in ("disk", "locks", "path", "serving")} == {doctor.OK}
+    assert {found[name].state for name in ("disk", "locks", "path", "serving")} == {OK}
     assert list(tmp_path.rglob("*")) == [tmp_path / "serving"]
-    assert checks(tmp_path / "b?")["path"].state == doctor.BLOCKED
+    assert checks(tmp_path / "b?")["path"].state == BLOCKED
     assert "--serving-dir takes a path without" in checks(tmp_path, str(tmp_path / "b?"))["path"].advice
     with mounts.read_only(tmp_path / "serving") as folder:
         found = checks(folder, str(folder / "mnist"))
-        assert {found[name].state for name in ("disk", "serving")} == {doctor.BLOCKED}
+        assert {found[name].state for name in ("disk", "serving")} == {BLOCKED}
         assert "read-only file system" in found["disk"].found
         assert "read-only file system" in found["serving"].found
     (tmp_path / "lower" / "mnist").mkdir(parents=True)
     with mounts.overlay(tmp_path / "lower", tmp_path) as folder:
         found = checks(folder, str(folder / "mnist"))
-        assert (found["serving"].state, "older layers by file" in found["serving"].found) == (doctor.OK, True)
+        assert (found["serving"].state, "older layers by file" in found["serving"].found) == (OK, True)
 
 
 def test_explain_makes_nothing(tmp_path: pathlib.Path) -> None:

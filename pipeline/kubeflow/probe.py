@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs in the one task that `doctor --submit` sends: looks at what a run's tasks would find.
+
+    python -m pipeline.kubeflow.probe --task probe --input JSON --code_digest DIGITS [--serving_dir URL|DIR]
+        [--volumes DIR,DIR] [--shared_memory SIZE] [--gpus N] [--workers]
+
+The findings are one line of JSON on stdout, which the client reads from the log, and the task's output. The exit code
+is 0 whatever they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from components import environment, paths, stdio, storage
+from components.errors import ProjectError
+from pipeline import code_digest
+from pipeline.check import BLOCKED, OK, Check
+from pipeline.kubeflow import adapt, entrypoint, notes, resources
+
+KEY, OUTPUT = "probe", "findings"
+SHARED_MEMORY = pathlib.Path("/dev/shm")
+_MEMORY, _MEMORY_LIMIT = pathlib.Path("/proc/meminfo"), pathlib.Path("/sys/fs/cgroup/memory.max")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Makes every check and writes what was found."""
+    parser = argparse.ArgumentParser(prog="pipeline.kubeflow.probe", description=__doc__, allow_abbrev=False)
+    for name in ("task", "input", "code_digest"):
+        parser.add_argument(f"--{name}", required=True)
+    for name in ("serving_dir", "volumes", "shared_memory"):
+        parser.add_argument(f"--{name}", default="")
+    parser.add_argument("--gpus", type=int, default=0)
+    parser.add_argument("--workers", action="store_true")
+    args = parser.parse_args(arguments)
+    executor_input = json.loads(args.input)
+    checks = [
+        _guarded("image", lambda: _image(args.code_digest)),
+        _guarded("store", lambda: _store(notes.prefix(executor_input, args.task))),
+        _guarded("pod", lambda: _pod(args.shared_memory)),
+    ]
+    if args.serving_dir:
+        checks.append(_guarded("push", lambda: _push(args.serving_dir)))
+    if args.volumes:
+        checks.append(_guarded("volume", lambda: _volume(args.volumes.split(","))))
+    if args.workers:
+        checks.append(_guarded("account", _account))
+    if args.gpus:
+        checks.append(_guarded("GPUs", lambda: _gpus(args.gpus)))
+    text = json.dumps({KEY: [check._asdict() for check in checks]})
+    sys.stdout.write(f"{text}\n")
+    _publish(executor_input, text)
+    return 0
+
+
+def parse(log: str) -> list[Check] | None:
+    """The findings in a task's log, in which the launcher writes too; None where there are none."""
+    for line in reversed(log.splitlines()):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return [Check(**row) for row in json.loads(line[line.index("{") :])[KEY]]
+    return None
+
+
+def _guarded(name: str, work: Callable[[], Check]) -> Check:
+    try:
+        return work()
+    except ProjectError as error:
+        return Check(name, BLOCKED, " ".join(str(error).split()))
+    except Exception as error:  # its text may hold what a library was given
+        return Check(name, BLOCKED, f"looking at it failed ({type(error).__name__})")
+
+
+def _image(digest: str) -> Check:
+    entrypoint.check_code(digest)
+    return Check("image", OK, f"pulled, and holds this code, SHA-256 {code_digest.of_project()[:12]}…")
+
+
+def _store(prefix: str) -> Check:
+    url = f"{prefix}/probe.json"
+    notes.put(url, b"{}")
+    files, path = storage.connect(notes.address(url))
+    files.cat_file(path)
+    with contextlib.suppress(Exception):  # a user's credentials may lack this right, which no task needs
+        files.rm_file(path)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    through = f" at {endpoint}" if endpoint and not url.startswith("gs://") else ""
+    return Check("store", OK, f"{prefix.rsplit('/', 2)[0]}{through} can be written and read")
+
+
+def _push(serving_dir: str) -> Check:
+    from components.push import destination
+
+    destination.at(serving_dir).probe()
+    heeds = ", and the store heeds If-None-Match" if serving_dir.startswith("s3://") else ""
+    return Check("push", OK, f"{serving_dir} takes models{heeds}")
+
+
+def _volume(folders: Sequence[str]) -> Check:
+    faults = [fault for folder in folders if (fault := paths.fault(pathlib.Path(folder)))]
+    if faults:
+        advice = f"give it to user {os.getuid()}, as deploy/storage.yaml does"
+        return Check("volume", BLOCKED, f"not writable: {'; '.join(faults)}", advice)
+    return Check("volume", OK, f"{', '.join(folders)} can be written")
+
+
+def _pod(shared_memory: str) -> Check:
+    size = shutil.disk_usage(SHARED_MEMORY).total
+    node = float(_MEMORY.read_text(encoding="ascii").split()[1]) * 1024
+    with contextlib.suppress(OSError, ValueError):  # without a limit it is "max"
+        node = min(node, float(_MEMORY_LIMIT.read_text(encoding="ascii")))
+    found = f"{os.cpu_count()} CPUs, {node / 2**30:.1f} GiB of memory, /dev/shm of {size / 2**20:.0f} MiB"
+    if shared_memory and size < float(resources.amount("--shared-memory", shared_memory)):
+        return Check("pod", BLOCKED, f"{found}, where --shared-memory asks for {shared_memory}", "ask for less")
+    return Check("pod", OK, found)
+
+
+def _account() -> Check:
+    from components.train import cluster
+
+    with cluster.Cluster() as api:
+        missing = [f"{verb} {kind}" for group, kind, verb in cluster.RIGHTS if not api.may(group, kind, verb)]
+        name = api.account() or "the run's service account"
+    if missing:
+        advice = "deploy/training-job.yaml, or another --service-account"
+        return Check("account", BLOCKED, f"{name} may not {', '.join(missing)}", advice)
+    return Check("account", OK, f"{name} ran a task, and may make training jobs")
+
+
+def _gpus(wanted: int) -> Check:
+    import tensorflow as tf
+
+    visible = len(tf.config.list_physical_devices("GPU"))
+    if visible < wanted:
+        advice = "--image with CUDA (make image TARGET=gpu), and the nodes' driver"
+        return Check("GPUs", BLOCKED, f"TensorFlow sees {visible} of the {wanted} that were asked for", advice)
+    return Check("GPUs", OK, f"TensorFlow sees {visible}")
+
+
+def _publish(executor_input: dict[str, Any], text: str) -> None:
+    outputs = executor_input["outputs"]
+    path = pathlib.Path(adapt.local_path(outputs["artifacts"][OUTPUT]["artifacts"][0]["uri"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    environment.prepare()
+    os.umask(entrypoint.UMASK)
+    stdio.run(lambda: main(sys.argv[1:]))
