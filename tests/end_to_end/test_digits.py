@@ -86,10 +86,6 @@ def test_the_pushed_model_answers_with_tensorflow_alone(
     )
     import numpy as np
 
-    data = pathlib.Path(
-        json.loads((output / "serving/mnist/1/assets.extra/provenance.json").read_text())["config"]["output"]
-    )
-    assert data == output
     images, labels = _digits(tmp_path)
     np.save(tmp_path / "images.npy", images)
     subprocess.run(
@@ -209,7 +205,9 @@ def test_the_report_says_in_a_browser_what_the_record_says(second: Any, tmp_path
     assert "could not be" not in browser.words(shown.dom)
     charts = {"data": 1, "training": 3, "classes": 3, "calibration": 1}
     assert {name: shown.section(name).count("<svg") for name in charts} == charts
-    assert record["sentence"] in browser.words(shown.section("verdict"))
+    # A page names files by their place in the output folder, with which it may be moved.
+    sentence = record["sentence"].replace(str(path.parents[2]), ".")
+    assert sentence in browser.words(shown.section("verdict"))
     table = dict(re.findall(r'<tr data-gate="([^"]*)">(.*?)</tr>', shown.section("verdict"), re.DOTALL))
     assert list(table) == [gate["name"] for gate in record["gates"]]
     assert all("✓ pass" in row for row in table.values())

@@ -64,7 +64,7 @@ def test_no_figure_and_no_name_is_cut(narrow: tuple[int, str, pathlib.Path]) -> 
     record = record_of(output)
     assert "…" not in screen.rpartition("NOT BLESSED")[2]
     for stage in record["stages"]:
-        assert stage["name"] in screen
+        assert stage["name"] in screen or stage["state"] == "skipped"
     for figure in (f"{record['metrics']['accuracy']:.2%}", "88.00%", "lowest class recall", "candidate", "limit"):
         assert figure in screen.rpartition("NOT BLESSED")[2]
     assert str(pathlib.Path(record["log"]).parent) in screen

@@ -134,18 +134,20 @@ def test_a_killed_run_whose_record_cannot_be_written_says_so(
 
 
 def test_a_fault_outside_of_the_stages_is_one_line_and_the_log_has_the_cause(tmp_path: pathlib.Path) -> None:
-    output = tmp_path / "output"
-    output.mkdir()
-    (output / "tmp").write_text("in the way of the folder")
-    command = [sys.executable, "runner_local.py", "--dataset", "digits", "--output", str(output), "--json"]
+    fail = (
+        "import sys, runner_local; from components import stdio; from pipeline.local import run; "
+        "run._temporary_folder = lambda output: (output / 'gone' / 'tmp').mkdir(); stdio.prepare(); "
+        "sys.exit(runner_local.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", fail, "--dataset", "digits", "--output", str(tmp_path / "output"), "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     row = json.loads(done.stdout)
     assert (done.returncode, row["verdict"], row["exit_code"]) == (1, "failed", 1)
-    assert row["reason"].startswith("FileExistsError: ")
+    assert row["reason"].startswith("FileNotFoundError: ")
     assert f"FAILED: {row['reason']}" in done.stderr.splitlines()
     assert row["reason"].endswith(f"; the log has the cause: {row['log']}")
     assert "Traceback" not in done.stderr
-    assert "FileExistsError" in pathlib.Path(row["log"]).read_text(encoding="utf-8").splitlines()[-1]
+    assert "FileNotFoundError" in pathlib.Path(row["log"]).read_text(encoding="utf-8").splitlines()[-1]
     assert record.read(pathlib.Path(row["log"]).parent) == row
 
 
