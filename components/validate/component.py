@@ -120,7 +120,8 @@ def DataCheck(
         by_split[features.TEST],
         check.load_statistics_file(production) if production.is_file() else None,
     )
-    empty = check.empty(json.loads(examples.get_string_custom_property("splits") or "{}"))
+    source = json.loads((pathlib.Path(examples.uri) / features.SOURCE_FILE).read_text(encoding="utf-8"))
+    empty = check.empty(source["splits"])
     findings.write(checks.uri, findings=[*empty, *check.allow(found, kinds.parse(allow))])
 
 

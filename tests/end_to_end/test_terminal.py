@@ -53,7 +53,7 @@ def test_the_screen_has_the_table_and_the_log_all_else(narrow: tuple[int, str, p
     assert code == 3, screen
     log = pathlib.Path(record_of(output)["log"]).read_text(encoding="utf-8")
     assert "Traceback (most recent call last)" in log
-    assert "components.errors.GateStopped" in log
+    assert "components.errors.NotBlessed" in log
     assert "WARNING" in log
     for sign in ("WARNING", "INFO", "Traceback", "I0000", "/site-packages/"):
         assert sign not in screen

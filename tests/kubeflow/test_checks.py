@@ -52,7 +52,7 @@ def rename_task(spec, name):
 
 
 def replace_executor(spec, **executor):
-    spec["deploymentSpec"]["executors"]["exec-schema"] = executor
+    spec["deploymentSpec"]["executors"]["exec-transform"] = executor
 
 
 # name -> the change, the rule that it breaks, and a part of what is said
@@ -184,7 +184,7 @@ def test_what_is_empty_is_taken_for_missing(documents, empty):
     """As a name with nothing behind it is, which YAML reads as null."""
     spec, kubernetes = copy.deepcopy(documents)
     spec["pipelineInfo"] = spec["root"]["inputDefinitions"] = empty
-    inner(spec)["push"]["inputs"] = inner(spec)["schema"]["componentRef"] = empty
+    inner(spec)["push"]["inputs"] = inner(spec)["transform"]["componentRef"] = empty
     container(spec, "ingest")["resources"] = empty
     pods(kubernetes)["exec-train"]["secretAsEnv"] = None
     assert {one.rule for one in checks.check(dumped([spec, kubernetes]))} == {"pipeline-name", "component"}

@@ -192,7 +192,7 @@ def test_a_gate_that_stops(cluster, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == "error: The candidate must be good, it is not. Train it longer."
     note: Any = notes.read(cluster.prefix)["stop"]
     assert (note.state, note.outputs) == ("failed", {})
-    assert (note.failure.exit_code, note.failure.gate, note.failure.expected) == (3, True, True)
+    assert (note.failure.exit_code, note.failure.verdict, note.failure.expected) == (3, "stopped", True)
     assert note.failure.sentence == "The candidate must be good, it is not. Train it longer."
 
 
@@ -201,7 +201,7 @@ def test_a_task_that_breaks(cluster, capsys):
     assert cluster.tasks[-1].exit_code == 1
     assert "ZeroDivisionError: division by zero" in capsys.readouterr().err
     failure: Any = notes.read(cluster.prefix)["break"].failure
-    assert (failure.exit_code, failure.gate, failure.expected) == (1, False, False)
+    assert (failure.exit_code, failure.verdict, failure.expected) == (1, "failed", False)
     assert failure.sentence == "ZeroDivisionError: division by zero"
 
 
