@@ -164,6 +164,22 @@ def test_a_worse_model_is_refused_with_both_figures(
     assert (again.code, again.record["verdict"]) == (3, "not_blessed")
 
 
+@pytest.mark.parametrize(("steps", "forced"), [("200", ()), ("5", ("--force-push", "we need it"))])
+def test_a_model_that_cannot_be_served_stops_the_run_whatever_it_is_worth(
+    run: Any, first: Any, output: pathlib.Path, tmp_path: pathlib.Path, serving_digest: Any, steps: str, forced: Any
+) -> None:
+    before = serving_digest(output / "serving")
+    (tmp_path / "strict.toml").write_text("[infra-gate]\nlatency-ms = 0.000001\n")
+    ended = run(
+        "--dataset", "digits", "--train-steps", steps, "--output", output, "--config", tmp_path / "strict.toml", *forced
+    )  # fmt: skip
+    assert (ended.code, ended.record["verdict"]) == (3, "stopped")
+    assert "ms" in ended.record["reason"]
+    assert {stage["name"]: stage["state"] for stage in ended.record["stages"]}["push"] == "failed"
+    assert f"STOPPED: {ended.record['reason']}" in ended.stdout
+    assert serving_digest(output / "serving") == before
+
+
 @pytest.fixture(scope="module")
 def second(run: Any, first: Any, output: pathlib.Path) -> Any:
     """An equally good model, which is compared with the first. With this seed it makes mistakes, three of 299."""

@@ -19,11 +19,11 @@ import absl.logging
 import pytest
 import tenacity
 
-from components import retries
+from components import findings, retries
 from pipeline import code_digest
 from pipeline.kubeflow import adapt, entrypoint, notes
 from tests import object_stores
-from tests.kubeflow import launcher
+from tests.kubeflow import launcher, packages
 
 ADAPTATIONS = [
     "drop_launchers_outputs",
@@ -194,6 +194,40 @@ def test_a_gate_that_stops(cluster, capsys):
     assert (note.state, note.outputs) == ("failed", {})
     assert (note.failure.exit_code, note.failure.verdict, note.failure.expected) == (3, "stopped", True)
     assert note.failure.sentence == "The candidate must be good, it is not. Train it longer."
+
+
+@pytest.mark.parametrize(
+    ("failed", "forced", "verdict"),
+    [
+        (("model",), "", "not_blessed"),
+        (("infra",), "", "stopped"),
+        (("infra", "model"), "", "stopped"),
+        (("infra", "model"), "we need it", "stopped"),
+    ],
+)
+def test_push_refuses_by_the_verdicts_that_were_published(cluster, s3, tmp_path, failed, forced, verdict):
+    spec, _ = packages.documents(*packages.DIGITS)
+    push = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]["push"]["inputs"]
+    inputs = {key: {"artifacts": [{"uri": f"minio://tiny/{key}", "metadata": {}}]} for key in push["artifacts"]}
+    for name in ("infra", "model"):
+        gate = findings.GateResult(name, 1.0, 0.0, name not in failed, f"the {name} is bad")
+        findings.write(tmp_path / name, gates=[gate])
+        for path in (tmp_path / name).iterdir():
+            s3.resource("tiny").upload_file(str(path), f"{name}_checks/{path.name}")
+    given = {
+        key: source["runtimeValue"]["constant"]
+        if "runtimeValue" in source
+        else spec["root"]["inputDefinitions"]["parameters"][source["componentInputParameter"]]["defaultValue"]
+        for key, source in push["parameters"].items()
+    } | {"run_force_push": forced}
+    command = spec["deploymentSpec"]["executors"]["exec-push"]["container"]["args"]
+    outputs = {"artifacts": {"pushed_model": {"artifacts": [{"type": {"schemaTitle": "tfx.PushedModel"}}]}}}
+    told = {"inputs": {"artifacts": inputs, "parameterValues": given}, "outputs": outputs}
+    for _ in range(2):  # as where the pod is lost after its work
+        assert cluster.run_task("push", command, told) is None
+        assert cluster.tasks[-1].exit_code == 3
+        failure: Any = notes.read(cluster.prefix)["push"].failure
+        assert (failure.verdict, failure.exit_code, failure.sentence) == (verdict, 3, f"the {failed[0]} is bad")
 
 
 def test_a_task_that_breaks(cluster, capsys):

@@ -167,12 +167,13 @@ def test_a_run_that_the_data_gate_stopped(run, tmp_path, store, transform):
     assert answer["classification_metrics"]["metadata"] == {}
 
 
-def test_a_run_that_the_model_gate_stopped_is_not_blessed(run, tmp_path, store):
+@pytest.mark.parametrize("verdict", [record.NOT_BLESSED, record.STOPPED])
+def test_a_run_that_push_refused(run, tmp_path, store, verdict):
     for task in NODES[:8]:
         note(task)
-    note("push", outcome.FAILED, outcome.Failure(3, "recall missed by 10 points", record.NOT_BLESSED))
+    note("push", outcome.FAILED, outcome.Failure(3, "recall missed by 10 points", verdict))
     row, _, answer = make_report(tmp_path, store)
-    assert (row["verdict"], row["exit_code"]) == ("not_blessed", 3)
+    assert (row["verdict"], row["exit_code"], row["reason"]) == (verdict, 3, "recall missed by 10 points")
     assert row["metrics"]["accuracy"] == 0.95
     assert "confusionMatrix" in answer["classification_metrics"]["metadata"]
 
