@@ -160,7 +160,7 @@ def _expect_same(examples: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def _files(root: pathlib.Path) -> Iterator[pathlib.Path]:
-    return (path for path in root.rglob("*") if path.is_file())
+    return (path for path in root.glob("Split-*/*") if path.is_file())
 
 
 def _read_alone(examples: str) -> None:

@@ -85,6 +85,7 @@ def examine(output: pathlib.Path, model_dir: str | None = None) -> list[Check]:
         _account(here),
         _network(),
         _data(here),
+        _images(),
         _locks(output),
         _console(answer.stream(None).encoding),
         _path(output, model_dir),
@@ -94,9 +95,13 @@ def examine(output: pathlib.Path, model_dir: str | None = None) -> list[Check]:
     ]
 
 
+def _is_python_supported() -> bool:
+    return (3, 11) <= sys.version_info[:2] < (3, 14)
+
+
 def _python() -> Check:
     found = f"{platform.python_version()} ({sys.executable})"
-    if (3, 11) <= sys.version_info[:2] < (3, 14):
+    if _is_python_supported():
         return Check("Python", OK, found)
     return Check("Python", BLOCKED, found, "Python 3.11, 3.12 or 3.13 is needed: make setup PYTHON=python3.11")
 
@@ -347,7 +352,35 @@ def _serving(model_dir: str) -> Check:
             found = f"{folder} has no renaming of folders ({error.strerror}): versions come and go file by file"
             return Check("serving", WARNING, found, "a server may try to load one too early, and tries again")
     how = "its older layers by file, else by renaming" if _on_overlay(folder) else "by renaming"
-    return Check("serving", OK, f"{folder} takes models; versions are moved {how}")
+    found = f"{folder} takes models; versions are moved {how}"
+    if not _is_python_supported():
+        return Check("serving", OK, found)
+    from components.push import versions
+
+    try:
+        production = versions.production(folder)
+    except BadInput as error:
+        return Check("serving", BLOCKED, "its versions cannot be read", str(error))
+    name = production.path.name if production else "–"
+    return Check("serving", OK, f"{found}; in production: {name}")
+
+
+def _images() -> Check:
+    """Names the models that images of this size are too small for."""
+    if not _is_python_supported():
+        return Check("images", WARNING, "not looked at: this Python is not supported", _SETUP)
+    from components import features
+    from components.train import hyperparameters
+
+    size = "x".join(map(str, features.IMAGE_SHAPE))
+    unfit = [
+        name
+        for name, model in hyperparameters.MODELS.items()
+        if hyperparameters.smallest_side(model) > min(features.IMAGE_SHAPE)
+    ]
+    if unfit:
+        return Check("images", WARNING, f"{size}, too small for {', '.join(unfit)}", "take another model with --model")
+    return Check("images", OK, f"{size}, which every model takes")
 
 
 def _on_overlay(folder: pathlib.Path) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from components import environment
+from components import environment, features
 from components.ingest import download, source
 from pipeline import record
 from pipeline.check import BLOCKED, OK, WARNING, Check
@@ -23,7 +23,7 @@ from pipeline.local import commands, doctor
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = [
     "Python", "glibc", "lane", "compiler", "packages", "disk", "memory", "GPUs", "settings", "account", "network",
-    "data", "locks", "console", "path", "serving", "metadata", "clock",
+    "data", "images", "locks", "console", "path", "serving", "metadata", "clock",
 ]  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def test_this_machine_can_run_it_and_is_told_so_in_one_screen(tmp_path: pathlib.
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     lines = done.stdout.splitlines()
-    assert len(lines) <= 26
+    assert len(lines) <= 28
     assert lines[-1] == "This machine can run it."
     told = json.loads((tmp_path / "told.json").read_text())
     assert told["can_run"] is True
@@ -266,3 +266,19 @@ def test_a_clock_before_the_last_run_and_a_moved_folder_are_told(tmp_path: pathl
         assert doctor._clock(tmp_path).state == state
     found = doctor._metadata(tmp_path)
     assert (found.state, "/elsewhere/output" in found.found) == (OK, True)
+
+
+def test_models_that_the_images_are_too_small_for_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor._images().state == OK
+    monkeypatch.setattr(features, "IMAGE_SHAPE", (20, 23))
+    assert doctor._images()[1:3] == (WARNING, "20x23, too small for best")
+
+
+def test_the_version_in_production_has_its_real_name_and_two_of_one_number_block(tmp_path: pathlib.Path) -> None:
+    for name in ("1", "00000002"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "saved_model.pb").touch()
+    assert doctor._serving(str(tmp_path)).found.endswith("; in production: 00000002")
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "saved_model.pb").touch()
+    assert doctor._serving(str(tmp_path)).state == BLOCKED
