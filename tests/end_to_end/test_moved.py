@@ -108,9 +108,11 @@ def test_a_moved_folder_trains_nothing_again_even_with_something_else_at_its_for
     run: Any, copy: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     next(copy.glob("runs/*/report.html")).unlink()
-    assert run(*WORK, "--output", copy).record["verdict"] == "unchanged"  # now its metadata know this place
+    unchanged = run(*WORK, "--output", copy).record  # now its metadata know this place
+    assert unchanged["verdict"] == "unchanged"
+    candidate = pathlib.Path(unchanged["candidate"]).relative_to(copy)
     moved = copy.rename(tmp_path / "moved")
-    other = copy / "pipeline_root" / "train" / "model" / "10"
+    other = copy / candidate
     other.mkdir(parents=True)
     (other / "somebody's").write_text("own")
     assert run(*WORK, "--output", moved).record["model"]["path"] == str(moved / "serving" / "mnist" / "1")
@@ -121,7 +123,7 @@ def test_a_moved_folder_trains_nothing_again_even_with_something_else_at_its_for
     linked.symlink_to(moved)
     by_link = run(*WORK, "--output", linked)
     assert by_link.record["run_id"] == again.record["run_id"]
-    assert by_link.record["candidate"] == str(linked / "pipeline_root" / "train" / "model" / "10")
+    assert by_link.record["candidate"] == str(linked / candidate)
     assert run("prune", "--keep", "1", "--output", moved).code == 0
     assert [path.name for path in copy.rglob("*") if path.is_file()] == ["somebody's"]
 
