@@ -143,7 +143,7 @@ ENVIRONMENTS = [
 @pytest.fixture(scope="module")
 def folders() -> Iterator[dict[str, pathlib.Path]]:
     """What the arguments and variables name, around the output folder of one run; every account may look into it."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         yield _folders(pathlib.Path(folder))
 
 
