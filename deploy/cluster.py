@@ -118,8 +118,8 @@ class Cluster:
         return run
 
     def _options(self, folder: str, base: str = "", **parameters: int) -> list[str]:
-        place = f"{(base or self._args.serving_dir).rstrip('/')}/{self.name}/{folder}"
-        values = {"serving_dir": place, "train_steps": self._args.steps} | parameters
+        url = f"{(base or self._args.serving_dir).rstrip('/')}/{self.name}/{folder}"
+        values = {"serving_dir": url, "train_steps": self._args.steps} | parameters
         return [*self._run, *(part for name, value in values.items() for part in ("--param", f"{name}={value}"))]
 
     def _end(self, run: str) -> dict[str, Any]:

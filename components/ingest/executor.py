@@ -98,16 +98,16 @@ class Executor(base_beam_executor.BaseBeamExecutor):
     ) -> None:
         self._log_startup(input_dict, output_dict, exec_properties)
         artifact = artifact_utils.get_single_instance(output_dict[EXAMPLES_KEY])
-        found, contents = _load(exec_properties)
+        dataset, contents = _load(exec_properties)
         only_classes = LABEL_OUT_OF_RANGE in exec_properties.get(ALLOW_KEY, "").replace(" ", "").split(",")
         counts = {split: len(rows) for split, rows in _indices(contents, only_classes).items()}
         excluded = _excluded(contents) if only_classes else {}
         _check_any_left(counts, excluded)
         _progress.info("writing %s", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
-        _describe(artifact, found, excluded)
+        _describe(artifact, dataset, excluded)
         try:
-            _contents[found.sha256] = contents
-            self._write(artifact, found, counts, only_classes)
+            _contents[dataset.sha256] = contents
+            self._write(artifact, dataset, counts, only_classes)
         except BaseException:
             for name in (*(f"Split-{split}" for split in features.SPLITS), _PARTIAL):
                 _remove(os.path.join(artifact.uri, name))
@@ -116,12 +116,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             _contents.clear()
 
     def _write(
-        self, artifact: types.Artifact, found: source.Source, counts: dict[str, int], only_classes: bool
+        self, artifact: types.Artifact, dataset: source.Source, counts: dict[str, int], only_classes: bool
     ) -> None:
         shards = [
             shard
             for split, count in counts.items()
-            for shard in _shards(artifact.uri, found, split, count, only_classes)
+            for shard in _shards(artifact.uri, dataset, split, count, only_classes)
         ]
         fileio.makedirs(os.path.join(artifact.uri, _PARTIAL))
         for split in features.SPLITS:
@@ -136,7 +136,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         _remove(os.path.join(artifact.uri, _PARTIAL))
         # A file and no property: those are handed on from task to task, on Kubeflow in many copies.
         with fileio.open(os.path.join(artifact.uri, features.SOURCE_FILE), "w") as file:
-            file.write(json.dumps({"files": dict(found.digests), "splits": counts}))
+            file.write(json.dumps({"files": dict(dataset.digests), "splits": counts}))
 
 
 @functools.lru_cache(maxsize=2)
@@ -213,52 +213,52 @@ def write_shard(shard: Shard) -> int:
 def _load(exec_properties: dict[str, Any]) -> tuple[source.Source, dict[str, idx.Contents]]:
     data_dir, span = exec_properties[DATA_DIR_KEY], exec_properties.get(SPAN_KEY)
     _progress.info("reading %s", data_dir)
-    found, contents = source.load(
+    dataset, contents = source.load(
         data_dir,
         None if span is None or span < 0 else int(span),
         features.IMAGE_SHAPE,
         exec_properties[DATASET_NAME_KEY],
     )
-    expected = exec_properties.get(DATA_SHA256_KEY) or found.sha256
-    _check_unchanged(found, expected)
-    return found, contents
+    expected = exec_properties.get(DATA_SHA256_KEY) or dataset.sha256
+    _check_unchanged(dataset, expected)
+    return dataset, contents
 
 
 def _contents_of(shard: Shard) -> Contents:
     if shard.sha256 not in _contents:
-        found, contents = source.load(shard.directory, None, features.IMAGE_SHAPE)
-        _check_unchanged(found, shard.sha256)
+        dataset, contents = source.load(shard.directory, None, features.IMAGE_SHAPE)
+        _check_unchanged(dataset, shard.sha256)
         _contents.clear()
         _contents[shard.sha256] = contents
     return _contents[shard.sha256]
 
 
-def _check_unchanged(found: source.Source, expected: str) -> None:
-    if found.sha256 != expected:
+def _check_unchanged(dataset: source.Source, expected: str) -> None:
+    if dataset.sha256 != expected:
         way_out = "The files were changed after the run was started: run again."
-        idx.refuse(found.directory, "SHA-256 of the data set", expected, found.sha256, way_out)
+        idx.refuse(dataset.directory, "SHA-256 of the data set", expected, dataset.sha256, way_out)
 
 
-def _shards(uri: str, found: source.Source, split: str, count: int, only_classes: bool) -> Iterator[Shard]:
+def _shards(uri: str, dataset: source.Source, split: str, count: int, only_classes: bool) -> Iterator[Shard]:
     height, width = features.IMAGE_SHAPE
     size = max(1, min(SHARD_IMAGES, SHARD_BYTES // (height * width)))
     # At least one file, also of an empty split: readers refuse a split without any.
     of = max(1, -(-count // size))
     for number in range(of):
         start, stop = number * size, min((number + 1) * size, count)
-        yield Shard(found.directory, found.sha256, split, start, stop, number, of, uri, only_classes)
+        yield Shard(dataset.directory, dataset.sha256, split, start, stop, number, of, uri, only_classes)
 
 
-def _describe(artifact: types.Artifact, found: source.Source, excluded: Mapping[str, Any]) -> None:
+def _describe(artifact: types.Artifact, dataset: source.Source, excluded: Mapping[str, Any]) -> None:
     artifact.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
-    artifact.span = found.span or 0
+    artifact.span = dataset.span or 0
     # Set by name: tfx.components.util, which has a function for it, imports every component of TFX.
     artifact.set_string_custom_property("payload_format", "FORMAT_TF_EXAMPLE")
-    artifact.set_string_custom_property("dataset", found.name)
-    artifact.set_string_custom_property("dataset_sha256", found.sha256)
-    artifact.set_int_custom_property("images", found.images)
+    artifact.set_string_custom_property("dataset", dataset.name)
+    artifact.set_string_custom_property("dataset_sha256", dataset.sha256)
+    artifact.set_int_custom_property("images", dataset.images)
     artifact.set_string_custom_property("excluded", json.dumps(excluded))
-    artifact.set_int_custom_property("span", found.span or 0)
+    artifact.set_int_custom_property("span", dataset.span or 0)
 
 
 def _remove(uri: str) -> None:

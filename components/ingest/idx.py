@@ -280,13 +280,13 @@ def _check_magic(path: pathlib.Path, magic: bytes, dimensions: int) -> None:
     refuse(path, "magic number", expected, found, way_out)
 
 
-def _as_bytes(found: int, expected: int) -> str:
+def _as_bytes(dimensions: int, expected: int) -> str:
     """The way out for elements that are no unsigned bytes, by the dimensions of the file and those it must have."""
-    if found != expected and found in (1, 3):
+    if dimensions != expected and dimensions in (1, 3):
         return "Check which file has which name."
     if expected == 3:
         return "Write the pixels as unsigned bytes, 0 to 255."
-    if found == 2:  # as in QMNIST: class, series, writer, and more
+    if dimensions == 2:  # as in QMNIST: class, series, writer, and more
         return "Write the labels alone, the first number of each image, as unsigned bytes."
     return "Write the labels as unsigned bytes, one for each image."
 

@@ -88,10 +88,10 @@ def Push(
     """
     from components.push import content, publish, rollback
 
-    told = json.loads(run)
+    run_facts = json.loads(run)
     if failures := failed_checks(infra_checks.uri):
         raise GateStopped(summary(failures))
-    if not told.get("forced") and (failures := failed_checks(model_checks.uri)):
+    if not run_facts.get("forced") and (failures := failed_checks(model_checks.uri)):
         raise NotBlessed(summary(failures))
 
     folder = destination.at(serving_dir)
@@ -99,8 +99,8 @@ def Push(
     schema_file = pathlib.Path(io_utils.get_only_uri_in_dir(schema.uri))
     judged_against = baseline.get_string_custom_property("state")
     training = json.loads((pathlib.Path(model_run.uri) / "training.json").read_text(encoding="utf-8"))
-    if "config" in told:  # with what was trained with, be it told or found by a search
-        told["config"] |= {"training": training["hyperparameters"]}
+    if "config" in run_facts:  # with what was trained with, be it told or found by a search
+        run_facts["config"] |= {"training": training["hyperparameters"]}
     digest = content.model_digest(saved_model)
     folder.settle()
     production = versions.production(folder)
@@ -110,7 +110,7 @@ def Push(
         version = production
     else:
         publish.check(folder, judged_against)
-        if not told.get("forced"):
+        if not run_facts.get("forced"):
             rollback.refuse_withdrawn(folder, digest)
         version = publish.publish(
             saved_model,
@@ -126,7 +126,7 @@ def Push(
                 "schema_version": 1,
                 "version": number,
                 "pushed_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                **told,
+                **run_facts,
                 "dataset": {
                     "name": examples.get_string_custom_property("dataset"),
                     "sha256": examples.get_string_custom_property("dataset_sha256"),
@@ -143,7 +143,7 @@ def Push(
             },
             judged_against=judged_against,
         )
-    by_this_run = not there or version.provenance.get("run_id") == told["run_id"]
+    by_this_run = not there or version.provenance.get("run_id") == run_facts["run_id"]
     pushed_model.set_int_custom_property("pushed", int(by_this_run))
     pushed_model.set_int_custom_property("version", version.number)
     pushed_model.set_string_custom_property("path", version.location)

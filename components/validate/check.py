@@ -74,13 +74,13 @@ def _comparisons(
     what: str,
     name: str,
     anomalies: anomalies_pb2.Anomalies,
-    one: statistics_pb2.DatasetFeatureStatisticsList,
+    sample: statistics_pb2.DatasetFeatureStatisticsList,
     other: statistics_pb2.DatasetFeatureStatisticsList,
 ) -> Iterator[Finding]:
     for comparison in anomalies.drift_skew_info:
         feature = ".".join(comparison.path.step)
         for measurement in [*comparison.drift_measurements, *comparison.skew_measurements]:
-            room = chance.room(measurement.type, one, other, feature)
+            room = chance.room(measurement.type, sample, other, feature)
             limit = measurement.threshold + room
             if not measurement.value <= limit:  # NaN is no small distance
                 kind = statistics_name(measurement.type)
@@ -88,8 +88,8 @@ def _comparisons(
                     name,
                     f"{what}: the distribution of {feature!r} has moved: {kind} {measurement.value:.3f}, exceeding by "
                     f"{measurement.value - limit:.3f} the limit of {limit:.3f} ({measurement.threshold:g}, and "
-                    f"{room:.3f} for chance with {_images(one)} and {_images(other)} images). Look at the statistics, "
-                    f"or run with --allow {name}.",
+                    f"{room:.3f} for chance with {_images(sample)} and {_images(other)} images). Look at the "
+                    f"statistics, or run with --allow {name}.",
                     measured=measurement.value,
                     limit=limit,
                 )
