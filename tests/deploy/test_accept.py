@@ -327,8 +327,8 @@ def test_make_passes_what_it_is_given_and_no_image_of_its_own():
         names = ("HOST", "IMAGE", "NAMESPACE", "TOKEN_FILE", "PVC", "DATA_DIR", "SERVING_DIR", "KUBECONFIG", "STEPS")
         environment = {name: value for name, value in os.environ.items() if name not in (*names, "MAKEFLAGS")}
         done = subprocess.run(
-            ["make", "-n", "-o", ".venv/run.stamp", "accept", *variables], cwd=ROOT, capture_output=True, text=True,
-            check=True, env=environment,
+            ["make", "-n", "--no-print-directory", "-o", ".venv/run.stamp", "accept", *variables], cwd=ROOT,
+            capture_output=True, text=True, check=True, env=environment,
         )  # fmt: skip
         return done.stdout.replace("\\\n", " ").partition("deploy.accept")[2].split()
 
