@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from components import environment, stdio
 from components.errors import exit_code
-from pipeline.arguments import Parser
+from pipeline.cli import Parser
 
 # Each registers its subcommands; what those need is imported when they run.
 COMMANDS = ("compile_command", "commands", "doctor")

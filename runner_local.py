@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 from components import environment, paths, stdio
 from components.errors import ProjectError, exit_code
-from pipeline import answer
-from pipeline.arguments import HYPERPARAMETERS, Parser, add_compute, add_training
-from pipeline.local import commands, supervise
+from pipeline import cli
+from pipeline.cli import HYPERPARAMETERS, Parser, add_compute_arguments, add_training_arguments
+from pipeline.local import commands, supervisor
 
 if TYPE_CHECKING:
-    from components.ingest.source import Choice
-    from pipeline.config import Config
+    from components.ingest.source import DatasetChoice
     from pipeline.local.console import Console
+    from pipeline.settings import Config
 
 _STOPPED = "stopped: what was finished is kept, and the same command goes on from there"
 
@@ -56,8 +56,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     data.add_argument(
         "--allow", action="append", metavar="FINDING", help="a finding of the data gate that must not stop the run"
     )
-    add_training(parser)
-    add_compute(parser)
+    add_training_arguments(parser)
+    add_compute_arguments(parser)
     run = parser.add_argument_group("run")
     run.add_argument("--config", metavar="FILE", help="TOML file; flags go over it")
     run.add_argument("--output", metavar="DIR", help="all that a run writes; default: output/")
@@ -67,7 +67,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="where models are pushed: a path, s3:// or gs://; default: OUTPUT/serving",
     )
     run.add_argument("--serving-name", metavar="NAME", help="name of the model's folder there; default: mnist")
-    answer.add_json(run)
+    cli.add_json_argument(run)
     run.add_argument(
         "--explain", action="store_true", help="run nothing; say which stages would run, and the reason for each"
     )
@@ -81,11 +81,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """Puts the configuration together, finds the data, and runs."""
-    from pipeline import config
+    from pipeline import settings
     from pipeline.local import lock
     from pipeline.local.console import Console
 
-    file = config.read_toml(pathlib.Path(args.config), config.CONFIG_KEYS, "config file") if args.config else {}
+    file = settings.read_toml(pathlib.Path(args.config), settings.CONFIG_KEYS, "config file") if args.config else {}
     told = {
         key.replace("_", "-"): value for key, value in vars(args).items() if key not in ("config", "json", "explain")
     }
@@ -94,27 +94,27 @@ def run(args: argparse.Namespace) -> int:
 
     # The profile may depend on the data, and finding the data on what is configured: what both need comes first.
     named = told["profile"] or file.get("profile")
-    draft = config.build(flags, file, config.find_profile(named or "mnist"))
+    draft = settings.build(flags, file, settings.find_profile(named or "mnist"))
     paths.refuse_patterns(draft.output, "output")
     if not args.explain:
         lock.refuse_unwritable(draft.output)
-    with contextlib.closing(Console(answer.stream(args.json))) as console:
+    with contextlib.closing(Console(cli.message_stream(args.json))) as console:
         effective, choice = _settle(draft, named, flags, file, console)
         row = _explain(effective, choice, console) if args.explain else _run(effective, choice, console)
-    answer.write(row, args.json)
+    cli.write_json(row, args.json)
     return int(row.get("exit_code", 0))
 
 
 def _settle(
     draft: Config, named: str | None, flags: Mapping[str, Any], file: Mapping[str, Any], console: Console
-) -> tuple[Config, Choice]:
+) -> tuple[Config, DatasetChoice]:
     """Finds the data and settles the profile."""
     from components import features
     from components.ingest import source
     from components.push import versions
-    from pipeline import config
+    from pipeline import settings
 
-    production = versions.production(draft.serving_dir)
+    production = versions.production_version(draft.serving_dir)
     choice = source.resolve(
         draft.dataset,
         draft.data_dir,
@@ -125,30 +125,30 @@ def _settle(
         progress=console.download,
     )
     profile = named or (choice.source.name if choice.source.name in ("mnist", "digits") else "mnist")
-    return config.build(flags, file, config.find_profile(profile)), choice
+    return settings.build(flags, file, settings.find_profile(profile)), choice
 
 
-def _explain(effective: Config, choice: Choice, console: Console) -> dict[str, Any]:
+def _explain(effective: Config, choice: DatasetChoice, console: Console) -> dict[str, Any]:
     """Says what a run would do."""
-    from pipeline.local import run as local_run
+    from pipeline.local import runner as local_run
 
     console.say(choice.sentence)
-    return {"stages": local_run.explain(effective, choice, console)}
+    return {"stages": local_run.explain_run(effective, choice, console)}
 
 
-def _run(effective: Config, choice: Choice, console: Console) -> dict[str, Any]:
+def _run(effective: Config, choice: DatasetChoice, console: Console) -> dict[str, Any]:
     """Runs, and says how it ended; returns the record."""
     from components import findings
-    from components.report import gates
-    from pipeline import record
-    from pipeline.local import run as local_run
+    from pipeline import run_record
+    from pipeline.local import runner as local_run
+    from pipeline.report import content
 
-    row = local_run.run(effective, choice, console)
+    row = local_run.run_pipeline(effective, choice, console)
     if excluded := (row["dataset"] or {}).get("excluded"):
         console.say(f"Left out, as their label is no class: {findings.excluded_words(excluded)}")
-    good = row["verdict"] in (record.PUSHED, record.UNCHANGED)
-    console.say(record.sentence(row), style="bold green" if good else "bold red")
-    console.verdict(gates.short(row))
+    good = row["verdict"] in (run_record.PUSHED, run_record.UNCHANGED)
+    console.say(run_record.verdict_sentence(row), style="bold green" if good else "bold red")
+    console.verdict(content.short_gates(row))
     console.say(f"Record and log: {pathlib.Path(row['log']).parent}")
     return row
 
@@ -171,14 +171,14 @@ def died(arguments: Sequence[str], number: int, folder: pathlib.Path | None) -> 
     Returns:
         The exit code.
     """
-    from pipeline import record
+    from pipeline import run_record
 
-    row = record.read(folder) if folder else record.new("")
-    if row["reason"] != record.DID_NOT_END:  # the process came to write it
+    row = run_record.read_record(folder) if folder else run_record.new_record("")
+    if row["reason"] != run_record.DID_NOT_END:  # the process came to write it
         return int(row["exit_code"]) or 1
-    if number in supervise.INTERRUPTIONS:
+    if number in supervisor.INTERRUPTIONS:
         print(_STOPPED, file=sys.stderr)
-        row["reason"] = supervise.reason(number)
+        row["reason"] = supervisor.reason(number)
     else:
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         running = [stage["name"] for stage in row["stages"] if stage["state"] == "running"]
@@ -188,18 +188,18 @@ def died(arguments: Sequence[str], number: int, folder: pathlib.Path | None) -> 
             f"{signal.Signals(number).name} ended the process{stages}, which had used {peak / 2**30:.1f} GiB{guess}; "
             "what was finished is kept, and the same command goes on from there"
         )
-    row["sentence"] = record.sentence(row)
+    row["sentence"] = run_record.verdict_sentence(row)
     told = None
     try:
         told = parse(arguments).json if folder else None
     except ProjectError as error:  # its file could be written when the run began
         print(f"The record could not be written: {error}", file=sys.stderr)
-    answer.say(told, row["sentence"])
+    cli.print_lines(told, row["sentence"])
     try:
         if folder:
-            answer.say(told, f"Record and log: {folder}")
-            record.write(row, folder / record.RECORD_FILE)
-        answer.write(row, told)
+            cli.print_lines(told, f"Record and log: {folder}")
+            run_record.write_record(row, folder / run_record.RECORD_FILE)
+        cli.write_json(row, told)
     except (OSError, ProjectError) as error:  # the disk may be full as well
         print(f"The record could not be written: {error}", file=sys.stderr)
     return int(row["exit_code"])
@@ -210,5 +210,5 @@ if __name__ == "__main__":
     if sys.argv[1:] and sys.argv[1] in commands.NAMES:
         stdio.run(lambda: commands.main(sys.argv[1:]))
     stdio.run(
-        lambda: supervise.call(lambda: main(sys.argv[1:]), lambda number, folder: died(sys.argv[1:], number, folder))
+        lambda: supervisor.call(lambda: main(sys.argv[1:]), lambda number, folder: died(sys.argv[1:], number, folder))
     )

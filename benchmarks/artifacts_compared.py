@@ -141,7 +141,7 @@ def _transforms_differ(first: pathlib.Path, second: pathlib.Path, examples: path
     import tensorflow as tf
 
     from components import datasets, features
-    from components.train.transform_graph import TransformGraph
+    from components.train.data import TransformGraph
 
     graphs = [TransformGraph(str(folder)) for folder in (first, second)]
     spec = {features.IMAGE: tf.io.FixedLenFeature([], tf.string)}

@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks import table
 from components import features
 from components.errors import BadInput, exit_code
-from components.train import networks, objective
+from components.train import models, optimization
 from components.train.hyperparameters import MODELS, Hyperparameters
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
@@ -122,8 +122,8 @@ def measure(
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(PRECISIONS[precision])
     try:
-        network, plain = networks.build(told), networks.build(told)
-        objective.compile_network(network, told, jit_compile=device().is_gpu)
+        network, plain = models.build(told), models.build(told)
+        optimization.compile_network(network, told, jit_compile=device().is_gpu)
         plain.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
         prepare = {"jax": _on_jax, "tensorflow": _on_tensorflow}[keras.backend.backend()]
         step = prepare(network, images[:batch_size], labels[:batch_size])

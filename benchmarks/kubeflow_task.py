@@ -17,7 +17,7 @@ from benchmarks.measurement import Measurement, Options
 from benchmarks.processes import timed
 from components import environment
 from pipeline import code_digest
-from pipeline.kubeflow import entrypoint, notes
+from pipeline.kubeflow import entrypoint, task_records
 
 _TFX = "tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor"
 _OURS = "benchmarks.kubeflow_task"
@@ -56,7 +56,7 @@ def _cpu_seconds(module: str, folder: pathlib.Path, more: list[str]) -> float:
 def _main() -> int:
     """This project's entrypoint as in a pod, but for the notes."""
     os.environ["KFP_POD_NAME"] = "pod"
-    notes.write = lambda prefix, note: None
+    task_records.write_task_record = lambda prefix, note: None
     return entrypoint.main(sys.argv[1:])
 
 

@@ -65,7 +65,7 @@ def measure(name: str, pixels: npt.NDArray[np.uint8], labels: Labels, seeds: int
                 continue
             images = Images(ids, pixels, given)
             start = time.perf_counter()
-            noise = label_noise.find(images, CLASSES)
+            noise = label_noise.find_label_noise(images, CLASSES)
             seconds = time.perf_counter() - start
             wrong = given != labels
             right = wrong[noise.index].sum()
@@ -74,7 +74,7 @@ def measure(name: str, pixels: npt.NDArray[np.uint8], labels: Labels, seeds: int
             pairs = np.zeros((CLASSES, CLASSES), np.int64)
             np.add.at(pairs, (noise.given, noise.likely), 1)
             pair = (pairs / np.bincount(given, minlength=CLASSES)[:, None]).max()
-            finding = "yes" if label_noise.check(images, CLASSES) else "no"
+            finding = "yes" if label_noise.check_label_noise(images, CLASSES) else "no"
             figures = f"{noise.share:8.2%} {precision} {recall} {pair:6.1%} {finding:7} {seconds:4.1f} s"
             print(f"{name:6} {case:26} {seed:4} {figures}", flush=True)
 

@@ -24,9 +24,9 @@ from components.ingest import encode, executor, idx, source
 from components.ingest.component import ingest
 from components.transform.component import transform
 from components.validate.component import validate
+from components.validate.image_check import PixelLimits
 from components.validate.label_noise import LabelLimits
-from components.validate.pixels import PixelLimits
-from pipeline import beam, config
+from pipeline import beam, settings
 
 Pixels = npt.NDArray[np.uint8]
 Encode = Callable[[Pixels, Pixels, str, npt.NDArray[np.int64]], list[bytes]]
@@ -39,13 +39,13 @@ def measure(options: Options, say: Callable[[str], None]) -> list[Measurement]:
     schema = standard_artifacts.Schema()
     schema.uri = str(options.scratch / "schema")
     pathlib.Path(schema.uri).mkdir()
-    shutil.copy(config.PROFILES / f"{profile}.pbtxt", pathlib.Path(schema.uri) / "schema.pbtxt")
+    shutil.copy(settings.PROFILES / f"{profile}.pbtxt", pathlib.Path(schema.uri) / "schema.pbtxt")
     examples_channel, schema_channel = Channel(standard_artifacts.Examples), Channel(standard_artifacts.Schema)
     ingest_node = ingest(data_dir=str(options.data_dir), dataset_name=found.name)
     statistics_node = validate(
         examples=examples_channel,
         baseline=Channel(standard_artifacts.Model),
-        schema_file=str(config.PROFILES / f"{profile}.pbtxt"),
+        schema_file=str(settings.PROFILES / f"{profile}.pbtxt"),
         pixel_limits=PixelLimits(),
         label_limits=LabelLimits(),
         allow="",

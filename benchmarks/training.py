@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from benchmarks import plain_keras
 from benchmarks.measurement import Measurement, Options
-from components.train import loop, networks, objective
+from components.train import loop, models, optimization
+from components.train.data import InMemoryDataset
 from components.train.hyperparameters import Hyperparameters
-from components.train.kept import Kept
 
 _BATCH_SIZE = 128
 _VALIDATION_BATCH = 500
@@ -29,15 +29,15 @@ def measure(options: Options, say: Callable[[str], None]) -> list[Measurement]:
     most = options.steps * _BATCH_SIZE
     images, labels = images[held_out:][:most], labels[held_out:][:most]
     steps = -(-len(images) // _BATCH_SIZE)
-    ours, exported, floor = (networks.build(Hyperparameters.of("cnn")) for _ in range(3))
+    ours, exported, floor = (models.build(Hyperparameters.of("cnn")) for _ in range(3))
     for network in (ours, floor):
-        objective.compile_network(network, Hyperparameters.of("cnn", train_steps=steps))
+        optimization.compile_network(network, Hyperparameters.of("cnn", train_steps=steps))
 
     def ours_for(steps: int, count: int, name: str) -> float:
         folders = (str(options.scratch / f"{kind}-{name}") for kind in ("logs", "checkpoints"))
         told = Hyperparameters.of("cnn", train_steps=steps, batch_size=_BATCH_SIZE)
         started = time.monotonic()
-        loop.fit(ours, exported, told, Kept(images[:count], labels[:count]), Kept(*val), *folders)
+        loop.fit(ours, exported, told, InMemoryDataset(images[:count], labels[:count]), InMemoryDataset(*val), *folders)
         return steps / (time.monotonic() - started)
 
     def floor_for(steps: int, count: int) -> float:

@@ -105,8 +105,8 @@ def _checkout(copy: pathlib.Path) -> pathlib.Path:
 
 
 def _change_network(checkout: pathlib.Path) -> None:
-    networks = checkout / "components/train/networks.py"
+    networks = checkout / "components/train/models.py"
     text = networks.read_text(encoding="utf-8")
     if text.count(_LAYER) != 1:
-        raise ProjectError(f"{_LAYER} must be in components/train/networks.py once, to change it; name another layer")
+        raise ProjectError(f"{_LAYER} must be in components/train/models.py once, to change it; name another layer")
     networks.write_text(text.replace(_LAYER, _LAYER.replace("300", "301")), encoding="utf-8")

@@ -28,7 +28,7 @@ from components.errors import BadInput, ProjectError, exit_code
 from deploy import cluster
 from deploy.cluster import Cluster, Failure
 from pipeline import tables
-from pipeline.arguments import Parser
+from pipeline.cli import Parser
 
 SERVING_DIR = "s3://mlpipeline/serving"  # in the storage of Kubeflow's own installation
 PASSED, FAILED, NOT_RUN = "passed", "FAILED", "not run"

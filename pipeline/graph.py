@@ -19,11 +19,11 @@ from components.train.component import train
 from components.transform.component import transform
 from components.validate.component import validate
 from pipeline import code_digest
-from pipeline.config import Config
+from pipeline.settings import Config
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class RunInputs:
     """Where the data is and the models go, as the workers see it, and what the orchestrator knows of the run.
 
     A RuntimeParameter stands for what is settled when a run starts.
@@ -55,7 +55,7 @@ class Place:
     run: Mapping[str, Any]
 
 
-def build(config: Config, place: Place) -> list[BaseNode]:
+def build(config: Config, place: RunInputs) -> list[BaseNode]:
     """Builds the graph's nodes, each after those that it needs."""
     ingested = ingest(
         data_dir=place.data_dir,
@@ -81,7 +81,7 @@ def build(config: Config, place: Place) -> list[BaseNode]:
 
     tuned = []
     if config.tune:
-        from components.train.tuner_component import tune  # KerasTuner, of which other graphs have no use
+        from components.train.component import tune  # KerasTuner, of which other graphs have no use
 
         tuned.append(
             tune(
@@ -92,7 +92,7 @@ def build(config: Config, place: Place) -> list[BaseNode]:
                 trials=config.tune,
                 fixed=config.fixed,
                 compute=config.compute,
-                code_digest=code_digest.of_module("components.train.tuner_component"),
+                code_digest=code_digest.of_module("components.train.component"),
                 checkpoints=place.checkpoints,
             ).with_id("tune")
         )

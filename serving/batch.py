@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace) -> int:
         from serving import batch_pipeline
 
     folder = find_model(options.model_dir)
-    version = versions.production(folder)
+    version = versions.production_version(folder)
     if version is None:
         raise BadInput(f"--model-dir takes a folder with a version in production; {folder} has none")
     output.mkdir(parents=True, exist_ok=True)

@@ -94,7 +94,7 @@ def _run(options: argparse.Namespace) -> int:
         import tensorflow_data_validation  # noqa: F401
     folder = find_model(options.model_dir)
     found = {version.number: version for version in versions.all_versions(folder)}
-    production = versions.production(folder)
+    production = versions.production_version(folder)
     number = options.version if options.version is not None else production.number if production else None
     if number not in found:
         raise BadInput(f"--version takes a version of {folder}; it has {', '.join(map(str, found))}, received {number}")
@@ -154,7 +154,7 @@ def compare(samples: pathlib.Path, extra: pathlib.Path, version: int, at_least: 
     import pandas as pd
     import tensorflow_data_validation as tfdv
 
-    from components import chance
+    from components import sampling_margin
 
     rows = _rows(samples, version)
     if len(rows) < at_least:
@@ -183,7 +183,7 @@ def compare(samples: pathlib.Path, extra: pathlib.Path, version: int, at_least: 
             kind,
             type(one).DESCRIPTOR.fields_by_name["type"].enum_type.values_by_number[one.type].name,
             one.value,
-            one.threshold + chance.room(one.type, trained, served, name),
+            one.threshold + sampling_margin.distance_margin(one.type, trained, served, name),
             *(None if name == features.LABEL else mean.get(name) for mean in means),
         )
         for kind, anomalies in found

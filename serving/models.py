@@ -205,7 +205,7 @@ class Models:
     def _read_labels(self) -> dict[str, int]:
         """The labels of the folder; those of before while the file cannot be read, as when it is half written."""
         try:
-            labels = versions.labels(self.folder)
+            labels = versions.read_labels(self.folder)
         except (OSError, BadInput) as error:
             self._complain(f"{self.folder / versions.LABELS_FILE} is not followed: {error}")
             return {label: number for label, number in self._state.labels.items() if label != STABLE}

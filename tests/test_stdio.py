@@ -27,7 +27,7 @@ MODULES = (
     ["-m", "serving.drift", "--help"],
     ["-m", "pipeline.kubeflow.report", "--help"],
     ["-m", "pipeline.kubeflow.entrypoint", "--help"],
-    ["-m", "pipeline.kubeflow.worker", "--help"],
+    ["-m", "pipeline.kubeflow.training_job.worker", "--help"],
 )
 ALL = pytest.mark.parametrize("command", [*SCRIPTS, *MODULES], ids=" ".join)
 # A program that writes signs, a file's name, and warns, as a command does.

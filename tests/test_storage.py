@@ -91,7 +91,7 @@ def test_a_store_that_cannot_be_used(s3: S3, case: str, message: str, monkeypatc
             monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         started = time.monotonic()
         with pytest.raises(BadInput) as refused:
-            destination.at("s3://nobody/mnist" if case == "bucket" else "s3://models/mnist").numbers()
+            destination.open_destination("s3://nobody/mnist" if case == "bucket" else "s3://models/mnist").numbers()
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not any(secret in str(refused.value) for secret in list(object_stores.ENVIRONMENT.values())[:2])
@@ -117,7 +117,7 @@ def test_a_variable_of_the_client_that_cannot_be_used_is_named(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store.invalid" if "PROXY" in name else "https://127.0.0.1:9")
     monkeypatch.setenv(name, value or str(tmp_path / "broken"))
     with pytest.raises(BadInput) as refused:
-        destination.at("s3://models/mnist").numbers()
+        destination.open_destination("s3://models/mnist").numbers()
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert "secret" not in str(refused.value)
@@ -126,7 +126,7 @@ def test_a_variable_of_the_client_that_cannot_be_used_is_named(
 def test_a_proxy_on_the_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://user:secret@127.0.0.1:9")
     reason = r"does not answer.*the proxy that https_proxy names"
-    with pytest.raises(BadInput, match=reason) as refused, remote.fetched("https://store.invalid/mnist"):
+    with pytest.raises(BadInput, match=reason) as refused, remote.local_copy("https://store.invalid/mnist"):
         pass
     assert "secret" not in str(refused.value)
 
@@ -134,10 +134,10 @@ def test_a_proxy_on_the_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_on_folders_imports_no_client() -> None:
     program = (
         "import sys, runner_local\n"
-        "from pipeline import config\n"
+        "from pipeline import settings\n"
         "from components.ingest import source\n"
         "from components.push import versions, publish\n"
-        "versions.state('/nowhere')\n"
+        "versions.serving_state('/nowhere')\n"
         "print({'fsspec', 's3fs', 'gcsfs', 'aiohttp', 'botocore'} & set(sys.modules))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -40,8 +40,8 @@ def Evaluate(
     each test image. Parameters: `model_type`, the key of the
     floors; `limits`, the fields of `ModelLimits` as JSON.
     """
-    from components.evaluate import eval_configs, gates, measure, predictions, results
-    from components.evaluate.eval_configs import BASELINE, BEST, CANDIDATE
+    from components.evaluate import eval_config, gates, metrics, predictions
+    from components.evaluate.eval_config import BASELINE, BEST, CANDIDATE
 
     model_limits = ModelLimits(**json.loads(limits))
     models = {CANDIDATE: pathlib.Path(model.uri) / "Format-Serving"}
@@ -56,10 +56,10 @@ def Evaluate(
 
     blocks = list(predictions.predict(f"{examples.uri}/Split-{features.TEST}", models))
     predictions.save(pathlib.Path(checks.uri) / PREDICTIONS_FILE, blocks)
-    configs = eval_configs.build(list(models), model_limits, model_type)
+    configs = eval_config.build_eval_configs(list(models), model_limits, model_type)
     with beam_pipeline as pipeline:
-        measure.measure(pipeline, blocks, configs, evaluation.uri)
-    figures = {name: results.load(evaluation.uri, name if len(models) > 1 else None) for name in models}
+        metrics.measure(pipeline, blocks, configs, evaluation.uri)
+    figures = {name: metrics.load_metrics(evaluation.uri, name if len(models) > 1 else None) for name in models}
     if same and BASELINE in figures:
         figures[BEST] = dict(figures[BASELINE])
     for name, version in versions.items():
@@ -74,7 +74,7 @@ def Evaluate(
             model_type,
         )
     )
-    if all(result.passed for result in judged) and not results.approved(evaluation.uri):
+    if all(result.passed for result in judged) and not metrics.is_approved(evaluation.uri):
         reason = (
             "TFMA's own validation must agree with the model gate, and does not: look at the evaluation's validations"
         )
@@ -102,13 +102,13 @@ def InfraCheck(
     """
     from components.evaluate import infra
 
-    results = infra.check(
+    gates = infra.check(
         pathlib.Path(model.uri),
         transform_graph.uri,
         f"{examples.uri}/Split-{features.TEST}",
         InfraLimits(**json.loads(limits)),
     )
-    findings.write(checks.uri, gates=results)
+    findings.write(checks.uri, gates=gates)
 
 
 def infra_check(

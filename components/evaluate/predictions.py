@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from components import datasets, features
-from components.evaluate import slices
+from components.evaluate import eval_config
 
 _BATCH = 1000
 
@@ -63,14 +63,14 @@ def predict(split_folder: str, models: Mapping[str, pathlib.Path]) -> Iterator[P
     spec = {
         features.ID: tf.io.FixedLenFeature([], tf.string),
         features.LABEL: tf.io.FixedLenFeature([], tf.int64),
-        **{name: tf.io.FixedLenFeature([], tf.float32) for name in slices.GROUPS},
+        **{name: tf.io.FixedLenFeature([], tf.float32) for name in eval_config.GROUPS},
     }
     for serialized in datasets.records(files).batch(_BATCH).prefetch(2):
         parsed = tf.io.parse_example(serialized, spec)
         yield Predictions(
             ids=parsed[features.ID].numpy(),
             labels=parsed[features.LABEL].numpy(),
-            slices=slices.group({name: parsed[name].numpy() for name in slices.GROUPS}),
+            slices=eval_config.slice_values({name: parsed[name].numpy() for name in eval_config.GROUPS}),
             probabilities={
                 name: signature(**{features.EXAMPLES_INPUT: serialized})[features.PROBABILITIES_OUTPUT].numpy()
                 for name, signature in signatures.items()

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.errors import BadInput, ProjectError
-from components.ingest import idx, ranks
+from components.ingest import encode, idx
 
 TRAIN_COUNT, TEST_COUNT = 1498, 299
 # SHA-256 of the four files: what the data set's name stands for.
@@ -46,7 +46,7 @@ def write(directory: str | os.PathLike[str]) -> None:
     images, labels = _load()
     images = to_mnist_form(images)
     # By rank of a hash: the source is ordered by writer and runs through the classes in turn.
-    test = ranks.lowest(len(images), TEST_COUNT)
+    test = encode.lowest_ranks(len(images), TEST_COUNT)
     train = np.setdiff1d(np.arange(len(images)), test)
     parts = {
         idx.TRAIN_IMAGES: images[train],

@@ -24,7 +24,7 @@ from tfx.types import artifact_utils, standard_component_specs
 from components import features
 from components.errors import GateStopped
 from components.findings import LABEL_OUT_OF_RANGE
-from components.ingest import encode, idx, ranks, source
+from components.ingest import encode, idx, source
 
 DATA_DIR_KEY, SPAN_KEY, DATASET_NAME_KEY = "data_dir", "span", "dataset_name"
 DATA_SHA256_KEY, ALLOW_KEY = "data_sha256", "allow"
@@ -145,7 +145,7 @@ def split_indices(train_images: int, test_images: int) -> dict[str, npt.NDArray[
 
     val is exactly floor(train_images / VAL_ONE_IN), chosen by a hash of the index, so the same in every run.
     """
-    val = ranks.lowest(train_images, train_images // VAL_ONE_IN)
+    val = encode.lowest_ranks(train_images, train_images // VAL_ONE_IN)
     return {
         features.TRAIN: np.setdiff1d(np.arange(train_images), val, assume_unique=True),
         features.VAL: val,

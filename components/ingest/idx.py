@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.errors import BadInput
-from components.ingest import names
+from components.ingest import file_names
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -104,7 +104,7 @@ def present(
     files = files_of(name)
     if not files:
         missing = [other for other in FILES if not files_of(other)]
-        found, way_out = names.way_out(directory, missing, entries, below)
+        found, way_out = file_names.file_name_advice(directory, missing, entries, below)
         refuse(directory, name, f"{name} or {name}.gz", found, way_out)
     return files
 

@@ -21,7 +21,7 @@ _NAMES = tuple(name + suffix for name in idx.FILES for suffix in (".gz", ""))
 _CHUNK_BYTES = 2**22
 
 
-def check(url: str) -> str:
+def check_url(url: str) -> str:
     """Returns the URL of a data folder without trailing slashes; raises `BadInput` for one that is not taken."""
     return storage.check(url, "--data-dir", *storage.OBJECT_STORES, *storage.WEB)
 
@@ -46,7 +46,7 @@ def _listing(files: Any, root: str, url: str) -> dict[str, bool]:
 
 
 @contextlib.contextmanager
-def fetched(url: str) -> Iterator[pathlib.Path]:
+def local_copy(url: str) -> Iterator[pathlib.Path]:
     """Gives a folder with the IDX files of a URL that was checked. What is refused in it is said of the URL.
 
     Raises:

@@ -56,7 +56,7 @@ class Source:
         return self.train_images + self.test_images
 
 
-class Choice(NamedTuple):
+class DatasetChoice(NamedTuple):
     """What was chosen, and one plain sentence that says what and why."""
 
     source: Source
@@ -74,7 +74,7 @@ def resolve(
     cache_dir: str | os.PathLike[str] | None = None,
     mirrors: Sequence[str] = download.MIRRORS,
     progress: download.Progress | None = None,
-) -> Choice:
+) -> DatasetChoice:
     """Chooses the data of a run and reads it once, so that bad input is refused before any work.
 
     Args:
@@ -97,7 +97,7 @@ def resolve(
     if data_dir is not None:
         source, _ = load(data_dir, span, image_shape, dataset if dataset != AUTO else custom_name)
         which = f", span {source.span}" if source.span is not None else ""
-        return Choice(source, f"Data set {source.name}: the files in {source.data_dir}{which}.")
+        return DatasetChoice(source, f"Data set {source.name}: the files in {source.data_dir}{which}.")
     if span is not None:
         raise BadInput(f"--span chooses among the spans of a --data-dir; received --span {span} without --data-dir.")
     if image_shape != download.IMAGE_SHAPE:
@@ -115,16 +115,18 @@ def resolve(
     why = "as the model in production was trained on it" if kept else "as asked for"
     wanted = production_dataset if kept else dataset
     if wanted == DIGITS:
-        return Choice(_digits(cache), f"Data set digits, the 1,797 digits that come with scikit-learn: {why}.")
+        return DatasetChoice(_digits(cache), f"Data set digits, the 1,797 digits that come with scikit-learn: {why}.")
     if (cached := _cached(cache, MNIST)) is not None:
-        return Choice(cached, f"Data set mnist, from {cached.directory}: {why if wanted == MNIST else 'it is cached'}.")
+        return DatasetChoice(
+            cached, f"Data set mnist, from {cached.directory}: {why if wanted == MNIST else 'it is cached'}."
+        )
     if wanted == MNIST:
         download.fetch(cache / MNIST, mirrors=mirrors, progress=progress)
-        return Choice(_expect(cache, MNIST), f"Data set mnist, downloaded into {cache / MNIST}: {why}.")
+        return DatasetChoice(_expect(cache, MNIST), f"Data set mnist, downloaded into {cache / MNIST}: {why}.")
     failure = download.fetch_within(cache / MNIST, mirrors=mirrors, progress=progress)
     if failure is None:
-        return Choice(_expect(cache, MNIST), f"Data set mnist, downloaded into {cache / MNIST}.")
-    return Choice(
+        return DatasetChoice(_expect(cache, MNIST), f"Data set mnist, downloaded into {cache / MNIST}.")
+    return DatasetChoice(
         _digits(cache),
         f"Data set digits, the 1,797 digits that come with scikit-learn, and NOT MNIST: that is not cached, and "
         f"{failure}. For MNIST: --data-dir DIR, or --dataset mnist.",
@@ -149,11 +151,11 @@ def load(
     Raises:
         BadInput: the folder, the span or a file is refused, or the contents are not those of `name`.
     """
-    url = remote.check(os.fspath(data_dir)) if storage.is_url(data_dir) else None
+    url = remote.check_url(os.fspath(data_dir)) if storage.is_url(data_dir) else None
     base = url or str(pathlib.Path(data_dir).expanduser().absolute())
     number, folder = _choose_span(base, remote.entries(url) if url else _entries(pathlib.Path(base)), span)
     directory = f"{base}/{folder}" if folder else base
-    with remote.fetched(directory) if url else contextlib.nullcontext(pathlib.Path(directory)) as here:
+    with remote.local_copy(directory) if url else contextlib.nullcontext(pathlib.Path(directory)) as here:
         contents: dict[str, idx.Contents] = {}
         for pair in ((idx.TRAIN_IMAGES, idx.TRAIN_LABELS), (idx.TEST_IMAGES, idx.TEST_LABELS)):
             contents.update(zip(pair, idx.read_pair(here, *pair, image_shape), strict=True))

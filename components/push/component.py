@@ -38,13 +38,13 @@ def Baseline(
     Raises:
         BadInput: serving_dir cannot be written to, or is in an object store that creates an object twice.
     """
-    folder = destination.at(serving_dir)
+    folder = destination.open_destination(serving_dir)
     # A place that cannot be pushed to is refused now, before hours of training, and not at the end.
     folder.probe()
     # First, so that a push in between makes this candidate stale and never another one fresh.
-    found = versions.state(folder)
-    production = versions.production(folder)
-    leader = versions.best(folder, production.dataset) if production else None
+    found = versions.serving_state(folder)
+    production = versions.production_version(folder)
+    leader = versions.best_version(folder, production.dataset) if production else None
     for artifact, version in ((baseline, production), (best, leader)):
         artifact.set_int_custom_property("resolved", int(version is not None))
         artifact.set_string_custom_property("state", found)
@@ -86,7 +86,7 @@ def Push(
         GateStopped: a check of the infrastructure failed, production is no longer the baseline that the candidate was
             judged against, or a rollback took this very model out of production.
     """
-    from components.push import content, publish, rollback
+    from components.push import model_digest, publish, rollback
 
     run_facts = json.loads(run)
     if failures := failed_checks(infra_checks.uri):
@@ -94,22 +94,22 @@ def Push(
     if not run_facts.get("forced") and (failures := failed_checks(model_checks.uri)):
         raise NotBlessed(summary(failures))
 
-    folder = destination.at(serving_dir)
+    folder = destination.open_destination(serving_dir)
     saved_model = pathlib.Path(model.uri) / "Format-Serving"
     schema_file = pathlib.Path(io_utils.get_only_uri_in_dir(schema.uri))
     judged_against = baseline.get_string_custom_property("state")
     training = json.loads((pathlib.Path(model_run.uri) / "training.json").read_text(encoding="utf-8"))
     if "config" in run_facts:  # with what was trained with, be it told or found by a search
         run_facts["config"] |= {"training": training["hyperparameters"]}
-    digest = content.model_digest(saved_model)
+    digest = model_digest.model_digest(saved_model)
     folder.settle()
-    production = versions.production(folder)
+    production = versions.production_version(folder)
     # First of all, so that a second try of a push that came through is no failure.
     there = production is not None and production.provenance.get("model", {}).get("sha256") == digest
     if there and production is not None:
         version = production
     else:
-        publish.check(folder, judged_against)
+        publish.check_baseline(folder, judged_against)
         if not run_facts.get("forced"):
             rollback.refuse_withdrawn(folder, digest)
         version = publish.publish(

@@ -98,10 +98,10 @@ def folder_names(names: Iterable[str], complete: Collection[str], url: str) -> d
     return chosen
 
 
-Where: TypeAlias = str | os.PathLike[str] | Destination
+DestinationLike: TypeAlias = str | os.PathLike[str] | Destination
 
 
-def at(where: Where) -> Destination:
+def open_destination(where: DestinationLike) -> Destination:
     """The destination at a path or URL.
 
     Args:

@@ -17,7 +17,7 @@ from components.push import destination, history, versions
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 
 
-def change(where: destination.Where, number: int, label: str, *, remove: bool = False) -> dict[str, Any]:
+def change(where: destination.DestinationLike, number: int, label: str, *, remove: bool = False) -> dict[str, Any]:
     """Puts a label on a version, or takes it off.
 
     Args:
@@ -33,11 +33,11 @@ def change(where: destination.Where, number: int, label: str, *, remove: bool = 
     Raises:
         BadInput: no such version or label, or nothing would be left in production.
     """
-    folder = destination.at(where)
+    folder = destination.open_destination(where)
     if not _NAME.fullmatch(label):
         raise BadInput(f"a label is a letter and then letters, digits, '-' and '_', 63 at most, not {label!r}")
     with history.one_at_a_time(folder):
-        labels = versions.labels(folder)
+        labels = versions.read_labels(folder)
         before = labels.get(label)
         complete = sorted(number for number, whole in folder.numbers().items() if whole)
         if number not in complete and not (remove and before == number):
@@ -46,7 +46,7 @@ def change(where: destination.Where, number: int, label: str, *, remove: bool = 
         if remove and before != number:
             where_is_it = f"it is on version {before}" if before is not None else "no version has it"
             raise BadInput(f"label {label!r} is taken off the version that has it; {number} has not: {where_is_it}")
-        production = versions.production(folder)
+        production = versions.production_version(folder)
         after = {name: bearer for name, bearer in labels.items() if name != label}
         if not remove:
             after[label] = number

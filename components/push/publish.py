@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from components.errors import GateStopped
-from components.push import card, destination, versions
+from components.push import destination, model_card, versions
 
 
 def publish(
     saved_model: pathlib.Path,
-    where: destination.Where,
+    where: destination.DestinationLike,
     extra: Mapping[str, pathlib.Path],
     provenance: Callable[[int], Mapping[str, Any]],
     judged_against: str | None = None,
@@ -32,7 +32,7 @@ def publish(
         BadInput: the object store cannot be used.
         OSError: the disk is full or the folder is not writable; the serving folder is as it was.
     """
-    folder = destination.at(where)
+    folder = destination.open_destination(where)
     files = {
         path.relative_to(saved_model).as_posix(): path for path in sorted(saved_model.rglob("*")) if path.is_file()
     }
@@ -44,14 +44,14 @@ def publish(
             number = versions.next_number(folder)
             folder.settle()
             if judged_against is not None:
-                check(folder, judged_against)
-            if staged.become(number, card.beside(provenance(number))):
-                return versions.find(folder, number)
+                check_baseline(folder, judged_against)
+            if staged.become(number, model_card.beside(provenance(number))):
+                return versions.find_version(folder, number)
 
 
-def check(where: destination.Where, judged_against: str) -> None:
+def check_baseline(where: destination.DestinationLike, judged_against: str) -> None:
     """Raises `GateStopped` where production is not what a candidate was judged against (a `versions.state`)."""
-    now = versions.state(where)
+    now = versions.serving_state(where)
     if now != judged_against:
         raise GateStopped(
             f"A candidate is pushed only while the baseline it was judged against is in production: that was version "

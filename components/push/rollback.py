@@ -17,18 +17,18 @@ from components.push import destination, history, publish, versions
 from components.push.versions import Version
 
 
-def choose(where: destination.Where, number: int | None) -> Version:
+def choose(where: destination.DestinationLike, number: int | None) -> Version:
     """The version to go back to: the given one, or the last that was in production before the one that is now.
 
     Raises:
         BadInput: there is none, or it is in production, or it is the canary.
     """
-    folder = destination.at(where)
-    production = versions.production(folder)
+    folder = destination.open_destination(where)
+    production = versions.production_version(folder)
     if production is None:
         raise BadInput(f"a rollback replaces the version in production; there is none in {folder.url}")
     found = {version.number: version for version in versions.all_versions(folder)}
-    canary = versions.labels(folder).get(versions.CANARY)
+    canary = versions.read_labels(folder).get(versions.CANARY)
     if number is None:
         # After a rollback, further back means older than the version whose model is here again.
         below = _origin(production)
@@ -51,7 +51,7 @@ def choose(where: destination.Where, number: int | None) -> Version:
     return found[number]
 
 
-def roll_back(where: destination.Where, version: Version, reason: str | None) -> Version:
+def roll_back(where: destination.DestinationLike, version: Version, reason: str | None) -> Version:
     """Publishes an older version under the next number.
 
     Args:
@@ -63,9 +63,9 @@ def roll_back(where: destination.Where, version: Version, reason: str | None) ->
         GateStopped: something was pushed in the meantime.
         OSError: the disk is full or the folder is not writable; the serving folder is as it was.
     """
-    folder = destination.at(where)
+    folder = destination.open_destination(where)
     with history.one_at_a_time(folder), tempfile.TemporaryDirectory(prefix="rollback-") as temporary:
-        state, replaced = versions.state(folder), versions.production(folder)
+        state, replaced = versions.serving_state(folder), versions.production_version(folder)
         model = pathlib.Path(temporary) / "model"
         folder.fetch(version.number, model)
         told: dict[str, Any] = {
@@ -89,7 +89,7 @@ def roll_back(where: destination.Where, version: Version, reason: str | None) ->
     return new
 
 
-def withdrawn(where: destination.Where) -> dict[str, Version]:
+def withdrawn(where: destination.DestinationLike) -> dict[str, Version]:
     """SHA-256 of each model that a rollback took out of production -> the version that came instead.
 
     A model that was pushed or rolled back to afterwards is not withdrawn any longer.
@@ -103,7 +103,7 @@ def withdrawn(where: destination.Where) -> dict[str, Version]:
     return found
 
 
-def refuse_withdrawn(where: destination.Where, digest: str) -> None:
+def refuse_withdrawn(where: destination.DestinationLike, digest: str) -> None:
     """Raises `GateStopped` for a model that a rollback took out of production."""
     if (instead := withdrawn(where).get(digest)) is not None:
         told = instead.provenance["rollback"]

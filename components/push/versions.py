@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from components.errors import BadInput
 from components.push import destination
-from components.push.destination import Where
+from components.push.destination import DestinationLike
 
 CANARY = "canary"
 LABELS_FILE = "labels.json"
@@ -50,47 +50,47 @@ class Version(NamedTuple):
         return float((self.provenance.get("metrics") or {}).get("accuracy", -1.0))
 
 
-def all_versions(where: Where) -> list[Version]:
+def all_versions(where: DestinationLike) -> list[Version]:
     """Every complete version, lowest first.
 
     Args:
         where: the model's folder, here as in the other functions.
     """
-    folder = destination.at(where)
-    return [find(folder, number) for number, complete in sorted(folder.numbers().items()) if complete]
+    folder = destination.open_destination(where)
+    return [find_version(folder, number) for number, complete in sorted(folder.numbers().items()) if complete]
 
 
-def find(where: Where, number: int) -> Version:
+def find_version(where: DestinationLike, number: int) -> Version:
     """One version, which must be there.
 
     Raises:
         BadInput: its provenance file is damaged.
     """
-    folder = destination.at(where)
+    folder = destination.open_destination(where)
     return Version(number, folder.location(number), _read_object(folder, f"{EXTRA}/{PROVENANCE_FILE}", number))
 
 
-def production(where: Where) -> Version | None:
+def production_version(where: DestinationLike) -> Version | None:
     """The version in production, None without one."""
-    folder = destination.at(where)
+    folder = destination.open_destination(where)
     number = _production(folder)
-    return None if number is None else find(folder, number)
+    return None if number is None else find_version(folder, number)
 
 
-def best(where: Where, dataset: str) -> Version | None:
+def best_version(where: DestinationLike, dataset: str) -> Version | None:
     """The version with the highest recorded accuracy among those trained on that data set, None without one."""
     candidates = [version for version in all_versions(where) if version.dataset == dataset and version.accuracy >= 0]
     return max(candidates, key=lambda version: (version.accuracy, version.number), default=None)
 
 
-def next_number(where: Where) -> int:
+def next_number(where: DestinationLike) -> int:
     """One more than the highest number that any folder or label has, complete or not: numbers only grow.
 
     Raises:
         BadInput: there is none: a version's number has 63 bits.
     """
-    folder = destination.at(where)
-    number = max([*folder.numbers(), *labels(folder).values(), 0]) + 1
+    folder = destination.open_destination(where)
+    number = max([*folder.numbers(), *read_labels(folder).values(), 0]) + 1
     if number >= 2**63:
         raise BadInput(
             f"the next version has a number above all others, up to {2**63 - 1}, but {folder.url} has {number - 1}; "
@@ -99,28 +99,28 @@ def next_number(where: Where) -> int:
     return number
 
 
-def labels(where: Where) -> dict[str, int]:
+def read_labels(where: DestinationLike) -> dict[str, int]:
     """The labels and their versions.
 
     Raises:
         BadInput: their file is damaged.
     """
-    folder = destination.at(where)
+    folder = destination.open_destination(where)
     found = _read_object(folder, LABELS_FILE)
     if not all(type(number) is int for number in found.values()):
         raise _damaged(folder, LABELS_FILE, " of labels and version numbers")
     return found
 
 
-def state(where: Where) -> str:
+def serving_state(where: DestinationLike) -> str:
     """What is in production, as `VERSION:FINGERPRINT of its files`; empty without a model."""
-    folder = destination.at(where)
+    folder = destination.open_destination(where)
     number = _production(folder)
     return "" if number is None else f"{number}:{folder.digest(number)}"
 
 
 def _production(folder: destination.Destination) -> int | None:
-    canaries = {number for label, number in labels(folder).items() if label == CANARY}
+    canaries = {number for label, number in read_labels(folder).items() if label == CANARY}
     return max((n for n, complete in folder.numbers().items() if complete and n not in canaries), default=None)
 
 

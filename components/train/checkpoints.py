@@ -22,7 +22,7 @@ import numpy as np
 
 from components import storage
 from components.errors import ProjectError
-from components.train.validation import Best
+from components.train.callbacks import BestWeights
 
 _FILE = "state.npz"
 
@@ -61,7 +61,7 @@ class Checkpoints(keras.callbacks.Callback):
     would go on differently.
     """
 
-    def __init__(self, folder: str, network: keras.Model, rows: list[dict[str, float]], best: Best):
+    def __init__(self, folder: str, network: keras.Model, rows: list[dict[str, float]], best: BestWeights):
         """Prepares for a compiled network; `rows` are those that `callbacks.History` fills, `best` keeps weights."""
         super().__init__()
         self._folder, self._network, self._rows, self._best = folder, network, rows, best

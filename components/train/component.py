@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfx.dsl.components.base import base_component, executor_spec
@@ -14,10 +14,10 @@ from tfx.types.channel import BaseChannel, Channel
 from tfx.utils import json_utils
 
 from components import features
-from components.train import executor
+from components.train import executor, search
 from components.train.devices import Compute
 
-RUN_FN = "components.train.run.run_fn"
+RUN_FN = "components.train.trainer.run_fn"
 
 
 # Each field of `Hyperparameters` as a parameter of its own.
@@ -109,3 +109,75 @@ def instructions(
         **more,
     }
     return {"custom_config": json_utils.dumps(config), **{executor.PROPERTIES[name]: told[name] for name in told}}
+
+
+TUNER_FN = "components.train.tuner.tuner_fn"
+
+
+class TuneSpec(component_spec.ComponentSpec):
+    """The interface of TFX's Tuner, each hyperparameter as a parameter of its own, and the trials' logs."""
+
+    INPUTS = standard_component_specs.TunerSpec.INPUTS
+    OUTPUTS = standard_component_specs.TunerSpec.OUTPUTS | {
+        search.TRIAL_RUNS: component_spec.ChannelParameter(type=standard_artifacts.ModelRun)
+    }
+    PARAMETERS = standard_component_specs.TunerSpec.PARAMETERS | PARAMETERS
+
+
+class Tuner(base_component.BaseComponent):
+    """TFX's Tuner with that interface."""
+
+    SPEC_CLASS = TuneSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(search.Executor)
+
+
+def tune(
+    *,
+    examples: BaseChannel,
+    transform_graph: BaseChannel,
+    schema: BaseChannel,
+    hyperparameters: Mapping[str, Any],
+    trials: int,
+    fixed: Sequence[str],
+    compute: Compute | None = None,
+    code_digest: str = "",
+    checkpoints: str = "",
+) -> Tuner:
+    """Looks for better hyperparameters of one model on the split val; test is not read.
+
+    Args:
+        examples: Examples with the splits of `features.SPLITS`, as ingest writes them.
+        transform_graph: TransformGraph of the stage transform.
+        schema: as for `train`.
+        hyperparameters: as for `train`; the first trial, and what the others are around.
+        trials: how many, 1 or more.
+        fixed: names of hyperparameters that are not searched, whichever the model has.
+        compute: as for `train`.
+        code_digest: as for `train`.
+        checkpoints: folder outside of the artifacts in which a search that was killed finds its finished trials again;
+            "" for none.
+
+    Returns:
+        Tuner; its outputs are `best_hyperparameters`, `tuner_results` and `trial_runs`.
+    """
+    return Tuner(
+        TuneSpec(
+            examples=examples,
+            transform_graph=transform_graph,
+            schema=schema,
+            tuner_fn=TUNER_FN,
+            train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN]),
+            eval_args=trainer_pb2.EvalArgs(splits=[features.VAL]),
+            best_hyperparameters=Channel(type=standard_artifacts.HyperParameters),
+            tuner_results=Channel(type=standard_artifacts.TunerResults),
+            trial_runs=Channel(type=standard_artifacts.ModelRun),
+            **instructions(
+                hyperparameters,
+                compute,
+                trials=trials,
+                fixed=sorted(fixed),
+                code_digest=code_digest,
+                checkpoints=checkpoints,
+            ),
+        )
+    )

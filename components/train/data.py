@@ -1,17 +1,94 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From TFRecords to batches: each image is read and transformed once, then kept."""
+"""The images of one split, read once, and their labels."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from components import datasets, features
+from components import array_store, datasets, features
+from components.array_store import ArrayRows
 from components.errors import BadInput
-from components.train.kept import Kept, keep
+
+# Of the images of one split that stay in memory; more go to the disk. MNIST's training images take 172 MB.
+MEMORY_BYTES = 256 * 2**20
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InMemoryDataset:
+    """Images float32 [n, height, width, 1] in [0, 1], in memory or on disk, and their labels int64 [n]."""
+
+    images: ArrayRows
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """In a graph: by number, int64 [k], images float32 [k, height, width, 1] and labels int64 [k]."""
+        images, labels = tf.numpy_function(
+            lambda index: (self.images[index], self.labels[index]), [numbers], (tf.float32, tf.int64), stateful=False
+        )
+        shape = tf.TensorShape([*numbers.shape, *self.images.shape[1:]])
+        return tf.ensure_shape(images, shape), tf.ensure_shape(labels, numbers.shape)
+
+
+def store_images(blocks: Iterable[tuple[np.ndarray, np.ndarray]], count: Callable[[], int]) -> InMemoryDataset:
+    """Keeps images in memory up to MEMORY_BYTES, else in a file in the folder for temporary files.
+
+    Args:
+        blocks: at least one of images float32 [k, height, width, 1] and labels int64 [k].
+        count: says how many images are in all of them.
+
+    Raises:
+        ProjectError: if the disk has no room for them.
+    """
+    labels: list[np.ndarray] = []
+
+    def images() -> Iterator[np.ndarray]:
+        for some, their in blocks:
+            labels.append(their)
+            yield some
+
+    kept = array_store.store(images(), count, MEMORY_BYTES)
+    return InMemoryDataset(kept, np.concatenate(labels))
+
+
+class TransformGraph(tf.Module):
+    """Image bytes in, what the network takes out. Owns the restored graph, so a module that owns this one exports it.
+
+    It needs TensorFlow alone. tf.Transform's own layer is a Keras 2 layer, which a Keras 3 model cannot hold.
+    """
+
+    def __init__(self, folder: str):
+        """Loads the graph from the URI of a TransformGraph artifact."""
+        super().__init__(name="transform")
+        self._restored = tf.saved_model.load(tf.io.gfile.join(folder, "transform_fn"))
+        # One positional argument, a dict from the name of each feature of the schema to its TensorSpec.
+        self._inputs = self._restored.transform_fn.structured_input_signature[0][0]
+
+    def __call__(self, image: tf.Tensor) -> tf.Tensor:
+        """Image bytes, string [n] of height * width bytes each -> float32 [n, height, width, 1] in [0, 1]."""
+        # Sorted, so that two exports of one network are the same program.
+        inputs = {name: _absent(self._inputs[name], tf.size(image)) for name in sorted(self._inputs)}
+        rank = self._inputs[features.IMAGE].shape.rank
+        inputs[features.IMAGE] = image if rank == 1 else image[:, tf.newaxis]
+        return self._restored.transform_fn(inputs)[features.IMAGE]
+
+
+def _absent(spec: Any, count: tf.Tensor) -> Any:
+    """A stand-in for a feature on which the image does not depend; the graph asks for all of them."""
+    empty = "" if spec.dtype == tf.string else tf.zeros([], spec.dtype)
+    if isinstance(spec, tf.SparseTensorSpec):
+        no_indices = tf.zeros([0, 2], tf.int64)
+        return tf.SparseTensor(no_indices, tf.fill([0], empty), [tf.cast(count, tf.int64), 0])
+    return tf.fill([count, *spec.shape[1:]], empty)
+
 
 _EXAMPLES_PER_READ = 1024
 _AT_A_TIME, _AHEAD = 2, 4  # blocks or batches
@@ -23,7 +100,7 @@ _SPEC = {
 }
 
 
-def load(patterns: Sequence[str], transform: Callable[[tf.Tensor], tf.Tensor], split: str) -> Kept:
+def load(patterns: Sequence[str], transform: Callable[[tf.Tensor], tf.Tensor], split: str) -> InMemoryDataset:
     """Reads the examples of a split and keeps them, in the order of the files' names.
 
     Args:
@@ -51,7 +128,7 @@ def load(patterns: Sequence[str], transform: Callable[[tf.Tensor], tf.Tensor], s
             f"the split {split!r} must hold at least one example, but {len(files)} files of {', '.join(patterns)} hold "
             "none; give the pipeline more images"
         )
-    return keep(itertools.chain([first], blocks), lambda: datasets.count(records))
+    return store_images(itertools.chain([first], blocks), lambda: datasets.count(records))
 
 
 def files_of(patterns: Sequence[str]) -> list[str]:
@@ -68,7 +145,7 @@ def steps_per_pass(images: int, batch_size: int) -> int:
 
 
 def batches(
-    kept: Kept, batch_size: int, seed: int, first_pass: int = 0, replicas: int = 1, mine: slice = slice(None)
+    kept: InMemoryDataset, batch_size: int, seed: int, first_pass: int = 0, replicas: int = 1, mine: slice = slice(None)
 ) -> tf.data.Dataset:
     """Endless batches for training, all of one size; each pass over the images has an order of its own.
 
@@ -102,7 +179,7 @@ def batches(
     return dataset.map(_as_it_is(kept.gather), num_parallel_calls=_AT_A_TIME).prefetch(_AHEAD)
 
 
-def in_order(kept: Kept, batch_size: int) -> tf.data.Dataset:
+def in_order(kept: InMemoryDataset, batch_size: int) -> tf.data.Dataset:
     """All images once, in their order, without labels; the last batch may be smaller.
 
     Returns:

@@ -14,15 +14,14 @@ import numpy as np
 import tensorflow as tf
 
 from components.errors import ProjectError
-from components.train import data, devices, networks, objective, replicas
-from components.train.board import Board, Curves
-from components.train.callbacks import DivergenceWatch, History, StopAfter
+from components.train import data, devices, models, optimization, replicas
+from components.train.callbacks import BestWeights, DivergenceWatch, EpochValidation, History, StopAfter
 from components.train.checkpoints import Checkpoints
+from components.train.data import InMemoryDataset
 from components.train.devices import Compute
 from components.train.hyperparameters import Hyperparameters
-from components.train.kept import Kept
-from components.train.step import watch_gradients
-from components.train.validation import Best, Validation
+from components.train.optimization import watch_gradients
+from components.train.tensorboard import StepCurves, TensorBoardLogs
 
 _progress = logging.getLogger("progress")
 
@@ -61,8 +60,8 @@ def train(
     hyperparameters: Hyperparameters,
     compute: Compute,
     strategy: tf.distribute.Strategy,
-    train: Kept,
-    val: Kept,
+    train: InMemoryDataset,
+    val: InMemoryDataset,
     log_folder: str,
     checkpoint_folder: str = "",
 ) -> tuple[keras.Model, Training]:
@@ -89,12 +88,12 @@ def train(
     precision = devices.precision(compute)
     keras.utils.set_random_seed(hyperparameters.seed)
     with strategy.scope(), _computing_in(precision):
-        network = networks.build(together)
+        network = models.build(together)
         # XLA has not been tried where steps talk to other devices.
         jit_compile = alone and bool(tf.config.list_logical_devices("GPU"))
-        objective.compile_network(network, together, jit_compile=jit_compile)
+        optimization.compile_network(network, together, jit_compile=jit_compile)
         network.optimizer.build(network.trainable_variables)
-    exported = networks.for_inference(networks.build(together))
+    exported = models.for_inference(models.build(together))
     training = fit(network, exported, together, train, val, log_folder, checkpoint_folder, strategy)
     return exported, dataclasses.replace(training, precision=precision)
 
@@ -103,8 +102,8 @@ def fit(
     network: keras.Model,
     exported: keras.Model,
     hyperparameters: Hyperparameters,
-    train: Kept,
-    val: Kept,
+    train: InMemoryDataset,
+    val: InMemoryDataset,
     log_folder: str,
     checkpoint_folder: str = "",
     strategy: tf.distribute.Strategy | None = None,
@@ -128,7 +127,7 @@ def fit(
     strategy = strategy or tf.distribute.get_strategy()
     alone, chief = strategy.num_replicas_in_sync == 1, devices.is_chief()
     rows: list[dict[str, float]] = []
-    best = Best(exported, rows, len(val), hyperparameters.patience)
+    best = BestWeights(exported, rows, len(val), hyperparameters.patience)
     checkpoints = Checkpoints(checkpoint_folder, network, rows, best) if checkpoint_folder else None
     if checkpoints and checkpoints.restore():
         _progress.info("going on after epoch %d", len(rows))
@@ -141,7 +140,7 @@ def fit(
     one_pass = data.steps_per_pass(len(train), hyperparameters.batch_size)
     passes = max(1, -(-steps // (one_pass * MOST_EPOCHS)))
     epochs = -(-steps // (one_pass * passes))
-    validation = Validation(exported, val)
+    validation = EpochValidation(exported, val)
     callbacks = [
         StopAfter(steps - done),
         # As a person gave it, so that a lower one is lower.
@@ -152,8 +151,8 @@ def fit(
     ]
     if chief:
         callbacks += [
-            Curves(log_folder, write_graph=True),
-            Board(log_folder, validation, hyperparameters),
+            StepCurves(log_folder, write_graph=True),
+            TensorBoardLogs(log_folder, validation, hyperparameters),
             *([checkpoints] if checkpoints else []),
         ]
     first_pass = len(rows) * passes

@@ -12,9 +12,9 @@ import keras
 import tensorflow as tf
 
 from components.train import data
+from components.train.data import InMemoryDataset
 from components.train.hyperparameters import Hyperparameters
-from components.train.kept import Kept
-from components.train.step import GRADIENT_NORM, gradients
+from components.train.optimization import GRADIENT_NORM, compute_gradients
 
 # Between the random numbers of one replica and the next.
 _SEED_STRIDE = 7919
@@ -23,7 +23,7 @@ _SEED_STRIDE = 7919
 def fit(
     network: keras.Model,
     strategy: tf.distribute.Strategy,
-    train: Kept,
+    train: InMemoryDataset,
     hyperparameters: Hyperparameters,
     callbacks: Sequence[keras.callbacks.Callback],
     *,
@@ -60,7 +60,7 @@ def fit(
 
     def on_replica(batch: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         images, labels = batch
-        loss, answers, steepest = gradients(network, images, labels)
+        loss, answers, steepest = compute_gradients(network, images, labels)
         network.optimizer.apply(steepest, network.trainable_variables)
         right = tf.reduce_mean(tf.cast(tf.equal(tf.argmax(answers, axis=-1), labels), tf.float32))
         own = tf.stack([loss, right / replicas, tf.linalg.global_norm(steepest)])

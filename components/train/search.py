@@ -3,19 +3,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import keras_tuner
 import tensorflow as tf
+from keras_tuner import errors
 from keras_tuner.engine import base_tuner
+from tfx import types
+from tfx.components.tuner import executor
+from tfx.types import artifact_utils, standard_component_specs
 
+from components import storage
 from components.errors import GateStopped, ProjectError
-from components.train import loop, search_space
+from components.train import hyperparameters, loop
+from components.train.checkpoints import folder_of
+from components.train.executor import given_to_run, settled
 from components.train.hyperparameters import Hyperparameters
 
 _progress = logging.getLogger("progress")
@@ -75,7 +85,7 @@ class Search(base_tuner.BaseTuner):
             BadInput: if nothing is left to search.
         """
         self._base, self._trials, self._train, self._folder = base, trials, train, folder
-        self.space = search_space.of(base, fixed)
+        self.space = hyperparameters.search_space(base, fixed)
         oracle = Oracle(
             objective=keras_tuner.Objective(_OBJECTIVE, "max"),
             max_trials=trials,
@@ -101,7 +111,9 @@ class Search(base_tuner.BaseTuner):
         with _said_first(f"trial {number}/{self._trials}{self._best_so_far()}, "):
             _progress.info(_shown(values))
             try:
-                training = self._train(search_space.trial(self._base, values), self._log_folder(number))
+                training = self._train(
+                    hyperparameters.trial_hyperparameters(self._base, values), self._log_folder(number)
+                )
             except GateStopped as error:
                 raise keras_tuner.errors.FailedTrialError(str(error)) from error
             except Exception as error:
@@ -139,7 +151,7 @@ class Search(base_tuner.BaseTuner):
         found = []
         for trial in self.oracle.get_best_trials(num_trials):
             chosen = trial.hyperparameters.copy()
-            chosen.Fixed("train_steps", search_space.whole(self._base, chosen.values).train_steps)
+            chosen.Fixed("train_steps", hyperparameters.complete_values(self._base, chosen.values).train_steps)
             found.append(chosen)
         return found
 
@@ -154,7 +166,7 @@ class Search(base_tuner.BaseTuner):
             "trials": self.rows(),
             "winner": _number(self.oracle.get_best_trials()[0]),
             "space": {name: str(one) for name, one in self.space.items()},
-            "share": search_space.TRIAL_SHARE,
+            "share": hyperparameters.TRIAL_SHARE,
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -193,11 +205,11 @@ class Search(base_tuner.BaseTuner):
         return f" (best so far {100 * best[0].score:.2f} %, trial {_number(best[0])})" if best else ""
 
 
-def _declared(base: Hyperparameters, space: search_space.Space) -> keras_tuner.HyperParameters:
+def _declared(base: Hyperparameters, space: hyperparameters.Space) -> keras_tuner.HyperParameters:
     declared = keras_tuner.HyperParameters()
     for name, one in space.items():
         default = getattr(base, name)
-        if isinstance(one, search_space.LogRange):
+        if isinstance(one, hyperparameters.LogRange):
             declared.Float(name, one.low, one.high, sampling="log", default=default)
         else:
             declared.Choice(name, list(one.values), default=default, ordered=True)
@@ -237,3 +249,64 @@ def _shown(values: dict[str, Any]) -> str:
 def _reason(trace: str) -> str:
     """The sentence at the end of a trace."""
     return " ".join(trace.strip().rpartition("FailedTrialError: ")[2].split())
+
+
+TRIAL_RUNS = "trial_runs"
+TRIALS_FILE = "trials.json"
+
+
+class Executor(executor.Executor):
+    """Searches with TFX's own `search`.
+
+    Inputs: those of TFX's Tuner. Outputs: `best_hyperparameters` and `tuner_results`, as TFX's Tuner has them, the
+    latter with `trials.json` beside (`search.Search.results`); `trial_runs`, a ModelRun with TensorBoard logs, a folder
+    for each trial. Parameters: those of TFX's Tuner, and each field of `Hyperparameters`, as for the trainer; one that
+    a run was given is not searched.
+    """
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Searches.
+
+        Raises:
+            BadInput: for hyperparameters that are out of range or that the model does not have, or nothing to search.
+            GateStopped: if every trial diverges.
+        """
+        config = settled(input_dict, exec_properties)
+        config["fixed"] = sorted({*config["fixed"], *given_to_run(exec_properties)})
+        inputs = {key: [artifact.uri for artifact in artifacts] for key, artifacts in input_dict.items()}
+        with _project(config.get("checkpoints", ""), {"search": config, "inputs": inputs}) as folder:
+            try:
+                told = {standard_component_specs.CUSTOM_CONFIG_KEY: json.dumps(config)}
+                tuner = executor.search(input_dict, exec_properties | told, folder)
+            except errors.FatalError as error:  # KerasTuner lets nothing else through
+                raise error.__cause__ or error from None
+            executor.write_best_hyperparameters(tuner, output_dict)
+            results = artifact_utils.get_single_uri(output_dict[standard_component_specs.TUNER_RESULTS_KEY])
+            with tf.io.gfile.GFile(tf.io.gfile.join(results, TRIALS_FILE), "w") as file:
+                file.write(json.dumps(tuner.results(), indent=1))
+            _copy(tuner.logs, artifact_utils.get_single_uri(output_dict[TRIAL_RUNS]))
+
+
+@contextlib.contextmanager
+def _project(parent: str, identity: dict[str, Any]) -> Iterator[str]:
+    """The folder of one search: left there when it fails, gone when it ends. Without a local parent it is temporary."""
+    if not parent or storage.is_url(parent):  # KerasTuner writes to file systems only
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder
+        return
+    folder = folder_of(parent, identity)
+    yield folder
+    tf.io.gfile.rmtree(folder)
+
+
+def _copy(source: str, target: str) -> None:
+    for folder, _, names in tf.io.gfile.walk(source):
+        below = tf.io.gfile.join(target, folder.removeprefix(source).strip("/"))
+        tf.io.gfile.makedirs(below)
+        for name in names:
+            tf.io.gfile.copy(tf.io.gfile.join(folder, name), tf.io.gfile.join(below, name), overwrite=True)

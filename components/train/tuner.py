@@ -14,9 +14,9 @@ from tfx.components.tuner.component import TunerFnResult
 
 from components import features
 from components.train import data, devices, loop, search
+from components.train.data import TransformGraph
 from components.train.devices import Compute
 from components.train.hyperparameters import Hyperparameters
-from components.train.transform_graph import TransformGraph
 
 if TYPE_CHECKING:
     from tfx.components.trainer.fn_args_utils import FnArgs

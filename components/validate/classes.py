@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components import chance, features
+from components import features, sampling_margin
 from components.findings import LABEL_OUT_OF_RANGE, Finding, excluded_words
-from components.validate.images import Images, finding, named, part_of, percent, points
+from components.validate.images import Images, build_finding, named, part_of, percent, points
 
 CLASS_MISSING = "class-missing"
 CLASS_BALANCE = "class-balance"
@@ -24,7 +24,7 @@ def out_of_range(split: str, images: Images) -> Iterator[Finding]:
     if len(wrong):
         values = np.unique(images.labels[wrong])
         shown = ", ".join(str(value) for value in values[:5]) + (", …" if len(values) > 5 else "")
-        yield finding(
+        yield build_finding(
             LABEL_OUT_OF_RANGE,
             f"{part_of(len(wrong), split, images)} have a label outside 0 to {last} ({shown}), {len(wrong):,} over the "
             "limit of 0",
@@ -63,7 +63,7 @@ def missing(split: str, images: Images, least: int) -> Iterator[Finding]:
     if len(few):
         listed = ", ".join(f"{features.CLASSES[c]} ({counts[c]:,})" for c in few)
         fewest = int(counts.min())
-        yield finding(
+        yield build_finding(
             CLASS_MISSING,
             f"{len(few)} of {len(counts)} classes have fewer images in {split} than the limit of {least:,}, by up to "
             f"{least - fewest:,}, namely {listed}",
@@ -85,9 +85,9 @@ def uneven(splits: Mapping[str, Images], ratio: float) -> Iterator[Finding]:
     largest, smallest = there[counts[there].argmax()], there[counts[there].argmin()]
     most, fewest = int(counts[largest]), int(counts[smallest])
     measured = most / fewest
-    limit = chance.ratio(ratio, most, fewest)
+    limit = sampling_margin.ratio_limit(ratio, most, fewest)
     if measured > limit:
-        yield finding(
+        yield build_finding(
             CLASS_BALANCE,
             f"In {features.TRAIN}, class {features.CLASSES[largest]} has {most:,} images and class "
             f"{features.CLASSES[smallest]} has {fewest:,}, a ratio of {measured:.2f}, {measured - limit:.2f} over the "
@@ -111,11 +111,11 @@ def shifted(splits: Mapping[str, Images], distance: float) -> Iterator[Finding]:
         if split == features.TRAIN or not train.sum() or not other.sum():
             continue
         shares, others = train / train.sum(), other / other.sum()
-        limits = distance + chance.shares(train, other)
+        limits = distance + sampling_margin.share_margin(train, other)
         apart = np.abs(shares - others)
         worst = int((apart - limits).argmax())
         if apart[worst] > limits[worst]:
-            yield finding(
+            yield build_finding(
                 CLASS_BALANCE,
                 f"Class {features.CLASSES[worst]} is {percent(shares[worst])} of {features.TRAIN} and "
                 f"{percent(others[worst])} of {split}, {points(apart[worst])} apart, "

@@ -20,8 +20,8 @@ from tfx.utils import io_utils
 
 from components import features, findings
 from components.artifacts import Checks
+from components.validate.image_check import PixelLimits
 from components.validate.label_noise import LabelLimits
-from components.validate.pixels import PixelLimits
 
 SUSPECTS_FILE, SCHEMA_FILE = "label_suspects.json", "schema.pbtxt"
 
@@ -63,20 +63,19 @@ def ImageCheck(
     """
     import threadpoolctl
 
-    from components.validate import examples as images
-    from components.validate import label_noise, pixels
+    from components.validate import image_check, images, label_noise
 
     logging.getLogger("progress").info("looking at every image and label")
-    splits = {split: images.load(examples.uri, split) for split in features.SPLITS}
+    splits = {split: images.load_images(examples.uri, split) for split in features.SPLITS}
     training = images.in_file_order(splits[features.TRAIN], splits[features.VAL])
     classes = len(features.CLASSES)
     # Both are NumPy at work on large arrays, which leaves Python to the other. OpenBLAS gets no threads of its own:
     # between two products they would keep the processors busy with waiting, for half of what all this takes and more.
     with threadpoolctl.threadpool_limits(1, "blas"), futures.ThreadPoolExecutor(1) as beside:
-        looked = beside.submit(pixels.check, splits, PixelLimits(**json.loads(pixel_limits)))
-        noise = label_noise.find(training, classes)
+        looked = beside.submit(image_check.check, splits, PixelLimits(**json.loads(pixel_limits)))
+        noise = label_noise.find_label_noise(training, classes)
         found = list(looked.result())
-    found += label_noise.check(training, classes, LabelLimits(**json.loads(label_limits)), noise)
+    found += label_noise.check_label_noise(training, classes, LabelLimits(**json.loads(label_limits)), noise)
     findings.write(checks.uri, findings=found)
     (pathlib.Path(checks.uri) / SUSPECTS_FILE).write_text(json.dumps(noise.to_rows(), indent=1), encoding="utf-8")
 
@@ -104,25 +103,25 @@ def DataCheck(
     """
     from tfx.components.example_validator.executor import Executor as ExampleValidator
 
-    from components.validate import check, classes, kinds
+    from components.validate import classes, data_check, kinds
 
     ExampleValidator().Do({"statistics": [statistics], "schema": [schema]}, {"anomalies": [anomalies]}, {})
-    found = list(check.dataset_changed(examples.get_string_custom_property("dataset"), _dataset(baseline)))
+    found = list(data_check.dataset_changed(examples.get_string_custom_property("dataset"), _dataset(baseline)))
     found += classes.excluded(json.loads(examples.get_string_custom_property("excluded") or "{}"))
     found += findings.read(images.uri)[0]
     for split in features.SPLITS:
-        found += check.anomalies(split, check.load_anomalies(anomalies.uri, split))
-    by_split = check.statistics_of(statistics.uri)
+        found += data_check.anomalies(split, data_check.load_anomalies(anomalies.uri, split))
+    by_split = data_check.statistics_of(statistics.uri)
     production = pathlib.Path(baseline.uri) / "Format-Serving" / "assets.extra" / "train_stats.pb"
-    found += check.drift_and_skew(
+    found += data_check.drift_and_skew(
         io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(schema.uri)),
         by_split[features.TRAIN],
         by_split[features.TEST],
-        check.load_statistics_file(production) if production.is_file() else None,
+        data_check.load_statistics_file(production) if production.is_file() else None,
     )
     source = json.loads((pathlib.Path(examples.uri) / features.SOURCE_FILE).read_text(encoding="utf-8"))
-    empty = check.empty(source["splits"])
-    findings.write(checks.uri, findings=[*empty, *check.allow(found, kinds.parse(allow))])
+    empty = data_check.empty_split(source["splits"])
+    findings.write(checks.uri, findings=[*empty, *data_check.drop_allowed(found, kinds.parse(allow))])
 
 
 def _dataset(baseline: Model) -> str | None:

@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
+from components import array_store, datasets, features
+from components.array_store import ArrayRows
 from components.findings import Finding
-from components.rows import Rows
 
 Pixels = npt.NDArray[np.uint8]
 MAX_EXAMPLES = 20  # ids that a finding names
@@ -24,7 +26,7 @@ class Joined:
         order: which image of all comes at each place; as they are where None.
     """
 
-    def __init__(self, sets: Sequence[Rows], order: npt.NDArray[np.int64] | None = None) -> None:
+    def __init__(self, sets: Sequence[ArrayRows], order: npt.NDArray[np.int64] | None = None) -> None:
         self._sets = sets
         self._starts = np.cumsum([0, *map(len, sets)])
         self._order = order
@@ -62,14 +64,14 @@ class Images:
     """
 
     ids: Sequence[str]
-    pixels: Rows
+    pixels: ArrayRows
     labels: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.pixels)
 
 
-def finding(
+def build_finding(
     name: str,
     what: str,
     advice: str,
@@ -110,3 +112,51 @@ def percent(share: float) -> str:
 def points(share: float) -> str:
     """A difference of shares, such as "0.9 points"."""
     return f"{100 * share:.3g} points"
+
+
+# Of the pixels of one split that stay in memory; more go to the disk. MNIST's training images take 43 MB.
+_MEMORY_BYTES = 64 * 2**20
+_BATCH = 8192
+
+
+def load_images(examples: str, split: str) -> Images:
+    """Reads one split whole: into memory, or its pixels into a file where they are over 64 MiB.
+
+    Args:
+        examples: folder of the artifact, with uncompressed TFRecords.
+        split: name of the split.
+
+    Raises:
+        ProjectError: if the images fit neither into memory nor onto the disk.
+    """
+    spec = {
+        features.IMAGE: tf.io.FixedLenFeature([], tf.string),
+        features.LABEL: tf.io.FixedLenFeature([], tf.int64),
+        features.ID: tf.io.FixedLenFeature([], tf.string),
+    }
+    ids: list[str] = []
+    labels = [np.zeros(0, np.int64)]
+    records = datasets.records(datasets.files(f"{examples}/Split-{split}"))
+
+    def pixels() -> Iterator[Pixels]:
+        yield np.zeros((0, *features.IMAGE_SHAPE), np.uint8)
+        for serialized in records.batch(_BATCH):
+            parsed = tf.io.parse_example(serialized, spec)
+            ids.extend(name.decode() for name in parsed[features.ID].numpy())
+            labels.append(parsed[features.LABEL].numpy())
+            flat = tf.io.decode_raw(parsed[features.IMAGE], tf.uint8)
+            yield tf.reshape(flat, [-1, *features.IMAGE_SHAPE]).numpy()
+
+    kept = array_store.store(pixels(), lambda: datasets.count(records), _MEMORY_BYTES)
+    return Images(ids, kept, np.concatenate(labels))
+
+
+def in_file_order(first: Images, second: Images) -> Images:
+    """Two splits of one file as one, in the order of that file; the images stay where they are."""
+    ids = [*first.ids, *second.ids]
+    order = np.argsort([int(name.rpartition("#")[2]) for name in ids], kind="stable")
+    return Images(
+        [ids[row] for row in order],
+        Joined([first.pixels, second.pixels], order),
+        np.concatenate([first.labels, second.labels])[order],
+    )

@@ -2,11 +2,11 @@
 """Every kind of finding of the data gate: the words that `--allow` takes."""
 
 from components.errors import BadInput
-from components.validate import label_noise, pixels
+from components.validate import image_check, label_noise
 
 DATASET_CHANGED = "dataset-changed"
 ANOMALY, SKEW, DRIFT = "anomaly", "skew", "drift"
-ALL = (DATASET_CHANGED, *pixels.NAMES, label_noise.NAME, ANOMALY, SKEW, DRIFT)
+ALL = (DATASET_CHANGED, *image_check.NAMES, label_noise.NAME, ANOMALY, SKEW, DRIFT)
 
 
 def parse(names: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from components.errors import BadInput, ProjectError
-from pipeline import answer
+from pipeline import cli
 from pipeline.kubeflow import submit
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def register(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser("lint", help=does, description=does, allow_abbrev=False)
     parser.set_defaults(run=lint)
     parser.add_argument("package", metavar="FILE", help="a package in YAML or JSON")
-    answer.add_json(parser)
+    cli.add_json_argument(parser)
 
     parser = command("upload", submit.upload, "Make a package a pipeline, or a new version of the one with its name.")
     parser.add_argument("package", nargs="?", default=PACKAGE, metavar="FILE", help=f"default: {PACKAGE}")
@@ -74,7 +74,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     )
     server.add_argument("--namespace", metavar="NAME", help="the user's, on a server with users")
     server.add_argument("--token-file", metavar="FILE", help="holds the token; default: the variable KFP_TOKEN")
-    answer.add_json(parser)
+    cli.add_json_argument(parser)
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +94,7 @@ def _connected(command: Callable[[argparse.Namespace, Server], Any], args: argpa
     from pipeline.kubeflow import client
 
     result = command(args, client.connect(args.host, args.namespace, args.token_file))
-    answer.write(result, args.json)
+    cli.write_json(result, args.json)
     return int(result.get("exit_code", 0)) if getattr(args, "wait", False) else 0
 
 
@@ -108,8 +108,8 @@ def lint(args: argparse.Namespace) -> int:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise BadInput(f"FILE must be a readable package; {args.package}: {reason}") from None
     findings = checks.check(text)
-    answer.say(args.json, *([finding.sentence for finding in findings] or [f"{args.package}: no findings"]))
-    answer.write([dataclasses.asdict(finding) for finding in findings], args.json)
+    cli.print_lines(args.json, *([finding.sentence for finding in findings] or [f"{args.package}: no findings"]))
+    cli.write_json([dataclasses.asdict(finding) for finding in findings], args.json)
     if findings:
         count = f"{len(findings)} finding{'s' if len(findings) > 1 else ''}"
         raise BadInput(f"{args.package} breaks rules of Kubeflow Pipelines: {count}")
@@ -121,12 +121,12 @@ def status(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
     from pipeline.kubeflow import watch, workflow
 
     if args.wait:
-        return watch.until_end(server, args.run_id, answer.stream(args.json))
+        return watch.until_end(server, args.run_id, cli.message_stream(args.json))
     run = workflow.get(server, args.run_id)
     state, argo, pipeline = workflow.state(run), workflow.fetch(server, args.run_id), workflow.spec(server, run)
     tasks = workflow.tasks(run, pipeline, argo)
     row = watch.verdict(server, run, pipeline, argo) if state in ("succeeded", "failed") else None
-    answer.say(args.json, watch.table(tasks).plain, str(row["sentence"]) if row else f"The run is {state}.")
+    cli.print_lines(args.json, watch.table(tasks).plain, str(row["sentence"]) if row else f"The run is {state}.")
     listed = [dataclasses.asdict(task) for task in tasks]
     return {"run_id": args.run_id, "state": state, "tasks": listed, "record": row}
 
@@ -150,9 +150,9 @@ def logs(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
         if task.name == args.task or (args.task is None and task.state not in ("waiting", "skipped")):
             texts[task.name], reason = workflow.log(server, run, argo, task)
             reasons += [f"{task.name}: {reason}"] if reason else []
-            if args.json != answer.STDOUT:
+            if args.json != cli.STDOUT:
                 text = texts[task.name]
-                answer.say(None, f"== {task.name} ==", *(f"({reason})" if text is None else text).splitlines())
+                cli.print_lines(None, f"== {task.name} ==", *(f"({reason})" if text is None else text).splitlines())
     if all(text is None for text in texts.values()):
         raise ProjectError(f"there is no log of the run {args.run_id}: {'; '.join(reasons) or 'no task has begun'}")
     return texts
@@ -177,7 +177,7 @@ def terminate(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
         if "terminating its workflow" not in str(error):
             raise
         raise BadInput(f"The run {args.run_id} could not be terminated: {workflow.GONE}.") from None
-    answer.say(args.json, f"The run {args.run_id} is being terminated.")
+    cli.print_lines(args.json, f"The run {args.run_id} is being terminated.")
     return {"run_id": args.run_id}
 
 
@@ -207,5 +207,5 @@ def list_all(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
         for run in response.runs or []:
             keys = {"id": run.run_id, "name": run.display_name}
             rows.append(keys | {"state": workflow.state(run), "created": str(run.created_at)})
-    answer.say(args.json, *(["  ".join(row.values()) for row in rows] or [f"No {args.what}."]))
+    cli.print_lines(args.json, *(["  ".join(row.values()) for row in rows] or [f"No {args.what}."]))
     return {args.what: rows}

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from components.errors import BadInput
 from components.train.devices import AUTO, GPU
-from pipeline import answer
-from pipeline.arguments import HYPERPARAMETERS, add_training
+from pipeline import cli
+from pipeline.cli import HYPERPARAMETERS, add_training_arguments
 from pipeline.kubeflow.quiet import quiet
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--gpu-image", metavar="IMAGE", help="of the training on accelerators; default: IMAGE")
     parser.add_argument("--output", default=PACKAGE, metavar="FILE", help=f"default: {PACKAGE}")
     parser.add_argument("--config", metavar="FILE", help="TOML file, as of runner_local.py; flags go over it")
-    answer.add_json(parser)
+    cli.add_json_argument(parser)
     told = parser.add_argument_group("data and models: defaults of what a run may change")
     told.add_argument(
         "--dataset", metavar="mnist|digits", help="what the data must be by its SHA-256; default: whatever it is"
@@ -50,7 +50,7 @@ def register(subparsers: Any) -> None:
         "--allow", action="append", metavar="FINDING", help="a finding of the data gate that must not stop the run"
     )
     told.add_argument("--beam-arg", action="append", metavar="ARG", help="option for Beam; not for a run to change")
-    add_training(parser)
+    add_training_arguments(parser)
     add_cluster(parser).add_argument(
         "--retries", type=int, default=2, metavar="N",
         help="tries after the first: within a task when a store or the network does not answer, and of a task whose "
@@ -90,12 +90,12 @@ def add_cluster(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 def run(args: argparse.Namespace) -> int:
     """Compiles, checks, and writes the package."""
-    from pipeline import config
+    from pipeline import settings
 
-    file = config.read_toml(pathlib.Path(args.config), config.CONFIG_KEYS, "config file") if args.config else {}
+    file = settings.read_toml(pathlib.Path(args.config), settings.CONFIG_KEYS, "config file") if args.config else {}
     flags = _flags(args, file)
-    profile = config.find_profile(args.profile or file.get("profile") or "mnist")
-    effective = config.build(flags, file, profile)
+    profile = settings.find_profile(args.profile or file.get("profile") or "mnist")
+    effective = settings.build(flags, file, profile)
     _check_floors(effective.model_limits.accuracy, profile)
     output = pathlib.Path(args.output)
     if not output.absolute().parent.is_dir():
@@ -111,11 +111,11 @@ def run(args: argparse.Namespace) -> int:
             effective, compute=dataclasses.replace(effective.compute, accelerator=AUTO, gpus=1)
         )
     with quiet():
-        from pipeline.kubeflow import checks, package, size
+        from pipeline.kubeflow import checks, compiler, size
 
-        images = package.Images(args.image, args.gpu_image or args.image)
-        documents = package.compile_graph(effective, config.training_told(flags, file, profile), images, cluster)
-        text = package.dump(documents)
+        images = compiler.Images(args.image, args.gpu_image or args.image)
+        documents = compiler.compile_graph(effective, settings.training_told(flags, file, profile), images, cluster)
+        text = compiler.dump(documents)
     checks.refuse(checks.check(text), "the compiled package")
     size.check(documents, "" if args.storage == KUBEFLOW else size.SESSION)
     try:
@@ -123,9 +123,9 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise BadInput(f"--output takes a file that can be written; {output}: {error.strerror}") from None
     tasks, model = len(documents[0]["deploymentSpec"]["executors"]), effective.hyperparameters.model
-    answer.say(args.json, f"{output}: pipeline {package.PIPELINE}, {tasks} tasks, model {model}")
-    told = {"package": str(output.absolute()), "pipeline": package.PIPELINE, "tasks": tasks, "model": model}
-    answer.write(told, args.json)
+    cli.print_lines(args.json, f"{output}: pipeline {compiler.PIPELINE}, {tasks} tasks, model {model}")
+    told = {"package": str(output.absolute()), "pipeline": compiler.PIPELINE, "tasks": tasks, "model": model}
+    cli.write_json(told, args.json)
     return 0
 
 

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from components.errors import BadInput, ProjectError
-from pipeline import answer, check
-from pipeline.check import BLOCKED, OK, UNKNOWN, WARNING, Check
+from pipeline import cli
+from pipeline.cli import BLOCKED, OK, UNKNOWN, WARNING, Check
 from pipeline.kubeflow import commands, compile_command, submit
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput("--submit runs a task on an image: give --image IMAGE")
     submit.check_root(args.pipeline_root)
     checks = examine(args, compile_command.needs(args))
-    blocked, unknown = check.names(checks, BLOCKED), check.names(checks, UNKNOWN)
+    blocked, unknown = cli.check_names(checks, BLOCKED), cli.check_names(checks, UNKNOWN)
     last = f"Not known: {', '.join(unknown)}. What is known stops no run." if unknown else "A run can start."
     last = f"A run would fail: {', '.join(blocked)}." if blocked else last
-    answer.say(args.json, *check.lines(checks, answer.stream(args.json).isatty()), last)
+    cli.print_lines(args.json, *cli.format_checks(checks, cli.message_stream(args.json).isatty()), last)
     rows = [one._asdict() for one in checks]
-    answer.write({"blocked": blocked, "not_known": unknown, "checks": rows}, args.json)
+    cli.write_json({"blocked": blocked, "not_known": unknown, "checks": rows}, args.json)
     return BadInput.exit_code if blocked else 0
 
 

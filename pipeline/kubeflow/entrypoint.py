@@ -26,11 +26,11 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from components import environment, lean_import, paths, retries, stdio
+from components import environment, import_speedup, paths, retries, stdio
 from components.errors import ProjectError, Unavailable
-from components.train import exchange
-from pipeline import beam, code_digest, outcome
-from pipeline.kubeflow import adapt, notes, parameters
+from pipeline import beam, code_digest, run_record
+from pipeline.kubeflow import launcher_adapter, parameters, task_records
+from pipeline.kubeflow.training_job import exchange
 
 # Argo's executor starts a task with 0, so that everybody on a volume could change what it pushes there.
 UMASK = 0o022
@@ -43,7 +43,7 @@ _ENDED_FROM_OUTSIDE = (
     "was ended from outside, by SIGTERM: the run was terminated, or its pod was deleted or evicted, or its node drained"
 )
 # The note of the task that runs, with the run's prefix.
-_unfinished: list[tuple[str, notes.Note]] = []
+_unfinished: list[tuple[str, task_records.TaskRecord]] = []
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,8 +60,8 @@ def main(arguments: Sequence[str]) -> int:
     beam_args = beam.arguments(given)
     told.json_serialized_inputs_spec_args = json.dumps(_inputs_spec(told.inputs))
     try:
-        with lean_import.lean():
-            lean_import.import_tensorflow()
+        with import_speedup.faster_imports():
+            import_speedup.import_tensorflow()
         told.json_serialized_invocation_args = _with_facts(told.json_serialized_invocation_args, told.task)
         if not on_vertex():
             told.json_serialized_invocation_args = _with_addresses(told.json_serialized_invocation_args, told.task)
@@ -100,11 +100,11 @@ def call_tfx(told: argparse.Namespace, beam_args: Sequence[str]) -> None:
     from tfx.orchestration.kubeflow.v2 import compiler_utils
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 
-    from pipeline.kubeflow import execute
+    from pipeline.kubeflow import task_executor
 
     logging.use_absl_handler()
     # It imports a type by its title; for those of this project that is not the name of the class.
-    for title, kind in execute.types().items():
+    for title, kind in task_executor.types().items():
         compiler_utils.TITLE_TO_CLASS_PATH[title] = f"{kind.__module__}.{kind.__qualname__}"
     kubeflow_v2_run_executor.main((told, list(beam_args)))
 
@@ -115,22 +115,22 @@ def run_adapted(told: argparse.Namespace, beam_args: Sequence[str]) -> dict[str,
     Returns:
         The ExecutorOutput, as the launcher gets it.
     """
-    with lean_import.lean():
-        from pipeline.kubeflow import execute
+    with import_speedup.faster_imports():
+        from pipeline.kubeflow import task_executor
 
     executor_input = json.loads(told.json_serialized_invocation_args)
     inputs_spec = json.loads(told.json_serialized_inputs_spec_args)
-    uri_of = adapt.uris(executor_input)
-    adapt.drop_launchers_outputs(executor_input)
-    adapt.restore_input_types(executor_input, inputs_spec)
-    adapt.unwrap_metadata(executor_input)
-    adapt.drop_servers_metadata(executor_input)
-    adapt.localize(executor_input)
-    adapt.make_output_folders(executor_input)
-    answer = execute.execute(told.executor_class_path, executor_input, inputs_spec, beam_args)
-    adapt.restore_uris(answer, uri_of)
-    adapt.restore_uris_in_metadata(answer, uri_of)
-    adapt.without_session(answer)
+    uri_of = launcher_adapter.uris(executor_input)
+    launcher_adapter.drop_launchers_outputs(executor_input)
+    launcher_adapter.restore_input_types(executor_input, inputs_spec)
+    launcher_adapter.unwrap_metadata(executor_input)
+    launcher_adapter.drop_servers_metadata(executor_input)
+    launcher_adapter.localize(executor_input)
+    launcher_adapter.make_output_folders(executor_input)
+    answer = task_executor.run_executor(told.executor_class_path, executor_input, inputs_spec, beam_args)
+    launcher_adapter.restore_uris(answer, uri_of)
+    launcher_adapter.restore_uris_in_metadata(answer, uri_of)
+    launcher_adapter.without_session(answer)
     output_file = pathlib.Path(executor_input["outputs"]["outputFile"])
     output_file.parent.mkdir(parents=True, exist_ok=True)
     output_file.write_text(json.dumps(answer), encoding="utf-8")
@@ -158,7 +158,7 @@ def _with_facts(invocation: str, task: str) -> str:
     run_id = (
         executor_input["outputs"]["outputFile"].split("/")[-3]
         if on_vertex()
-        else notes.prefix(executor_input, task).rpartition("/")[2]
+        else task_records.prefix(executor_input, task).rpartition("/")[2]
     )
     run = code_digest.provenance() | json.loads(values["run"])
     told = {
@@ -180,8 +180,12 @@ def _with_addresses(invocation: str, task: str) -> str:
     config = json.loads(values.get("custom_config") or "null")  # of other tasks TFX makes a null
     if not config or exchange.MANIFEST not in config:
         return invocation
-    urls = {path: notes.address(uri) for path, uri in adapt.uris(executor_input).items()}
-    config[exchange.TASK] = {"name": task, "run": notes.address(notes.prefix(executor_input, task)), "urls": urls}
+    urls = {path: task_records.address(uri) for path, uri in launcher_adapter.uris(executor_input).items()}
+    config[exchange.TASK] = {
+        "name": task,
+        "run": task_records.address(task_records.prefix(executor_input, task)),
+        "urls": urls,
+    }
     values["custom_config"] = json.dumps(config)
     return json.dumps(executor_input)
 
@@ -189,34 +193,38 @@ def _with_addresses(invocation: str, task: str) -> str:
 def _run_noted(told: argparse.Namespace, beam_args: Sequence[str]) -> None:
     """Runs the task, and notes for the report how it went before the launcher learns of it."""
     executor_input = json.loads(told.json_serialized_invocation_args)
-    for path in adapt.uris(executor_input):
+    for path in launcher_adapter.uris(executor_input):
         paths.refuse_patterns(pathlib.Path(path), "the pipeline root")
     paths.refuse_patterns(pathlib.Path(tempfile.gettempdir()), "TMPDIR")
-    prefix = notes.prefix(executor_input, told.task)
-    adapt.unwrap_metadata(executor_input)
-    adapt.drop_servers_metadata(executor_input)
+    prefix = task_records.prefix(executor_input, told.task)
+    launcher_adapter.unwrap_metadata(executor_input)
+    launcher_adapter.drop_servers_metadata(executor_input)
     inputs = _artifacts(executor_input.get("inputs", {}))
     started, kills = time.time(), _memory_kills()
-    attempts = retries.retrying(told.retries, lambda error: isinstance(outcome.cause(error), Unavailable))
-    note = notes.Note(told.task, outcome.RUNNING, started, None, inputs, {})
-    attempts(notes.write, prefix, note)
+    attempts = retries.retrying(told.retries, lambda error: isinstance(run_record.failure_cause(error), Unavailable))
+    note = task_records.TaskRecord(told.task, run_record.RUNNING, started, None, inputs, {})
+    attempts(task_records.write_task_record, prefix, note)
     _unfinished[:] = [(prefix, note)]
     try:
         check_code(told.code_digest)
         answer = attempts(run_adapted, told, beam_args)
     except Exception as error:
         _unfinished.clear()
-        failure = outcome.Failure.of(outcome.cause(error))
+        failure = run_record.Failure.of(run_record.failure_cause(error))
         if (killed := _memory_kills() - kills) > 0:
-            failure = outcome.Failure(1, f"{told.task} {_OUT_OF_MEMORY.format(killed)} Then: {failure.sentence}")
-        note = notes.Note(told.task, outcome.FAILED, started, time.time(), inputs, {}, failure)
+            failure = run_record.Failure(1, f"{told.task} {_OUT_OF_MEMORY.format(killed)} Then: {failure.sentence}")
+        note = task_records.TaskRecord(told.task, run_record.FAILED, started, time.time(), inputs, {}, failure)
         try:
-            attempts(notes.write, prefix, note)
+            attempts(task_records.write_task_record, prefix, note)
         except ProjectError as second:  # what the task failed of matters more
             say(second)
         raise
     _unfinished.clear()
-    attempts(notes.write, prefix, notes.Note(told.task, outcome.DONE, started, time.time(), inputs, _artifacts(answer)))
+    attempts(
+        task_records.write_task_record,
+        prefix,
+        task_records.TaskRecord(told.task, run_record.DONE, started, time.time(), inputs, _artifacts(answer)),
+    )
 
 
 def _memory_kills() -> int:
@@ -243,9 +251,11 @@ def note_sigterm() -> None:
         while os.read(reader, 1) != bytes([signal.SIGTERM]):
             pass
         for prefix, note in _unfinished:
-            failure = outcome.Failure(1, f"{note.task} {_ENDED_FROM_OUTSIDE}")
+            failure = run_record.Failure(1, f"{note.task} {_ENDED_FROM_OUTSIDE}")
             with contextlib.suppress(ProjectError):
-                notes.write(prefix, dataclasses.replace(note, state=outcome.FAILED, ended=time.time(), failure=failure))
+                task_records.write_task_record(
+                    prefix, dataclasses.replace(note, state=run_record.FAILED, ended=time.time(), failure=failure)
+                )
             say(ProjectError(failure.sentence))
         if signal.getsignal(signal.SIGTERM) is pass_over:  # else a training job is removed first
             os._exit(128 + signal.SIGTERM)
@@ -268,7 +278,7 @@ def _artifacts(holder: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def exit_code(error: Exception) -> int:
     """Says why the process fails, in one sentence where it was written for a person; returns the code to end with."""
-    cause = outcome.cause(error)
+    cause = run_record.failure_cause(error)
     if isinstance(cause, ProjectError):
         say(cause)
         return cause.exit_code

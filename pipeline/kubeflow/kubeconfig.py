@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.errors import BadInput
-from components.train import cluster as training
-from pipeline.check import BLOCKED, OK, WARNING, Check
+from pipeline.cli import BLOCKED, OK, WARNING, Check
 from pipeline.kubeflow import client, resources
 from pipeline.kubeflow.resources import ON_ACCELERATOR, Needs
+from pipeline.kubeflow.training_job import cluster as training
 
 Json = dict[str, Any]
 

@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 from components.errors import BadInput
 from components.train.hyperparameters import MODELS, OWN_DEFAULT, Hyperparameters
 from pipeline import code_digest
-from pipeline.config import PROFILES, Config, build
+from pipeline.settings import PROFILES, Config, build
 
 DATA_DIR, SPAN, MODEL, SERVING_DIR, ALLOW, FORCE_PUSH = (
     "data_dir", "span", "model", "serving_dir", "allow", "force_push",

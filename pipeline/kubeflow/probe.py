@@ -23,8 +23,8 @@ from typing import Any
 from components import environment, paths, stdio, storage
 from components.errors import ProjectError
 from pipeline import code_digest
-from pipeline.check import BLOCKED, OK, Check
-from pipeline.kubeflow import adapt, entrypoint, notes, resources
+from pipeline.cli import BLOCKED, OK, Check
+from pipeline.kubeflow import entrypoint, launcher_adapter, resources, task_records
 
 KEY, OUTPUT = "probe", "findings"
 SHARED_MEMORY = pathlib.Path("/dev/shm")
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     executor_input = json.loads(args.input)
     checks = [
         _guarded("image", lambda: _image(args.code_digest)),
-        _guarded("store", lambda: _store(notes.prefix(executor_input, args.task))),
+        _guarded("store", lambda: _store(task_records.prefix(executor_input, args.task))),
         _guarded("pod", lambda: _pod(args.shared_memory)),
     ]
     if args.serving_dir:
@@ -85,8 +85,8 @@ def _image(digest: str) -> Check:
 
 def _store(prefix: str) -> Check:
     url = f"{prefix}/probe.json"
-    notes.put(url, b"{}")
-    files, path = storage.connect(notes.address(url))
+    task_records.put(url, b"{}")
+    files, path = storage.connect(task_records.address(url))
     files.cat_file(path)
     with contextlib.suppress(Exception):  # a user's credentials may lack this right, which no task needs
         files.rm_file(path)
@@ -98,7 +98,7 @@ def _store(prefix: str) -> Check:
 def _push(serving_dir: str) -> Check:
     from components.push import destination
 
-    destination.at(serving_dir).probe()
+    destination.open_destination(serving_dir).probe()
     heeds = ", and the store heeds If-None-Match" if serving_dir.startswith("s3://") else ""
     return Check("push", OK, f"{serving_dir} takes models{heeds}")
 
@@ -123,7 +123,7 @@ def _pod(shared_memory: str) -> Check:
 
 
 def _account() -> Check:
-    from components.train import cluster
+    from pipeline.kubeflow.training_job import cluster
 
     with cluster.Cluster() as api:
         missing = [f"{verb} {kind}" for group, kind, verb in cluster.RIGHTS if not api.may(group, kind, verb)]
@@ -146,7 +146,7 @@ def _gpus(wanted: int) -> Check:
 
 def _publish(executor_input: dict[str, Any], text: str) -> None:
     outputs = executor_input["outputs"]
-    path = pathlib.Path(adapt.local_path(outputs["artifacts"][OUTPUT]["artifacts"][0]["uri"]))
+    path = pathlib.Path(launcher_adapter.local_path(outputs["artifacts"][OUTPUT]["artifacts"][0]["uri"]))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 

@@ -19,8 +19,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from components.errors import ProjectError
-from pipeline import answer, code_digest
-from pipeline.check import BLOCKED, OK, UNKNOWN, Check
+from pipeline import cli, code_digest
+from pipeline.cli import BLOCKED, OK, UNKNOWN, Check
 from pipeline.kubeflow import probe, resources, workflow
 from pipeline.kubeflow.resources import TRAIN, Needs, Share
 
@@ -115,7 +115,7 @@ def _started(server: Server, text: str, args: argparse.Namespace) -> Iterator[st
         file.write_text(text, encoding="utf-8")
         options["pipeline_package_path"] = str(file)
         run = server.call("start a run", lambda: client.run_pipeline(experiment.experiment_id, name, **options))
-    answer.say(args.json, f"{TASK}: run {run.run_id}, {server.host}/#/runs/details/{run.run_id}")
+    cli.print_lines(args.json, f"{TASK}: run {run.run_id}, {server.host}/#/runs/details/{run.run_id}")
     try:
         yield run.run_id
     finally:
@@ -141,7 +141,7 @@ def _followed(server: Server, run_id: str, args: argparse.Namespace) -> list[Che
             return _findings(server, run, argo, messages, args, now - start)
         word = messages[-1] if messages else state
         if word != shown:
-            answer.say(args.json, f"{TASK}: {word} ({now - start:.0f} s)")
+            cli.print_lines(args.json, f"{TASK}: {word} ({now - start:.0f} s)")
             shown = word
         waits_since = (waits_since or now) if messages and not _ON_ITS_WAY.match(word) else None
         if waits_since is not None and now - waits_since >= args.submit:

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from components.errors import BadInput
-from pipeline import answer
+from pipeline import cli
 
 if TYPE_CHECKING:
     from pipeline.kubeflow.client import Server
@@ -59,7 +59,7 @@ def upload(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
             purpose, lambda: client.upload_pipeline_version(args.package, version, pipeline_id=key), taken
         )
     url = f"{server.host}/#/pipelines/details/{made.pipeline_id}/version/{made.pipeline_version_id}"
-    answer.say(args.json, f"Uploaded {made.display_name} of {name}: {url}")
+    cli.print_lines(args.json, f"Uploaded {made.display_name} of {name}: {url}")
     keys = {"pipeline": name, "pipeline_id": made.pipeline_id, "version": made.display_name}
     return keys | {"version_id": made.pipeline_version_id, "url": url}
 
@@ -70,11 +70,11 @@ def run(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
     name = _dated(args.pipeline)
     started = server.call("start a run", lambda: server.kfp.run_pipeline(job_name=name, **options))
     url = f"{server.host}/#/runs/details/{started.run_id}"
-    answer.say(args.json, f"Started run {started.run_id} of {version}: {url}")
+    cli.print_lines(args.json, f"Started run {started.run_id} of {version}: {url}")
     if args.wait:
         from pipeline.kubeflow import watch
 
-        return watch.until_end(server, started.run_id, answer.stream(args.json))
+        return watch.until_end(server, started.run_id, cli.message_stream(args.json))
     return {"run_id": started.run_id, "name": name, "version": version, "url": url}
 
 
@@ -90,7 +90,7 @@ def schedule(args: argparse.Namespace, server: Server) -> Mapping[str, Any]:
     taken = f"{server.host} has a schedule {name!r} already: give another --name."
     made = server.call("make a schedule", lambda: server.kfp.create_recurring_run(job_name=name, **options), taken)
     url = f"{server.host}/#/recurringrun/details/{made.recurring_run_id}"
-    answer.say(args.json, f"Scheduled {version} at {cron}: {url}")
+    cli.print_lines(args.json, f"Scheduled {version} at {cron}: {url}")
     return {"schedule_id": made.recurring_run_id, "name": name, "cron": cron, "version": version, "url": url}
 
 

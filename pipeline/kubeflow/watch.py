@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from components.errors import ProjectError
-from pipeline import record
+from pipeline import run_record
 from pipeline.kubeflow import workflow
 from pipeline.kubeflow.submit import ROOT
 
@@ -101,7 +101,7 @@ def verdict(server: Server, run: Any, spec: Mapping[str, Any], argo: workflow.Wo
     root = ((run.runtime_config and run.runtime_config.pipeline_root) or ROOT).rstrip("/")
     name = str(spec.get("pipelineInfo", {}).get("name", ""))
     for part in dict.fromkeys((name, name.rpartition("/")[2])):  # some servers put words before the name
-        row = _record(server, argo, f"{root}/{part}/{run.run_id}/{record.RECORD_FILE}")
+        row = _record(server, argo, f"{root}/{part}/{run.run_id}/{run_record.RECORD_FILE}")
         if row:
             return row
     tasks = workflow.tasks(run, spec, argo)
@@ -109,11 +109,11 @@ def verdict(server: Server, run: Any, spec: Mapping[str, Any], argo: workflow.Wo
     text = (workflow.log(server, run, argo, report)[0] if report else None) or ""
     sentence = next(reversed(_SENTENCE.findall(text)), "")
     word = sentence.partition(":")[0].lower().replace(" ", "_") or None
-    code = record.EXIT_CODES.get(word or "", 1)
+    code = run_record.EXIT_CODES.get(word or "", 1)
     if word is None:
         state, failed = workflow.state(run), [task.name for task in tasks if task.state == "failed"]
         is_gate = bool(failed) and all(name.endswith("-gate") for name in failed)
-        code = 0 if state == "succeeded" else record.EXIT_CODES[record.STOPPED] if is_gate else 1
+        code = 0 if state == "succeeded" else run_record.EXIT_CODES[run_record.STOPPED] if is_gate else 1
         parts = f" in {', '.join(failed)}" if failed else ""
         sentence = f"{state.upper()}{parts}: the record is out of reach, see `logs {run.run_id}`."
     return {"run_id": run.run_id, "verdict": word, "exit_code": code, "sentence": sentence}
@@ -131,7 +131,7 @@ def _record(server: Server, argo: workflow.Workflow | None, uri: str) -> dict[st
         row = json.loads(response.content) if response.status_code == 200 else None
     except (ProjectError, ValueError):  # no answer, as of a store that does not answer; a page
         return None
-    if not isinstance(row, dict) or row.get("verdict") not in record.EXIT_CODES:
+    if not isinstance(row, dict) or row.get("verdict") not in run_record.EXIT_CODES:
         return None
     sentence = row.get("sentence") or f"{row['verdict']}: {row.get('reason')}"
-    return row | {"exit_code": record.EXIT_CODES[row["verdict"]], "sentence": sentence}
+    return row | {"exit_code": run_record.EXIT_CODES[row["verdict"]], "sentence": sentence}

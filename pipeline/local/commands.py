@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from components.errors import exit_code
-from pipeline import answer
-from pipeline.arguments import Parser
+from pipeline import cli
+from pipeline.cli import Parser
 
 NAMES = ("prune", "rollback", "label", "doctor")
 HELP = """\
@@ -37,72 +37,72 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _prune(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
-    from pipeline import place
-    from pipeline.local import prune
+    from pipeline import settings
+    from pipeline.local import housekeeping
 
     parser.description = "Removes what old runs left and versions that nobody needs, and tells what that freed."
     parser.add_argument("--keep", type=int, required=True, metavar="N", help="how many runs and versions stay")
-    place.add_arguments(parser)
+    settings.add_location_arguments(parser)
     args = parser.parse_args(arguments)
-    result = prune.prune(place.of(args), args.keep)
+    result = housekeeping.prune(settings.open_location(args), args.keep)
     removed, freed = result["removed"], result["freed"]
     kept = ", ".join(f"{number} ({why})" for number, why in result["kept"]["versions"].items()) or "none"
-    answer.say(
+    cli.print_lines(
         args.json,
         f"Freed {freed['total'] / 1e6:,.1f} MB: {_numbers('version', removed['versions'])}, "
         f"{_numbers('run', removed['runs'])}, {removed['artifacts']} artifacts, {removed['checkpoints']} checkpoints.",
         f"Kept: versions {kept}; {len(result['kept']['runs'])} runs with their artifacts.",
         *([result["note"]] if result["note"] else []),
     )
-    answer.write(result, args.json)
+    cli.write_json(result, args.json)
     return 0
 
 
 def _rollback(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     from components.push import versions
-    from pipeline import place
-    from pipeline.local import roll_back
+    from pipeline import settings
+    from pipeline.local import housekeeping
 
     parser.description = "Puts an older model back in production, under the next number."
     parser.add_argument("version", nargs="?", type=int, metavar="VERSION", help="default: the one before production")
     parser.add_argument("--reason", metavar="TEXT", help="why, for the record")
-    place.add_arguments(parser)
+    settings.add_location_arguments(parser)
     args = parser.parse_args(arguments)
-    where = place.of(args)
-    before = versions.production(where.model)
-    new, notes = roll_back.roll_back(where, args.version, args.reason)
+    where = settings.open_location(args)
+    before = versions.production_version(where.model)
+    new, notes = housekeeping.roll_back(where, args.version, args.reason)
     told = new.provenance["rollback"]
-    answer.say(
+    cli.print_lines(
         args.json,
         f"In production now: version {new.number}, which is version {told['of']} again, in {new.location}",
         f"It replaces version {before.number if before else '–'}, whose model no run pushes again by itself.",
         *notes,
     )
-    answer.write({"version": new.number, "path": new.location, **told}, args.json)
+    cli.write_json({"version": new.number, "path": new.location, **told}, args.json)
     return 0
 
 
 def _label(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     from components.push import labels
-    from pipeline import place
+    from pipeline import settings
 
     parser.description = "Sets, moves or removes a label. The version labelled canary is not in production."
     parser.add_argument("version", type=int, metavar="VERSION")
     parser.add_argument("name", metavar="NAME", help="such as canary")
     parser.add_argument("--remove", action="store_true", help="take it off")
-    place.add_arguments(parser)
+    settings.add_location_arguments(parser)
     args = parser.parse_args(arguments)
-    done = labels.change(place.of(args).model, args.version, args.name, remove=args.remove)
+    done = labels.change(settings.open_location(args).model, args.version, args.name, remove=args.remove)
     before, after = done["production"]
     moved = f", and no longer on version {done['before']}" if done["before"] not in (None, args.version) else ""
-    answer.say(
+    cli.print_lines(
         args.json,
         f"{args.name} is taken off version {args.version}."
         if args.remove
         else f"{args.name} is on version {args.version}{moved}.",
         f"In production: version {after}" + (f" (before: {before})." if after != before else ", as before."),
     )
-    answer.write(done, args.json)
+    cli.write_json(done, args.json)
     return 0
 
 
@@ -115,7 +115,7 @@ def _doctor(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     parser.add_argument("--output", default="output", metavar="DIR", help="what runs write; default: output/")
     parser.add_argument("--serving-dir", metavar="DIR|URL", help="where models are pushed to; default: OUTPUT/serving")
     parser.add_argument("--serving-name", default="mnist", metavar="NAME", help="name of the model's folder there")
-    answer.add_json(parser)
+    cli.add_json_argument(parser)
     args = parser.parse_args(arguments)
     return doctor.main(args.output, args.serving_dir, args.serving_name, args.json)
 

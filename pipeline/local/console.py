@@ -73,7 +73,7 @@ class Console(logging.Handler):
         """Shows what the verdict depends on.
 
         Args:
-            gates: rows as `components.report.gates` makes them.
+            gates: rows as `pipeline.report.content` makes them.
         """
         rows = []
         for gate in gates:

@@ -21,9 +21,8 @@ import tempfile
 
 from components import environment, network, paths, stdio, storage
 from components.errors import BadInput, GateStopped
-from components.report import runs
-from pipeline import answer, check, database
-from pipeline.check import BLOCKED, OK, WARNING, Check
+from pipeline import cli, database, run_record
+from pipeline.cli import BLOCKED, OK, WARNING, Check
 from pipeline.local import lock
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -55,11 +54,11 @@ def main(output: str, serving_dir: str | None, serving_name: str, to: str | None
     root = serving_dir if serving_dir and storage.is_url(serving_dir) else None
     model_dir = root or paths.absolute(serving_dir or folder / "serving", "--serving-dir")
     checks = examine(folder, f"{model_dir}/{serving_name}")
-    blocked = check.names(checks, BLOCKED)
+    blocked = cli.check_names(checks, BLOCKED)
     result = {"can_run": not blocked, "checks": [one._asdict() for one in checks]}
     last = f"Something blocks: {', '.join(blocked)}." if blocked else "This machine can run it."
-    answer.say(to, *check.lines(checks, answer.stream(to).isatty()), last)
-    answer.write(result, to)
+    cli.print_lines(to, *cli.format_checks(checks, cli.message_stream(to).isatty()), last)
+    cli.write_json(result, to)
     return GateStopped.exit_code if blocked else 0
 
 
@@ -87,7 +86,7 @@ def examine(output: pathlib.Path, model_dir: str | None = None) -> list[Check]:
         _data(here),
         _images(),
         _locks(output),
-        _console(answer.stream(None).encoding),
+        _console(cli.message_stream(None).encoding),
         _path(output, model_dir),
         _serving(model_dir),
         _metadata(output),
@@ -335,7 +334,7 @@ def _serving(model_dir: str) -> Check:
         from components.push import destination
 
         try:
-            destination.at(model_dir).probe()
+            destination.open_destination(model_dir).probe()
         except BadInput as error:
             return Check("serving", BLOCKED, "models cannot be pushed", str(error))
         except ImportError as error:
@@ -358,7 +357,7 @@ def _serving(model_dir: str) -> Check:
     from components.push import versions
 
     try:
-        production = versions.production(folder)
+        production = versions.production_version(folder)
     except BadInput as error:
         return Check("serving", BLOCKED, "its versions cannot be read", str(error))
     name = production.path.name if production else "–"
@@ -423,16 +422,16 @@ def _metadata(output: pathlib.Path) -> Check:
 
 def _former_output(output: pathlib.Path) -> str | None:
     """Path of the output folder when its last run began; None without a run that says so."""
-    records = runs.all_runs(output)
+    records = run_record.all_runs(output)
     if not records:
         return None
-    raw = json.loads((runs.folder(output, records[-1]) / runs.RECORD_FILE).read_text(encoding="utf-8"))
+    raw = json.loads((run_record.run_folder(output, records[-1]) / run_record.RECORD_FILE).read_text(encoding="utf-8"))
     return (raw.get("config") or {}).get("output")
 
 
 def _clock(output: pathlib.Path) -> Check:
     now = datetime.datetime.now(datetime.timezone.utc)  # noqa: UP017
-    records = runs.all_runs(output)
+    records = run_record.all_runs(output)
     newest = str(records[-1].get("created_at") or "") if records else ""
     shown = now.isoformat(timespec="seconds")
     if newest > shown:

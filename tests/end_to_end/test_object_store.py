@@ -33,7 +33,7 @@ def test_data_from_a_bucket_and_a_model_into_another(run: Any, tmp_path: pathlib
         assert first.record["verdict"] == "pushed"
         assert first.record["dataset"]["name"] == "digits"
         assert first.record["model"]["path"] == "s3://models/serving/mnist/1"
-        provenance = versions.find("s3://models/serving/mnist", 1).provenance
+        provenance = versions.find_version("s3://models/serving/mnist", 1).provenance
         assert provenance["dataset"]["span"] == 7
         assert not (tmp_path / "output" / "serving").exists()
         assert "s3://models/serving/mnist/1" in pathlib.Path(first.record["report"]).read_text()
@@ -43,7 +43,7 @@ def test_data_from_a_bucket_and_a_model_into_another(run: Any, tmp_path: pathlib
         assert again.record["run_id"] == first.record["run_id"]
 
         # A model that is gone is noticed, and what the cache holds is pushed under the next number.
-        destination.at("s3://models/serving/mnist").remove(1)
+        destination.open_destination("s3://models/serving/mnist").remove(1)
         restored = run(*options, "--output", tmp_path / "output", **told)
         assert (restored.code, restored.record["verdict"]) == (0, "pushed")
         assert restored.record["model"]["path"] == "s3://models/serving/mnist/2"

@@ -13,12 +13,12 @@ from tfx.types import standard_artifacts
 from tfx.types.channel import Channel
 
 from components import features, findings
-from components.evaluate import results
+from components.evaluate import metrics
 from components.evaluate.component import evaluate
 from components.evaluate.limits import ModelLimits
-from components.train import networks, signatures
+from components.train import export, models
+from components.train.data import TransformGraph
 from components.train.hyperparameters import Hyperparameters
-from components.train.transform_graph import TransformGraph
 from tests.train.conftest import Inputs, make_inputs
 from tests.transform import stages
 
@@ -40,7 +40,7 @@ class House:
         self.network.set_weights(weights)
         folder = self.folder / name
         transform = TransformGraph(self.inputs.artifacts["transform_graph"].uri)
-        signatures.export(self.network, transform, str(folder / "Format-Serving"))
+        export.export(self.network, transform, str(folder / "Format-Serving"))
         self.network.set_weights(kept)
         artifact = standard_artifacts.Model()
         artifact.uri = str(folder)
@@ -86,7 +86,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     test = (images[300:700], digits.target[300:700])
     inputs = make_inputs(folder / "inputs", {features.TRAIN: train, features.VAL: train, features.TEST: test})
     keras.utils.set_random_seed(1)
-    network = networks.build(Hyperparameters.of("linear"))
+    network = models.build(Hyperparameters.of("linear"))
     network.compile("adam", "sparse_categorical_crossentropy")
     network.fit(images[:1000, :, :, None] / 255.0, digits.target[:1000], epochs=25, verbose=0)
     return House(inputs, network, folder)
@@ -115,7 +115,7 @@ def test_a_sound_candidate_is_blessed_with_and_without_a_baseline(
 def test_a_candidate_that_tfma_alone_refuses_is_refused(
     house: House, nothing: standard_artifacts.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "approved", lambda _: False)
+    monkeypatch.setattr(metrics, "is_approved", lambda _: False)
     assert house.evaluate("disagreed", house.network.get_weights(), nothing) == (False, {"tfma-validation"})
 
 

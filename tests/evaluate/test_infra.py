@@ -13,9 +13,9 @@ from components import features
 from components.evaluate import infra
 from components.evaluate.limits import InfraLimits
 from components.findings import GateResult
-from components.train import networks, signatures
+from components.train import export, models
+from components.train.data import TransformGraph
 from components.train.hyperparameters import Hyperparameters
-from components.train.transform_graph import TransformGraph
 from tests.train.conftest import Inputs, make_inputs
 
 pytestmark = pytest.mark.slow
@@ -34,8 +34,8 @@ def exported(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> pathli
     """A Model artifact's folder with an untrained network."""
     folder = tmp_path_factory.mktemp("model")
     keras.utils.set_random_seed(1)
-    network = networks.build(Hyperparameters.of("mlp"))
-    signatures.export(network, TransformGraph(inputs.artifacts["transform_graph"].uri), str(folder / "Format-Serving"))
+    network = models.build(Hyperparameters.of("mlp"))
+    export.export(network, TransformGraph(inputs.artifacts["transform_graph"].uri), str(folder / "Format-Serving"))
     (folder / "keras").mkdir()
     network.save(folder / "keras" / "model.keras")
     return folder
@@ -81,9 +81,7 @@ def test_damaged_weights_are_one_sentence_and_nothing_else_is_tried(
 def test_nan_weights_close(exported: pathlib.Path, inputs: Inputs, tmp_path: pathlib.Path) -> None:
     network = keras.saving.load_model(exported / "keras" / "model.keras")
     network.set_weights([np.full_like(weight, np.nan) for weight in network.get_weights()])
-    signatures.export(
-        network, TransformGraph(inputs.artifacts["transform_graph"].uri), str(tmp_path / "Format-Serving")
-    )
+    export.export(network, TransformGraph(inputs.artifacts["transform_graph"].uri), str(tmp_path / "Format-Serving"))
     result = check(tmp_path, inputs)["infra-answers"]
     assert not result.passed
     assert "finite" in result.reason
@@ -98,7 +96,7 @@ def test_an_export_without_the_division_by_255_is_training_serving_skew(
 
     network = keras.saving.load_model(exported / "keras" / "model.keras")
     transform = Undivided(inputs.artifacts["transform_graph"].uri)
-    signatures.export(network, transform, str(tmp_path / "Format-Serving"))
+    export.export(network, transform, str(tmp_path / "Format-Serving"))
     shutil.copytree(exported / "keras", tmp_path / "keras")
     result = check(tmp_path, inputs)["training-serving-skew"]
     assert not result.passed

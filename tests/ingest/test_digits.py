@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from components.errors import BadInput, ProjectError
-from components.ingest import digits, idx, ranks, source
+from components.ingest import digits, encode, idx, source
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_they_are_the_digits_of_scikit_learn(written):
     from sklearn.datasets import load_digits
 
     original = load_digits()
-    test = ranks.lowest(1797, 299)
+    test = encode.lowest_ranks(1797, 299)
     _, contents = source.load(written, None, (28, 28))
 
     np.testing.assert_array_equal(contents[idx.TEST_LABELS].array, original.target[test])

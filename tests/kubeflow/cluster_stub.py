@@ -457,7 +457,7 @@ def _rules() -> set[tuple[str, str, str]]:
 @contextlib.contextmanager
 def running(folder: pathlib.Path) -> Iterator[Stub]:
     """A cluster; this process is a pod of it."""
-    from components.train import cluster
+    from pipeline.kubeflow.training_job import cluster
 
     stub = Stub(folder)
     try:

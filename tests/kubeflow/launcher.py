@@ -38,7 +38,7 @@ PRELOAD = [
     "tfx.components.example_validator.executor",
     "tfx.components.trainer.executor",
     "tfx.components.transform.executor",
-    "pipeline.kubeflow.execute",
+    "pipeline.kubeflow.task_executor",
 ]
 
 
@@ -228,11 +228,11 @@ def _in_container(command: list[str], container: pathlib.Path, log: pathlib.Path
     os.dup2(target, 2)
     os.umask(0)  # as Argo's executor
     os.environ.update({"KFP_POD_NAME": "pod", **environment})
-    from pipeline.kubeflow import adapt
+    from pipeline.kubeflow import launcher_adapter
 
-    adapt.ROOT = container
+    launcher_adapter.ROOT = container
     if ACCOUNT in os.environ:
-        from components.train import cluster
+        from pipeline.kubeflow.training_job import cluster
 
         cluster.ACCOUNT = pathlib.Path(os.environ[ACCOUNT])
     # The image's working directory holds the project. Not the project itself: a URI taken for a path would land in it.

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 import runner_kfp
-from pipeline import record
+from pipeline import run_record
 from pipeline.kubeflow import client, watch, workflow
 from tests import certificates
 from tests.kubeflow import api_stub, workflows
@@ -119,8 +119,10 @@ def one_sentence(err):
 
 
 def row_of(verdict, **fields):
-    row = record.new("1", verdict=verdict, exit_code=record.EXIT_CODES[verdict], reason="the limit", **fields)
-    return row | {"sentence": record.sentence(row)}
+    row = run_record.new_record(
+        "1", verdict=verdict, exit_code=run_record.EXIT_CODES[verdict], reason="the limit", **fields
+    )
+    return row | {"sentence": run_record.verdict_sentence(row)}
 
 
 class Anywhere(dict[str, bytes]):
@@ -312,12 +314,12 @@ def test_run_that_lacks_a_parameter_or_has_a_task_that_the_server_refuses(api, h
 @pytest.mark.parametrize(
     ("state", "verdict", "code"),
     [
-        ("SUCCEEDED", record.PUSHED, 0),
-        ("FAILED", record.STOPPED, 3),
-        ("FAILED", record.NOT_BLESSED, 3),
-        ("SUCCEEDED", record.NOT_BLESSED, 3),
-        ("FAILED", record.FAILED, 1),
-        ("FAILED", record.PUSHED, 1),
+        ("SUCCEEDED", run_record.PUSHED, 0),
+        ("FAILED", run_record.STOPPED, 3),
+        ("FAILED", run_record.NOT_BLESSED, 3),
+        ("SUCCEEDED", run_record.NOT_BLESSED, 3),
+        ("FAILED", run_record.FAILED, 1),
+        ("FAILED", run_record.PUSHED, 1),
     ],
 )
 def test_run_waits_shows_the_tasks_and_exits_as_the_record_says(api, host, call, state, verdict, code):
@@ -337,7 +339,7 @@ def test_run_waits_shows_the_tasks_and_exits_as_the_record_says(api, host, call,
 def test_table_on_a_terminal(api, host, call, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # by which the terminal's library takes any stream for one
     api.script = [STARTED, {"state": "SUCCEEDED", "tasks": dict.fromkeys(TASKS, "Succeeded")}]
-    api.objects = Anywhere(PLACE, row_of(record.PUSHED))
+    api.objects = Anywhere(PLACE, row_of(run_record.PUSHED))
     code, out, _ = call("run", "--host", host, "--wait")
     assert code == 0
     assert "\x1b[?25l" in out  # the cursor is hidden while the table changes
@@ -352,9 +354,9 @@ def test_table_on_a_terminal(api, host, call, monkeypatch):
 @pytest.mark.usefixtures("uploaded")
 def test_record_of_a_waited_for_run_is_the_json(api, host, call, tmp_path):
     api.script = [{"state": "FAILED", "tasks": {"ingest": "Failed"}}]
-    api.objects = Anywhere(PLACE, row_of(record.STOPPED))
+    api.objects = Anywhere(PLACE, row_of(run_record.STOPPED))
     code, out, err = call("run", "--host", host, "--wait", "--json")
-    assert (code, json.loads(out)) == (3, row_of(record.STOPPED))
+    assert (code, json.loads(out)) == (3, row_of(run_record.STOPPED))
     assert "STOPPED: the limit" in err
     code, out, _ = call("run", "--host", host, "--wait", "--json", tmp_path / "r.json")
     assert (code, json.loads((tmp_path / "r.json").read_text())["verdict"]) == (3, "stopped")
@@ -373,7 +375,7 @@ def test_record_of_a_pipeline_that_the_server_has_renamed(api, host, package, ca
     api.renames = True
     assert call("upload", package, "--host", host)[0] == 0
     for place in (PLACE, PLACE.replace("mnist-tfx", "pipeline/mnist-tfx")):
-        api.objects = Anywhere(place, row_of(record.STOPPED))
+        api.objects = Anywhere(place, row_of(run_record.STOPPED))
         assert call("run", "--host", host, "--wait")[0] == 3
 
 
@@ -425,15 +427,15 @@ def test_record_in_a_store_that_the_user_interface_must_be_told_of(api, host, ca
         {"Provider": "s3", "Params": {"fromEnv": "false", "secretName": "own"}}, separators=(",", ":")
     )
     api.script = [{"state": "FAILED", "tasks": {"ingest": "Succeeded", "train": "Failed", "report": "Succeeded"}}]
-    api.objects = Anywhere(PLACE.replace(ROOT, "s3://own/runs"), row_of(record.STOPPED))
+    api.objects = Anywhere(PLACE.replace(ROOT, "s3://own/runs"), row_of(run_record.STOPPED))
     code, out, _ = call("run", "--host", host, "--wait", "--json", "--pipeline-root", "s3://own/runs")
-    assert (code, json.loads(out)) == (3, row_of(record.STOPPED))
+    assert (code, json.loads(out)) == (3, row_of(run_record.STOPPED))
 
 
 @pytest.mark.usefixtures("uploaded")
 def test_waiting_outlives_a_server_that_fails_for_a_while(api, host, call, monkeypatch):
     api.script = [STARTED] * 4 + [{"state": "SUCCEEDED", "tasks": {"ingest": "Succeeded"}}]
-    api.objects = Anywhere(PLACE, row_of(record.PUSHED))
+    api.objects = Anywhere(PLACE, row_of(run_record.PUSHED))
     assert call("run", "--host", host)[0] == 0
     run_id = next(iter(api.runs))
     get = workflow.get
@@ -543,7 +545,7 @@ def test_last_tasks_of_a_run_beyond_argos_limit(api, host, call):
     api.is_beyond_limit = True
     tasks = {"ingest": "Succeeded", "train": "cached", "report": "Succeeded"}
     api.script = [STARTED, {"state": "SUCCEEDED", "tasks": tasks}]
-    api.objects = Anywhere(PLACE, row_of(record.PUSHED))
+    api.objects = Anywhere(PLACE, row_of(run_record.PUSHED))
     code, out, _ = call("run", "--host", host, "--wait")
     assert (code, [line.split()[1:3] for line in out.splitlines()[1:4]]) == (
         0, [["ingest", "done"], ["train", "cached"], ["report", "done"]],

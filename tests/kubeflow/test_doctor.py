@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 import runner_kfp
-from components.train import cluster
 from pipeline import code_digest
 from pipeline.kubeflow import client, probe, probe_run
+from pipeline.kubeflow.training_job import cluster
 from tests import object_stores
 from tests.kubeflow import api_stub, cluster_stub, launcher, workflows
 
@@ -33,8 +33,8 @@ GOOD, BAD, ODD, OPEN = "ok", "blocked", "warning", "unknown"
 # A container's process. The launcher's folders are at the root of a container's file system.
 IN_CONTAINER = """
 import pathlib, runpy, sys
-from pipeline.kubeflow import adapt
-adapt.ROOT = pathlib.Path(sys.argv[1])
+from pipeline.kubeflow import launcher_adapter
+launcher_adapter.ROOT = pathlib.Path(sys.argv[1])
 sys.argv = sys.argv[2:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """

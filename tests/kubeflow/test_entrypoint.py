@@ -21,7 +21,7 @@ import tenacity
 
 from components import findings, retries
 from pipeline import code_digest
-from pipeline.kubeflow import adapt, entrypoint, notes
+from pipeline.kubeflow import entrypoint, launcher_adapter, task_records
 from tests import object_stores
 from tests.kubeflow import launcher, packages
 
@@ -60,7 +60,7 @@ def logging_as_it_was():
 @pytest.fixture
 def cluster(s3, tmp_path, monkeypatch):
     def start(command, container, log):
-        monkeypatch.setattr(adapt, "ROOT", container)
+        monkeypatch.setattr(launcher_adapter, "ROOT", container)
         return entrypoint.main(command)
 
     monkeypatch.setenv("KFP_POD_NAME", "pod")
@@ -99,7 +99,7 @@ def chain(cluster):
 
 def test_tasks_are_adapted_to_the_launcher(cluster):
     assert chain(cluster)
-    noted: dict[str, Any] = dict(notes.read(cluster.prefix))
+    noted: dict[str, Any] = dict(task_records.read_task_records(cluster.prefix))
     assert {name: note.state for name, note in noted.items()} == {"produce": "done", "consume": "done"}
     made = noted["produce"].outputs["model"]
     assert made["uri"].startswith(f"{cluster.prefix}/produce/")
@@ -123,12 +123,12 @@ def test_a_folder_that_tensorflow_takes_for_a_pattern_is_refused(cluster, tmp_pa
 
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
 def test_no_adaptation_can_be_left_out(cluster, monkeypatch, adaptation):
-    monkeypatch.setattr(adapt, adaptation, lambda *arguments: None)
+    monkeypatch.setattr(launcher_adapter, adaptation, lambda *arguments: None)
     assert not chain(cluster)
 
 
 def test_every_adaptation_is_left_out_once():
-    functions = {name for name, value in vars(adapt).items() if inspect.isfunction(value) and name[0] != "_"}
+    functions = {name for name, value in vars(launcher_adapter).items() if inspect.isfunction(value) and name[0] != "_"}
     assert functions - set(ADAPTATIONS) == {"local_path", "uris", "without_session"}
 
 
@@ -158,7 +158,7 @@ def test_push_is_told_the_run_and_what_its_parameters_made_of_the_configuration(
 
 
 def test_a_task_that_launches_a_training_job_is_told_where_its_files_lie(monkeypatch, tmp_path):
-    monkeypatch.setattr(adapt, "ROOT", tmp_path)
+    monkeypatch.setattr(launcher_adapter, "ROOT", tmp_path)
     told = {
         "inputs": {
             "artifacts": {"examples": {"artifacts": [{"uri": "minio://data/root/other/run0/ingest/examples"}]}},
@@ -190,7 +190,7 @@ def test_a_gate_that_stops(cluster, capsys):
     assert run(cluster, "Stop", {}) is None
     assert cluster.tasks[-1].exit_code == 3
     assert capsys.readouterr().err.splitlines()[-1] == "error: The candidate must be good, it is not. Train it longer."
-    note: Any = notes.read(cluster.prefix)["stop"]
+    note: Any = task_records.read_task_records(cluster.prefix)["stop"]
     assert (note.state, note.outputs) == ("failed", {})
     assert (note.failure.exit_code, note.failure.verdict, note.failure.expected) == (3, "stopped", True)
     assert note.failure.sentence == "The candidate must be good, it is not. Train it longer."
@@ -226,7 +226,7 @@ def test_push_refuses_by_the_verdicts_that_were_published(cluster, s3, tmp_path,
     for _ in range(2):  # as where the pod is lost after its work
         assert cluster.run_task("push", command, told) is None
         assert cluster.tasks[-1].exit_code == 3
-        failure: Any = notes.read(cluster.prefix)["push"].failure
+        failure: Any = task_records.read_task_records(cluster.prefix)["push"].failure
         assert (failure.verdict, failure.exit_code, failure.sentence) == (verdict, 3, f"the {failed[0]} is bad")
 
 
@@ -234,7 +234,7 @@ def test_a_task_that_breaks(cluster, capsys):
     assert run(cluster, "Break", {}) is None
     assert cluster.tasks[-1].exit_code == 1
     assert "ZeroDivisionError: division by zero" in capsys.readouterr().err
-    failure: Any = notes.read(cluster.prefix)["break"].failure
+    failure: Any = task_records.read_task_records(cluster.prefix)["break"].failure
     assert (failure.exit_code, failure.verdict, failure.expected) == (1, "failed", False)
     assert failure.sentence == "ZeroDivisionError: division by zero"
 
@@ -244,7 +244,7 @@ def test_an_image_with_other_code_is_refused(cluster, capsys):
     assert cluster.tasks[-1].exit_code == 1
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert sentence.startswith("error: The image must hold the code that the package was compiled from")
-    note: Any = notes.read(cluster.prefix)["produce"]
+    note: Any = task_records.read_task_records(cluster.prefix)["produce"]
     assert note.failure.exit_code == 1
 
 
@@ -279,7 +279,7 @@ def test_what_may_pass_is_tried_again_in_the_task(cluster, no_wait, error, times
     made = run(cluster, "Fail", {}, parameters={"error": error, "times": times}, again=2)
     assert (made is not None) == succeeds
     assert len(pathlib.Path("attempts").read_text()) == attempts
-    assert notes.read(cluster.prefix)["fail"].state == ("done" if succeeds else "failed")
+    assert task_records.read_task_records(cluster.prefix)["fail"].state == ("done" if succeeds else "failed")
 
 
 def test_a_store_that_is_away_for_a_moment_is_asked_again(cluster, s3, no_wait, monkeypatch):
@@ -313,11 +313,11 @@ def test_memory_is_named_where_the_kernel_counts_it(cluster, monkeypatch, tmp_pa
     events = tmp_path / "memory.events"
     monkeypatch.setattr(entrypoint, "MEMORY_EVENTS", events)
     assert run(cluster, "Starve", {}) is None  # of what was before it started, there is no file
-    failure: Any = notes.read(cluster.prefix)["starve"].failure
+    failure: Any = task_records.read_task_records(cluster.prefix)["starve"].failure
     assert failure.sentence.startswith("starve ran out of memory: the kernel killed 3 of its container's processes")
     assert failure.expected
     assert run(cluster, "Starve", {}) is None  # the count stays as it was
-    failure = notes.read(cluster.prefix)["starve"].failure
+    failure = task_records.read_task_records(cluster.prefix)["starve"].failure
     assert failure.sentence == "OSError: a process ended"
 
 
@@ -327,7 +327,8 @@ def process(cluster, container, executor):
     name, command, executor_input = task(executor, {})
     told = cluster._drive(name, executor_input, container, "salt")
     code = (
-        f"import pathlib, runpy; from pipeline.kubeflow import adapt; adapt.ROOT = pathlib.Path({str(container)!r}); "
+        "import pathlib, runpy; from pipeline.kubeflow import launcher_adapter; "
+        f"launcher_adapter.ROOT = pathlib.Path({str(container)!r}); "
         "runpy.run_module('pipeline.kubeflow.entrypoint', run_name='__main__', alter_sys=True)"
     )
     arguments = [json.dumps(told) if argument == "{{$}}" else argument for argument in command]
@@ -355,7 +356,7 @@ def test_a_task_that_is_ended_from_outside_says_so(cluster, tmp_path):
         _, log = started.communicate()
     assert started.returncode == 143
     assert log.splitlines()[-1].startswith("error: sleep was ended from outside, by SIGTERM")
-    note: Any = notes.read(cluster.prefix)["sleep"]
+    note: Any = task_records.read_task_records(cluster.prefix)["sleep"]
     assert (note.state, note.failure.exit_code, note.failure.expected) == ("failed", 1, True)
     assert note.failure.sentence.startswith("sleep was ended from outside, by SIGTERM: the run was terminated, or")
     assert note.ended >= note.started
@@ -393,7 +394,7 @@ def test_on_vertex_nothing_is_adapted(tmp_path, monkeypatch):
     ],
 )
 def test_an_uri_says_the_run_the_task_and_the_key(uri, place):
-    assert notes.place_of(uri, frozenset({"train", "push"})) == place
+    assert task_records.place_of(uri, frozenset({"train", "push"})) == place
 
 
 @pytest.mark.parametrize(
@@ -406,4 +407,4 @@ def test_an_uri_says_the_run_the_task_and_the_key(uri, place):
     ],
 )
 def test_where_the_launcher_keeps_what_an_uri_names(uri, path):
-    assert adapt.local_path(uri) == path
+    assert launcher_adapter.local_path(uri) == path

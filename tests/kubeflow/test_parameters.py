@@ -8,7 +8,7 @@ import pytest
 from components.errors import BadInput
 from components.train.hyperparameters import MODELS, OWN_DEFAULT, Hyperparameters
 from components.validate import kinds
-from pipeline import config
+from pipeline import settings
 from pipeline.kubeflow import parameters
 
 FLAGS = {"data-dir": "s3://data", "serving-dir": "s3://models", "training": {"model": "cnn", "ksize1": 3}}
@@ -16,9 +16,9 @@ FLAGS = {"data-dir": "s3://data", "serving-dir": "s3://models", "training": {"mo
 
 @pytest.fixture
 def compiled():
-    profile = config.find_profile("digits")
-    effective = config.build(FLAGS, {}, profile)
-    told = parameters.of(effective, config.training_told(FLAGS, {}, profile))
+    profile = settings.find_profile("digits")
+    effective = settings.build(FLAGS, {}, profile)
+    told = parameters.of(effective, settings.training_told(FLAGS, {}, profile))
     return effective.to_record(), {one.name: one.default for one in told}
 
 

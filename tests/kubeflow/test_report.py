@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from components import findings
-from pipeline import outcome, record
-from pipeline.kubeflow import adapt, notes, report, viewers
+from pipeline import run_record
+from pipeline.kubeflow import launcher_adapter, report, task_records
 from tests import object_stores
 from tests.report.conftest import make_run  # noqa: F401 - a fixture
 
@@ -33,7 +33,7 @@ CONFIG = {
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    monkeypatch.setattr(adapt, "ROOT", tmp_path / "container")
+    monkeypatch.setattr(launcher_adapter, "ROOT", tmp_path / "container")
     with object_stores.running() as server:
         yield server.bucket("reports")
 
@@ -78,9 +78,11 @@ OUTPUTS = {
 }
 
 
-def note(task, state=outcome.DONE, failure=None, inputs=None):
-    outputs = OUTPUTS.get(task, {}) if state == outcome.DONE else {}
-    notes.write(PREFIX, notes.Note(task, state, 100.0, 102.5, inputs or {}, outputs, failure))
+def note(task, state=run_record.DONE, failure=None, inputs=None):
+    outputs = OUTPUTS.get(task, {}) if state == run_record.DONE else {}
+    task_records.write_task_record(
+        PREFIX, task_records.TaskRecord(task, state, 100.0, 102.5, inputs or {}, outputs, failure)
+    )
 
 
 def make_report(tmp_path, store, **values):
@@ -150,13 +152,13 @@ def test_a_run_that_pushed(run, tmp_path, store, capsys):
     assert answer["html"]["uri"] == row["report"]
 
 
-@pytest.mark.parametrize("transform", [outcome.DONE, outcome.FAILED])
+@pytest.mark.parametrize("transform", [run_record.DONE, run_record.FAILED])
 def test_a_run_that_the_data_gate_stopped(run, tmp_path, store, transform):
     put(store, "data-check/salt/checks/findings.json", [vars(FINDING)])
     for task in ("ingest", "baseline", "statistics", "data-check"):
         note(task)
-    note("data-gate", outcome.FAILED, outcome.Failure(3, FINDING.sentence, record.STOPPED))
-    note("transform", transform, outcome.Failure(1, "ValueError") if transform == outcome.FAILED else None)
+    note("data-gate", run_record.FAILED, run_record.Failure(3, FINDING.sentence, run_record.STOPPED))
+    note("transform", transform, run_record.Failure(1, "ValueError") if transform == run_record.FAILED else None)
     row, html, answer = make_report(tmp_path, store)
     assert (row["verdict"], row["exit_code"], row["reason"]) == ("stopped", 3, FINDING.sentence)
     assert row["findings"][0]["name"] == "label-out-of-range"
@@ -167,11 +169,11 @@ def test_a_run_that_the_data_gate_stopped(run, tmp_path, store, transform):
     assert answer["classification_metrics"]["metadata"] == {}
 
 
-@pytest.mark.parametrize("verdict", [record.NOT_BLESSED, record.STOPPED])
+@pytest.mark.parametrize("verdict", [run_record.NOT_BLESSED, run_record.STOPPED])
 def test_a_run_that_push_refused(run, tmp_path, store, verdict):
     for task in NODES[:8]:
         note(task)
-    note("push", outcome.FAILED, outcome.Failure(3, "recall missed by 10 points", verdict))
+    note("push", run_record.FAILED, run_record.Failure(3, "recall missed by 10 points", verdict))
     row, _, answer = make_report(tmp_path, store)
     assert (row["verdict"], row["exit_code"], row["reason"]) == (verdict, 3, "recall missed by 10 points")
     assert row["metrics"]["accuracy"] == 0.95
@@ -192,7 +194,7 @@ def test_what_a_cached_task_made_is_known_from_those_that_used_it(run, tmp_path,
 def test_a_task_that_was_killed(run, tmp_path, store):
     for task in NODES[:5]:
         note(task)
-    notes.write(PREFIX, notes.Note("train", outcome.RUNNING, 100.0, None, {}, {}))
+    task_records.write_task_record(PREFIX, task_records.TaskRecord("train", run_record.RUNNING, 100.0, None, {}, {}))
     row, html, _ = make_report(tmp_path, store)
     assert (row["verdict"], row["exit_code"]) == ("failed", 1)
     assert row["reason"].startswith("train started and noted no end: its process was killed or its pod was lost")
@@ -207,7 +209,7 @@ def test_a_run_in_which_nothing_started(tmp_path, store):
 
 
 def test_a_report_that_cannot_be_made_leaves_the_verdict(run, tmp_path, store, monkeypatch):
-    from components.report import page
+    from pipeline.report import page
 
     def broken(*arguments):
         raise RuntimeError("no template")
@@ -222,7 +224,7 @@ def test_a_report_that_cannot_be_made_leaves_the_verdict(run, tmp_path, store, m
 
 
 def test_a_store_that_refuses_is_one_sentence(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(adapt, "ROOT", tmp_path / "container")
+    monkeypatch.setattr(launcher_adapter, "ROOT", tmp_path / "container")
     monkeypatch.setattr(f"{__name__}.PREFIX", "minio://absent/root/mnist-tfx/run-7")
     with object_stores.running(), pytest.raises(AssertionError):
         make_report(tmp_path, None)
@@ -233,7 +235,7 @@ def test_a_store_that_refuses_is_one_sentence(tmp_path, monkeypatch, capsys):
 
 def test_figures_that_are_not_finite_are_left_out():
     row = {"verdict": "not_blessed", "metrics": {"accuracy": 0.5, "loss": math.nan}, "baseline": None, "model": None}
-    assert viewers.metrics(row) == {"verdict": "not_blessed", "accuracy": 0.5}
+    assert report.metrics_metadata(row) == {"verdict": "not_blessed", "accuracy": 0.5}
 
 
 def test_the_roc_curve_rises_from_the_origin_to_one():
@@ -242,7 +244,7 @@ def test_the_roc_curve_rises_from_the_origin_to_one():
         [0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.3, 0.6], [0.3, 0.4, 0.3], [0.1, 0.9, 0.0], [0.5, 0.0, 0.5],
         [math.nan, 0.5, 0.5],
     ], np.float32)  # fmt: skip
-    drawn = viewers.classification(["a", "b", "c"], np.eye(3, dtype=np.int64), labels, scores)
+    drawn = report.classification_metadata(["a", "b", "c"], np.eye(3, dtype=np.int64), labels, scores)
     points = drawn["confidenceMetrics"]
     rates = [(point["falsePositiveRate"], point["recall"]) for point in points]
     assert rates[0] == (0.0, 0.0)
@@ -256,5 +258,5 @@ def test_the_roc_curve_rises_from_the_origin_to_one():
 
 
 def test_a_single_class_has_no_roc_curve():
-    drawn = viewers.classification(["a"], np.array([[2]]), np.array([0, 0]), np.ones((2, 1), np.float32))
+    drawn = report.classification_metadata(["a"], np.array([[2]]), np.array([0, 0]), np.ones((2, 1), np.float32))
     assert "confidenceMetrics" not in drawn

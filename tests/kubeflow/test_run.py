@@ -97,7 +97,7 @@ def read(uri: str) -> bytes:
 
 
 def production(serving: pathlib.Path | str) -> Any:
-    return versions.production(serving)
+    return versions.production_version(serving)
 
 
 def states(ended: Ended) -> dict[str, str]:

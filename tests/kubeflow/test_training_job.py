@@ -66,7 +66,7 @@ def test_the_workers_have_what_the_task_would_have_had(text):
             {
                 "name": "tensorflow",
                 "image": "b:2",
-                "command": ["python", "-m", "pipeline.kubeflow.worker"],
+                "command": ["python", "-m", "pipeline.kubeflow.training_job.worker"],
                 "args": ["--code_digest", code_digest.of_project()[:16]],
                 "env": [
                     {"name": "AWS_ENDPOINT_URL", "value": "http://seaweedfs.kubeflow:8333"},
@@ -121,7 +121,7 @@ def test_but_for_the_training_the_package_is_the_same():
     assert changed.pop("training_job")
     assert changed["accelerator"] == "cpu"
     assert changed == config(plain) | {"accelerator": "cpu", "gpus": 1}
-    assert told(spec)["run_fn"]["runtimeValue"]["constant"] == "components.train.tfjob.run_fn"
+    assert told(spec)["run_fn"]["runtimeValue"]["constant"] == "pipeline.kubeflow.training_job.tfjob.run_fn"
     for one in (plain, spec):
         del told(one)["custom_config"], told(one)["run_fn"]
         del one["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
@@ -225,4 +225,4 @@ def test_every_job_takes_little_and_ends(arguments):
     launcher = spec["deploymentSpec"]["executors"]["exec-train"]["container"]
     assert "accelerator" not in launcher["resources"]
     assert container["args"][container["args"].index("--code_digest") + 1] in launcher["args"]
-    assert told(spec)["run_fn"]["runtimeValue"]["constant"] == "components.train.tfjob.run_fn"
+    assert told(spec)["run_fn"]["runtimeValue"]["constant"] == "pipeline.kubeflow.training_job.tfjob.run_fn"

@@ -36,7 +36,7 @@ def digests() -> dict[str, str]:
 @pytest.mark.parametrize(
     ("edited", "rooms"),
     [
-        ("components/train/networks.py", {"train"}),  # by way of the dotted path of run_fn, then imports
+        ("components/train/models.py", {"train"}),  # by way of the dotted path of run_fn, then imports
         ("components/transform/preprocessing.py", {"transform"}),  # by its dotted path alone
         ("components/ingest/idx.py", {"ingest"}),
         ("components/push/publish.py", {"push"}),  # imported inside a function

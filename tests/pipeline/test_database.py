@@ -22,8 +22,8 @@ from tfx.orchestration import metadata as tfx_metadata
 import runner_local
 from components.errors import ProjectError
 from pipeline import database, lineage, metadata
-from pipeline.check import BLOCKED, OK
-from pipeline.local import commands, doctor, stages
+from pipeline.cli import BLOCKED, OK
+from pipeline.local import commands, doctor, nodes
 
 ROOT = pathlib.Path(__file__).parents[2]
 # The command line of a program that begins a transaction and keeps it.
@@ -94,7 +94,7 @@ def test_another_programs_transaction_is_called_that(output: pathlib.Path, how: 
 
 
 def test_in_the_middle_of_a_run_it_is_one_line_and_no_bad_input(output: pathlib.Path) -> None:
-    connection = stages._Connection(tfx_metadata.sqlite_metadata_connection_config(str(output / "metadata.db")))
+    connection = nodes._Connection(tfx_metadata.sqlite_metadata_connection_config(str(output / "metadata.db")))
     with held(output / "metadata.db", "EXCLUSIVE"), pytest.raises(ProjectError, match=BUSY) as caught, connection:
         pass
     assert caught.value.exit_code == 1
@@ -306,7 +306,7 @@ def test_a_lock_between_the_wait_and_the_opening_is_not_tried_ten_times(
         raise RuntimeError("Concurrent writes aborted after max number of retries.")  # after half a minute
 
     monkeypatch.setattr(metadata_store, "MetadataStore", refuse)
-    connection = stages._Connection(tfx_metadata.sqlite_metadata_connection_config(str(output / "metadata.db")))
+    connection = nodes._Connection(tfx_metadata.sqlite_metadata_connection_config(str(output / "metadata.db")))
     with pytest.raises(ProjectError, match=BUSY), connection:
         pass
     assert len(attempts) == 1

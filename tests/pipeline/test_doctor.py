@@ -16,8 +16,8 @@ import pytest
 
 from components import environment, features
 from components.ingest import download, source
-from pipeline import record
-from pipeline.check import BLOCKED, OK, WARNING, Check
+from pipeline import run_record
+from pipeline.cli import BLOCKED, OK, WARNING, Check
 from pipeline.local import commands, doctor
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -261,8 +261,8 @@ def test_a_clock_before_the_last_run_and_a_moved_folder_are_told(tmp_path: pathl
     (tmp_path / "metadata.db").touch()
     fields = {"created_at": "2026-01-01T00:00:00+00:00", "sequence": 1, "config": {"output": "/elsewhere/output"}}
     for at, state in (("2026-01-01T00:00:00+00:00", OK), ("9999-01-01T00:00:00+00:00", WARNING)):
-        row = record.new("20260101-000000-aaaa", **fields | {"created_at": at})
-        record.write(row, folder / record.RECORD_FILE)
+        row = run_record.new_record("20260101-000000-aaaa", **fields | {"created_at": at})
+        run_record.write_record(row, folder / run_record.RECORD_FILE)
         assert doctor._clock(tmp_path).state == state
     found = doctor._metadata(tmp_path)
     assert (found.state, "/elsewhere/output" in found.found) == (OK, True)

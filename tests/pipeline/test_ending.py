@@ -18,10 +18,10 @@ import pytest
 import runner_local
 from components.errors import BadInput
 from components.findings import GateResult
-from components.report import gates
-from pipeline import database, record
-from pipeline.local import run
+from pipeline import database, run_record
+from pipeline.local import runner
 from pipeline.local.console import Console
+from pipeline.report import content
 
 ROOT = pathlib.Path(__file__).parents[2]
 GATES = [
@@ -50,7 +50,7 @@ def console(written: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def test_the_table_has_what_models_are_compared_by_and_what_failed(console: Console, written: pathlib.Path) -> None:
-    console.verdict(gates.short({"gates": [vars(gate) for gate in GATES]}))
+    console.verdict(content.short_gates({"gates": [vars(gate) for gate in GATES]}))
     console.close()
     text = written.read_text(encoding="utf-8")
     assert [line.rstrip() for line in text.splitlines()] == [
@@ -65,7 +65,7 @@ def test_the_table_has_what_models_are_compared_by_and_what_failed(console: Cons
 
 
 def test_a_run_without_gates_has_no_table(console: Console, written: pathlib.Path) -> None:
-    console.verdict(gates.short({"gates": []}))
+    console.verdict(content.short_gates({"gates": []}))
     console.close()
     assert written.read_text(encoding="utf-8") == ""
 
@@ -73,9 +73,11 @@ def test_a_run_without_gates_has_no_table(console: Console, written: pathlib.Pat
 def test_a_report_that_cannot_be_written_leaves_the_verdict(
     console: Console, written: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    row: dict[str, Any] = record.new("20260101-000000-aaaa", verdict=record.PUSHED, log=str(tmp_path / "log.txt"))
+    row: dict[str, Any] = run_record.new_record(
+        "20260101-000000-aaaa", verdict=run_record.PUSHED, log=str(tmp_path / "log.txt")
+    )
     (tmp_path / "report.html").mkdir()  # something else is in its place
-    run._report(row, tmp_path, console)
+    runner._report(row, tmp_path, console)
     console.close()
     [line] = written.read_text(encoding="utf-8").splitlines()
     assert line.startswith("The report could not be written, the log has the cause: IsADirectoryError: ")
@@ -87,8 +89,10 @@ def test_a_report_with_a_fault_in_it_leaves_the_verdict(
     console: Console, written: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     broken = [{"name": "change"}]  # not what a gate's result looks like
-    row = record.new("20260101-000000-aaaa", verdict=record.PUSHED, log=str(tmp_path / "log.txt"), gates=broken)
-    run._report(row, tmp_path, console)
+    row = run_record.new_record(
+        "20260101-000000-aaaa", verdict=run_record.PUSHED, log=str(tmp_path / "log.txt"), gates=broken
+    )
+    runner._report(row, tmp_path, console)
     console.close()
     assert "The report could not be written" in written.read_text(encoding="utf-8")
     assert (row["report"], row["verdict"]) == (None, "pushed")
@@ -106,7 +110,7 @@ def test_a_record_that_could_not_be_written_is_said_before_any_work(
 
 
 def test_a_record_goes_through_a_link_and_not_in_its_place(tmp_path: pathlib.Path) -> None:
-    record.write(record.new("20260101-000000-aaaa"), tmp_path / record.RECORD_FILE)
+    run_record.write_record(run_record.new_record("20260101-000000-aaaa"), tmp_path / run_record.RECORD_FILE)
     (tmp_path / "link").symlink_to(tmp_path / "file")
     assert runner_local.died(["--json", str(tmp_path / "link")], signal.SIGKILL, tmp_path) == 1
     assert (tmp_path / "link").is_symlink()  # as /dev/stderr is
@@ -126,7 +130,7 @@ def test_memory_is_named_only_where_it_may_be_the_cause(
 def test_a_killed_run_whose_record_cannot_be_written_says_so(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record.write(record.new("20260101-000000-aaaa"), tmp_path / record.RECORD_FILE)
+    run_record.write_record(run_record.new_record("20260101-000000-aaaa"), tmp_path / run_record.RECORD_FILE)
     assert runner_local.died(["--json", "/proc/none/record.json"], signal.SIGKILL, tmp_path) == 1
     told = capsys.readouterr()
     assert told.out.startswith("FAILED: SIGKILL ended the process")
@@ -135,8 +139,8 @@ def test_a_killed_run_whose_record_cannot_be_written_says_so(
 
 def test_a_fault_outside_of_the_stages_is_one_line_and_the_log_has_the_cause(tmp_path: pathlib.Path) -> None:
     fail = (
-        "import sys, runner_local; from components import stdio; from pipeline.local import run; "
-        "run._temporary_folder = lambda output: (output / 'gone' / 'tmp').mkdir(); stdio.prepare(); "
+        "import sys, runner_local; from components import stdio; from pipeline.local import runner; "
+        "runner._temporary_folder = lambda output: (output / 'gone' / 'tmp').mkdir(); stdio.prepare(); "
         "sys.exit(runner_local.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", fail, "--dataset", "digits", "--output", str(tmp_path / "output"), "--json"]
@@ -148,17 +152,17 @@ def test_a_fault_outside_of_the_stages_is_one_line_and_the_log_has_the_cause(tmp
     assert row["reason"].endswith(f"; the log has the cause: {row['log']}")
     assert "Traceback" not in done.stderr
     assert "FileNotFoundError" in pathlib.Path(row["log"]).read_text(encoding="utf-8").splitlines()[-1]
-    assert record.read(pathlib.Path(row["log"]).parent) == row
+    assert run_record.read_record(pathlib.Path(row["log"]).parent) == row
 
 
 @pytest.mark.parametrize("content", ["", '{"verdict": ', "[]", "{}", '{"run_id": "x", "verdict": "pushed"}'])
 def test_a_damaged_record_is_no_former_verdict(tmp_path: pathlib.Path, content: str) -> None:
     folder = tmp_path / "runs" / "20260101-000000-aaaa"
     folder.mkdir(parents=True)
-    record.write(record.new("20260101-000000-aaaa"), folder / record.RECORD_FILE)
-    assert record.newest(tmp_path) is not None
-    (folder / record.RECORD_FILE).write_text(content)
-    assert record.newest(tmp_path) is None
+    run_record.write_record(run_record.new_record("20260101-000000-aaaa"), folder / run_record.RECORD_FILE)
+    assert run_record.newest_record(tmp_path) is not None
+    (folder / run_record.RECORD_FILE).write_text(content)
+    assert run_record.newest_record(tmp_path) is None
 
 
 @pytest.mark.parametrize("pages", [0, 1, 3])

@@ -14,7 +14,7 @@ from ml_metadata.metadata_store import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
 from components.push import labels, publish, rollback, versions
-from pipeline import lineage, lineage_answer, metadata
+from pipeline import lineage, metadata
 from tests.push.test_card import PROVENANCE
 
 
@@ -99,8 +99,8 @@ def test_two_versions_are_compared(output: pathlib.Path, capsys: pytest.CaptureF
 
 
 def test_a_version_does_not_differ_from_itself(output: pathlib.Path) -> None:
-    one = lineage_answer.answer(output / "serving" / "mnist", output / "metadata.db", 1)
-    assert lineage_answer.differences(one, one)["differences"] == []
+    one = lineage.model_lineage(output / "serving" / "mnist", output / "metadata.db", 1)
+    assert lineage.differences(one, one)["differences"] == []
 
 
 def test_json_goes_to_a_file(output: pathlib.Path, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
@@ -133,8 +133,8 @@ def test_wrong_usage_is_one_line(
 def test_it_needs_no_tensorflow() -> None:
     program = (
         "import sys\n"
-        "from pipeline import lineage, lineage_answer, lineage_text, metadata\n"
-        "from pipeline.local import prune, roll_back\n"
+        "from pipeline import lineage, metadata\n"
+        "from pipeline.local import housekeeping\n"
         "assert not {'tensorflow', 'tfx', 'apache_beam'} & {name.partition('.')[0] for name in sys.modules}\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=pathlib.Path(__file__).parents[2])
@@ -149,10 +149,12 @@ def test_a_rollback_leads_to_the_run_that_trained_the_model(output: pathlib.Path
         _execute(
             store, "Push", {"pushed_model": ("PushedModel", version.location)}, train, properties, version.provenance
         )
-    origin = metadata.matching(metadata.pushed(store), 1, str(serving / "1"), versions.find(serving, 1).provenance)
+    origin = metadata.matching(
+        metadata.pushed(store), 1, str(serving / "1"), versions.find_version(serving, 1).provenance
+    )
     new = rollback.roll_back(serving, rollback.choose(serving, 1), "why")
     metadata.record_rollback(store, origin, new.number, new.location, new.provenance)
-    told = lineage_answer.answer(serving, output / "metadata.db", 3)
+    told = lineage.model_lineage(serving, output / "metadata.db", 3)
     assert (told["source"], told["note"]) == ("ML Metadata", None)
     assert told["rollback"]["of"] == 1
     assert [step["stage"] for step in told["steps"]] == ["train", "push", "rollback"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from components.errors import BadInput, GateStopped, ProjectError
-from pipeline import outcome
+from pipeline import run_record
 
 
 def raised(raise_it):
@@ -69,11 +69,11 @@ def by_ctrl_c():
 )
 @pytest.mark.timeout(30)
 def test_the_error_that_is_meant_for_a_person_comes_first(fails, kind, text):
-    told = outcome.cause(raised(fails))
+    told = run_record.failure_cause(raised(fails))
     assert (type(told), str(told)) == (kind, text)
 
 
 def test_of_a_failed_stage_its_own_error_is_told():
     failure = ProjectError("a stage")
     failure.__cause__ = raised(in_a_circle)
-    assert outcome.cause(failure) is failure
+    assert run_record.failure_cause(failure) is failure

@@ -16,7 +16,7 @@ import pytest
 from components.errors import BadInput
 from components.push import history, versions
 from components.push.local_folder import LocalFolder
-from pipeline.check import BLOCKED, OK, Check
+from pipeline.cli import BLOCKED, OK, Check
 from pipeline.local import commands, doctor, lock
 from tests import mounts
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from components.errors import BadInput
-from pipeline import config
-from pipeline.check import BLOCKED, OK, Check
+from pipeline import settings
+from pipeline.cli import BLOCKED, OK, Check
 from tests import mounts
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -71,7 +71,7 @@ def test_a_config_file_is_held_to_the_same(tmp_path: pathlib.Path, name: str, ke
 @pytest.mark.parametrize("key", ["output", "serving-dir", "data-dir"])
 def test_a_path_that_no_file_can_have_is_refused(key: str, value: str) -> None:
     with pytest.raises(BadInput, match=f"{key} takes a path"):
-        config.build({key: value}, {}, config.find_profile("mnist"))
+        settings.build({key: value}, {}, settings.find_profile("mnist"))
 
 
 def test_doctor_says_of_each_place_what_it_finds(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,8 +165,8 @@ def test_odd_names_are_taken_as_they_are(tmp_path: pathlib.Path) -> None:
     data = tmp_path / "d[a]?*"
     data.mkdir()
     digits.write(data)
-    shutil.copy(config.PROFILES / "digits.pbtxt", tmp_path / "s[1].pbtxt")
-    profile = (config.PROFILES / "digits.toml").read_text().replace("digits.pbtxt", "s[1].pbtxt")
+    shutil.copy(settings.PROFILES / "digits.pbtxt", tmp_path / "s[1].pbtxt")
+    profile = (settings.PROFILES / "digits.toml").read_text().replace("digits.pbtxt", "s[1].pbtxt")
     (tmp_path / "p[1]?.toml").write_text(profile)
     (tmp_path / "c*.toml").write_text("[training]\nmodel = 'linear'\n")
     options = (

@@ -14,8 +14,8 @@ import pytest
 
 from components.errors import BadInput
 from components.push import destination, history, labels, publish, versions
-from pipeline.local import checkpoints, prune
-from pipeline.place import Place
+from pipeline.local import housekeeping
+from pipeline.settings import ModelLocation
 from tests import object_stores
 
 # Accuracy of the versions 1 to 5: the second is the best.
@@ -29,14 +29,14 @@ def server() -> Iterator[object_stores.S3]:
 
 
 @pytest.fixture(params=["folder", "store"])
-def place(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> ModelLocation:
     """Five runs of a day each, each of which pushed a version and left an artifact; the metadata are lost."""
     output = tmp_path / "output"
     if request.param == "store":
         request.getfixturevalue("server").bucket("models")
-        model = destination.at("s3://models/serving/mnist")
+        model = destination.open_destination("s3://models/serving/mnist")
     else:
-        model = destination.at(output / "serving" / "mnist")
+        model = destination.open_destination(output / "serving" / "mnist")
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "saved_model.pb").write_bytes(b"graph" * 1000)
     for number, accuracy in enumerate(ACCURACIES, start=1):
@@ -49,21 +49,21 @@ def place(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Place:
         (output / "runs" / run_id / "record.json").write_text(json.dumps(record))
         told = {"run_id": run_id, "dataset": {"name": "mnist"}, "metrics": {"accuracy": accuracy}}
         publish.publish(tmp_path / "source", model, {}, functools.partial(_provenance, told))
-    return Place(output, model)
+    return ModelLocation(output, model)
 
 
 def _provenance(told: dict[str, Any], number: int) -> dict[str, Any]:
     return {**told, "version": number}
 
 
-def numbers(place: Place) -> list[int]:
+def numbers(place: ModelLocation) -> list[int]:
     return [version.number for version in versions.all_versions(place.model)]
 
 
-def test_what_must_stay_stays(place: Place) -> None:
+def test_what_must_stay_stays(place: ModelLocation) -> None:
     labels.change(place.model, 1, "blue")
     (place.output / "runs" / "compare-20260103-120000-0003-20260105-120000-0005.html").write_text("page")
-    result = prune.prune(place, 1)
+    result = housekeeping.prune(place, 1)
     assert result["kept"]["versions"] == {1: "blue", 2: "the best ever pushed", 5: "in production"}
     assert numbers(place) == [1, 2, 5]
     kept = [f"2026010{number}-120000-000{number}" for number in (1, 2, 5)]
@@ -81,53 +81,57 @@ def test_what_must_stay_stays(place: Place) -> None:
     assert versions.next_number(place.model) == 6
 
 
-def test_a_second_time_nothing_is_left_to_do(place: Place) -> None:
-    prune.prune(place, 2)
+def test_a_second_time_nothing_is_left_to_do(place: ModelLocation) -> None:
+    housekeeping.prune(place, 2)
     before = history.read(place.model)
-    again = prune.prune(place, 2)
+    again = housekeeping.prune(place, 2)
     assert again["removed"] == {"versions": [], "runs": [], "artifacts": 0, "checkpoints": 0}
     assert again["freed"]["total"] == 0
     assert history.read(place.model) == before
 
 
-def test_a_canary_and_what_is_in_production_stay(place: Place) -> None:
+def test_a_canary_and_what_is_in_production_stay(place: ModelLocation) -> None:
     labels.change(place.model, 5, "canary")
-    assert prune.prune(place, 1)["kept"]["versions"] == {2: "the best ever pushed", 4: "in production", 5: "canary"}
+    assert housekeeping.prune(place, 1)["kept"]["versions"] == {
+        2: "the best ever pushed",
+        4: "in production",
+        5: "canary",
+    }
     assert numbers(place) == [2, 4, 5]
 
 
-def test_with_many_to_keep_nothing_goes(place: Place) -> None:
-    assert prune.prune(place, 9)["removed"]["versions"] == []
+def test_with_many_to_keep_nothing_goes(place: ModelLocation) -> None:
+    assert housekeeping.prune(place, 9)["removed"]["versions"] == []
     assert numbers(place) == [1, 2, 3, 4, 5]
 
 
-def test_only_checkpoints_that_no_kept_run_goes_on_from_go(place: Place) -> None:
+def test_only_checkpoints_that_no_kept_run_goes_on_from_go(place: ModelLocation) -> None:
     folder = place.output / "checkpoints"
     for name in ("left", "gone-on-from", "newer"):
         (folder / name).mkdir(parents=True)
     # The oldest run that stays is that of the second day, which made the best version: it found two of them.
     path = place.output / "runs" / "20260102-120000-0002" / "record.json"
-    present = checkpoints.present(place.output)
+    present = housekeeping.present(place.output)
     del present["newer"]
     path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": {"checkpoints": present}}))
     os.utime(folder / "gone-on-from", (0, 0))  # by a clock that was set back
     os.utime(folder / "newer", (0, 0))
-    assert prune.prune(place, 1)["removed"]["checkpoints"] == 1
+    assert housekeeping.prune(place, 1)["removed"]["checkpoints"] == 1
     assert sorted(path.name for path in folder.iterdir()) == ["gone-on-from", "newer"]
 
 
-def test_the_newest_runs_stay_whatever_their_clocks_said(place: Place) -> None:
+def test_the_newest_runs_stay_whatever_their_clocks_said(place: ModelLocation) -> None:
     """The last run was in New York, the one before in Tokyo; a former record has no sequence."""
     for name, sequence in (("20260105-120000-0005", 1), ("20260104-120000-0004", 2), ("20260101-120000-0001", 3)):
         path = place.output / "runs" / name / "record.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"sequence": sequence}))
-    kept = prune.prune(place, 2)["kept"]["runs"]
+    kept = housekeeping.prune(place, 2)["kept"]["runs"]
     # The second made the best version, and the fifth the one in production.
     assert kept == [f"2026010{number}-120000-000{number}" for number in (2, 5, 4, 1)]
 
 
 @pytest.mark.parametrize("keep", [0, -1])
-def test_at_least_one_is_kept(place: Place, keep: int) -> None:
+def test_at_least_one_is_kept(place: ModelLocation, keep: int) -> None:
     with pytest.raises(BadInput, match="1 or more"):
-        prune.prune(place, keep)
+        housekeeping.prune(place, keep)
     assert len(numbers(place)) == 5

@@ -10,7 +10,7 @@ import pytest
 from markdown_it import MarkdownIt
 from scipy import stats
 
-from components.push import card, card_text
+from components.push import model_card
 
 PROVENANCE: dict[str, Any] = {
     "schema_version": 1,
@@ -44,13 +44,13 @@ PROVENANCE: dict[str, Any] = {
 
 
 def test_it_says_all_that_the_provenance_says() -> None:
-    made = card.build(PROVENANCE)
+    made = model_card.build_card(PROVENANCE)
     assert made["data"]["files"] == {"train-images-idx3-ubyte": "f11e"}
     assert made["data"]["splits"] == {"train": 55000, "val": 5000, "test": 10000}
     assert made["data"]["licence"] == "CC BY-SA 3.0, Y. LeCun, C. Cortes, C. Burges"
     assert made["baseline"] == PROVENANCE["baseline"]
     assert (made["gates"], made["findings"]) == (PROVENANCE["gates"], PROVENANCE["findings"])
-    text = card_text.render(made)
+    text = model_card.render_markdown(made)
     for told in (
         "# Model card: mnist, version 3",
         "2026-03-01T12:00:00+00:00",
@@ -74,14 +74,14 @@ def test_it_says_all_that_the_provenance_says() -> None:
 
 
 def test_intervals_are_wilsons() -> None:
-    made = card.build(PROVENANCE)["intervals"]
+    made = model_card.build_card(PROVENANCE)["intervals"]
     for told, right, count in (
         (made["accuracy"], 9900, 10000),
         (made["recall"]["1"], 3, 6),
         (made["recall"]["0"], 4, 4),
     ):
         assert told == pytest.approx(list(stats.binomtest(right, count).proportion_ci(0.95, "wilson")), abs=1e-12)
-    assert "98.79% to 99.18%" in card_text.render(card.build(PROVENANCE))
+    assert "98.79% to 99.18%" in model_card.render_markdown(model_card.build_card(PROVENANCE))
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_intervals_are_wilsons() -> None:
     [("digits", "CC BY 4.0"), ("mnist", "CC BY-SA 3.0"), ("custom", "not known"), ("my-mnist", "not known")],
 )
 def test_the_licence_of_the_data_is_that_of_those_very_files(name: str, licence: str) -> None:
-    made = card.build({**PROVENANCE, "dataset": {**PROVENANCE["dataset"], "name": name}})
+    made = model_card.build_card({**PROVENANCE, "dataset": {**PROVENANCE["dataset"], "name": name}})
     assert made["data"]["licence"].startswith(licence)
 
 
 def test_nothing_is_guessed() -> None:
-    made = card.build({"version": 1})
+    made = model_card.build_card({"version": 1})
     assert (made["data"]["sha256"], made["metrics"], made["intervals"], made["gates"]) == (None, None, None, None)
-    text = card_text.render(made)
+    text = model_card.render_markdown(made)
     assert "Not known." in text
     assert "None" not in text.replace("None.", "")
 
@@ -105,7 +105,7 @@ def test_a_rollback_and_a_forced_push_stand_at_the_top() -> None:
     back = {
         "of": 1, "by": "ann@host", "at": "2026-03-02T08:00:00+00:00", "reason": "sevens", "replaced": {"version": 2}
     }  # fmt: skip
-    text = card_text.render(card.build({**PROVENANCE, "rollback": back, "forced": "a try"}))
+    text = model_card.render_markdown(model_card.build_card({**PROVENANCE, "rollback": back, "forced": "a try"}))
     top = text.partition("## ")[0]
     assert (
         "this is version 1 again, republished by ann\\@host at 2026-03-02T08:00:00+00:00 in place of version 2" in top
@@ -123,7 +123,7 @@ def test_a_rollback_and_a_forced_push_stand_at_the_top() -> None:
     ],
 )  # fmt: skip
 def test_no_value_is_markup(hostile: str) -> None:
-    made = card.build(
+    made = model_card.build_card(
         {
             **PROVENANCE,
             "forced": hostile,
@@ -134,7 +134,7 @@ def test_no_value_is_markup(hostile: str) -> None:
             "findings": [{**PROVENANCE["findings"][0], "sentence": hostile}],
         }
     )
-    text = card_text.render(made)
+    text = model_card.render_markdown(made)
     assert not {char for char in text if not char.isprintable()} - {"\n"}
     parser = MarkdownIt("commonmark").enable("table").enable("strikethrough")
     tokens = [inner for token in parser.parse(text) for inner in (token, *(token.children or ()))]
@@ -159,7 +159,7 @@ def test_no_value_is_markup(hostile: str) -> None:
 
 
 def test_three_files_lie_beside_the_model() -> None:
-    files = card.beside(PROVENANCE)
+    files = model_card.beside(PROVENANCE)
     assert set(files) == {f"assets.extra/{name}" for name in ("provenance.json", "model_card.json", "model_card.md")}
     assert json.loads(files["assets.extra/provenance.json"]) == PROVENANCE
-    assert json.loads(files["assets.extra/model_card.json"]) == card.build(PROVENANCE)
+    assert json.loads(files["assets.extra/model_card.json"]) == model_card.build_card(PROVENANCE)

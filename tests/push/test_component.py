@@ -14,7 +14,7 @@ from tfx.types.channel import Channel
 from components import findings
 from components.artifacts import Checks
 from components.errors import BadInput, GateStopped, NotBlessed
-from components.push import card, card_text, component, content, rollback, versions
+from components.push import component, model_card, model_digest, rollback, versions
 from tests import object_stores
 from tests.transform import stages
 
@@ -117,8 +117,8 @@ def test_a_pushed_model_is_the_next_baseline_and_best_is_the_most_accurate(tmp_p
     assert provenance["schema"] == {"sha256": hashlib.sha256(b"").hexdigest()}
     assert json.loads(pushed.get_string_custom_property("provenance")) == provenance
     told = json.loads((serving / "2" / "assets.extra" / "model_card.json").read_text())
-    assert told == card.build(provenance)
-    assert (serving / "2" / "assets.extra" / "model_card.md").read_text() == card_text.render(told)
+    assert told == model_card.build_card(provenance)
+    assert (serving / "2" / "assets.extra" / "model_card.md").read_text() == model_card.render_markdown(told)
 
 
 def test_a_candidate_judged_against_what_is_no_longer_in_production_is_refused(tmp_path: pathlib.Path) -> None:
@@ -193,7 +193,7 @@ def test_other_weights_or_another_program_are_another_model(tmp_path: pathlib.Pa
     digests = []
     for name, model in (("a", Adder(1.0)), ("b", Adder(1.0)), ("c", Adder(1.5)), ("d", Doubler(1.0))):
         tf.saved_model.save(model, str(tmp_path / name))
-        digests.append(content.model_digest(tmp_path / name))
+        digests.append(model_digest.model_digest(tmp_path / name))
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
 

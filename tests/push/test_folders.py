@@ -18,9 +18,9 @@ import pytest
 
 from components.errors import BadInput
 from components.push import destination, history, labels, local_folder, publish, rollback, versions
-from pipeline import lineage_answer
-from pipeline.local import prune
-from pipeline.place import Place
+from pipeline import lineage
+from pipeline.local import housekeeping
+from pipeline.settings import ModelLocation
 from tests import mounts, object_stores
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def add(folder: pathlib.Path, name: str, accuracy: float = 0.9, complete: bool =
         (folder / name / "saved_model.pb").write_text(name)
 
 
-def push(where: destination.Where, scratch: pathlib.Path, text: str = "new") -> versions.Version:
+def push(where: destination.DestinationLike, scratch: pathlib.Path, text: str = "new") -> versions.Version:
     (scratch / text / "variables").mkdir(parents=True)
     (scratch / text / "saved_model.pb").write_text(text)
     (scratch / text / "variables" / "variables.index").write_text(text)
@@ -58,11 +58,11 @@ def model(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> destination
     for name in ("²", "٣", "-7", "8.0", str(2**63), "latest"):
         add(folder, name)
     if request.param == "folder":
-        return destination.at(folder)
+        return destination.open_destination(folder)
     bucket = request.getfixturevalue("server").bucket("models")
     for path in (path for path in folder.rglob("*") if path.is_file()):
         bucket.upload_file(str(path), f"a[b]*c/mnist/{path.relative_to(folder)}")
-    return destination.at("s3://models/a[b]*c/mnist")
+    return destination.open_destination("s3://models/a[b]*c/mnist")
 
 
 def test_a_number_with_zeros_is_a_version_and_keeps_its_name(
@@ -76,16 +76,16 @@ def test_a_number_with_zeros_is_a_version_and_keeps_its_name(
     ]
     assert [version.provenance["run_id"] for version in found] == ["00000001", "0002", "3"]
     labels.change(model, 3, "canary")
-    production, best = versions.production(model), versions.best(model, "mnist")
+    production, best = versions.production_version(model), versions.best_version(model, "mnist")
     assert production is not None
     assert best is not None
     assert (production.number, best.number) == (2, 2)
-    state = versions.state(model)
+    state = versions.serving_state(model)
     assert state.partition(":")[0] == "2"
     assert len(state) > 60
     model.fetch(1, tmp_path / "copy")
     assert (tmp_path / "copy" / "variables" / "variables.index").read_text() == "00000001"
-    told = lineage_answer.answer(model, tmp_path / "metadata.db", 1)
+    told = lineage.model_lineage(model, tmp_path / "metadata.db", 1)
     assert (told["location"], told["run_id"]) == (f"{model.url}/00000001", "00000001")
     new = rollback.roll_back(model, rollback.choose(model, 1), None)
     assert (new.number, new.location) == (4, f"{model.url}/4")
@@ -93,7 +93,7 @@ def test_a_number_with_zeros_is_a_version_and_keeps_its_name(
 
 
 def test_prune_removes_it_by_its_name(model: destination.Destination, tmp_path: pathlib.Path) -> None:
-    result = prune.prune(Place(tmp_path, model), 1)
+    result = housekeeping.prune(ModelLocation(tmp_path, model), 1)
     assert result["kept"]["versions"] == {2: "the best ever pushed", 3: "in production"}
     assert result["removed"]["versions"] == [1]
     assert [version.location for version in versions.all_versions(model)] == [f"{model.url}/0002", f"{model.url}/3"]
@@ -105,7 +105,7 @@ def test_the_next_number_is_above_all_that_are_taken(tmp_path: pathlib.Path) -> 
     add(folder, "0007", complete=False)
     (folder / "00012").touch()
     (folder / "15").symlink_to(tmp_path / "nothing")
-    assert versions.production(folder) is None
+    assert versions.production_version(folder) is None
     assert versions.next_number(folder) == 16
     assert push(folder, tmp_path).number == 16
     add(folder, str(2**63 - 1), complete=False)
@@ -119,7 +119,7 @@ def test_a_link_to_a_folder_and_number_0_are_versions(tmp_path: pathlib.Path) ->
     add(folder, "0")
     (folder / "001").symlink_to(tmp_path / "elsewhere" / "model")
     assert [version.number for version in versions.all_versions(folder)] == [0, 1]
-    destination.at(folder).remove(1)
+    destination.open_destination(folder).remove(1)
     assert [version.number for version in versions.all_versions(folder)] == [0]
     assert (tmp_path / "elsewhere" / "model" / "saved_model.pb").is_file()
 
@@ -140,7 +140,7 @@ def test_two_models_of_one_number_are_one_line_and_half_a_model_is_none(
 def test_a_version_that_cannot_be_looked_into_is_one_line(tmp_path: pathlib.Path) -> None:
     add(tmp_path / "mnist", "3")
     (tmp_path / "mnist" / "3").chmod(0o000)
-    program = "import sys; from components.push import versions; versions.production(sys.argv[1])"
+    program = "import sys; from components.push import versions; versions.production_version(sys.argv[1])"
     # Root may look anyway, unless it gives up the capabilities that let it.
     through = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
     done = subprocess.run(
@@ -190,7 +190,7 @@ def test_where_folders_cannot_be_renamed_no_half_of_a_version_is_ever_seen(
     for name in ("mkdir", "unlink", "rmdir", "open", "rename"):
         monkeypatch.setattr(os, name, watched(getattr(os, name)))
     assert push(folder, tmp_path).number == 2
-    destination.at(folder).remove(1)
+    destination.open_destination(folder).remove(1)
     changes = [after for before, after in itertools.pairwise(seen) if before != after]
     assert [seen[0], *changes] == [[1], [1, 2], [2]]
     assert (folder / "2" / "variables" / "variables.index").read_text() == "new"
@@ -203,7 +203,7 @@ def test_a_number_that_somebody_else_takes_meanwhile_is_theirs_also_without_rena
     no_renaming(monkeypatch, errno.EXDEV)
     add(tmp_path / "source", "model")
     (tmp_path / "mnist").mkdir()
-    with destination.at(tmp_path / "mnist").staged(
+    with destination.open_destination(tmp_path / "mnist").staged(
         {"saved_model.pb": tmp_path / "source/model/saved_model.pb"}
     ) as staged:
         add(tmp_path / "mnist", "1")
@@ -232,8 +232,8 @@ def test_an_overlay_whose_lower_layer_holds_the_versions_is_pruned(tmp_path: pat
     with mounts.overlay(lower, tmp_path) as output:
         with pytest.raises(OSError, match="Invalid cross-device link"):
             (output / "mnist" / "1").rename(output / "mnist" / "9")
-        model = destination.at(output / "mnist")
-        result = prune.prune(Place(output, model), 1)
+        model = destination.open_destination(output / "mnist")
+        result = housekeeping.prune(ModelLocation(output, model), 1)
         assert result["removed"]["versions"] == [1, 2]
         assert result["freed"]["versions"] > 0
         assert sorted(path.name for path in (output / "mnist").iterdir() if not path.name.startswith(".")) == [
@@ -246,7 +246,7 @@ def test_an_overlay_whose_lower_layer_holds_the_versions_is_pruned(tmp_path: pat
 def test_a_version_that_is_a_mount_is_removed(tmp_path: pathlib.Path) -> None:
     add(tmp_path / "elsewhere", "1")
     with mounts.mounted(tmp_path / "mnist" / "1", "--bind", str(tmp_path / "elsewhere" / "1")):
-        destination.at(tmp_path / "mnist").remove(1)
+        destination.open_destination(tmp_path / "mnist").remove(1)
         assert list((tmp_path / "mnist" / "1").iterdir()) == []
         assert versions.all_versions(tmp_path / "mnist") == []
         assert versions.next_number(tmp_path / "mnist") == 2
@@ -256,25 +256,25 @@ def test_a_folder_that_cannot_be_pushed_to_is_found_out_and_left_as_it_was(tmp_p
     (tmp_path / "mount").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
-    destination.at(tmp_path / "not" / "yet").probe()
+    destination.open_destination(tmp_path / "not" / "yet").probe()
     for name, reason in (("file", "not a directory"), ("file/mnist", "not a directory"), ("link", "leads nowhere")):
         with pytest.raises(BadInput, match=f"the serving folder must be writable.*{reason}.*--serving-dir"):
-            destination.at(tmp_path / name).probe()
+            destination.open_destination(tmp_path / name).probe()
     with pytest.raises(BadInput, match="takes a path without"):
-        destination.at(tmp_path / "b?").probe()
+        destination.open_destination(tmp_path / "b?").probe()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "mount"]
     add(tmp_path / "mount" / "mnist", "1")
     with mounts.read_only(tmp_path / "mount") as folder:
         for name in ("mnist", "new"):
             with pytest.raises(BadInput, match="read-only file system"):
-                destination.at(folder / name).probe()
+                destination.open_destination(folder / name).probe()
         with pytest.raises(BadInput, match=r"must be writable.*read-only file system"):
             labels.change(folder / "mnist", 1, "blue")
 
 
 def test_a_store_is_written_to_and_left_as_it_was(server: object_stores.S3) -> None:
     bucket = server.bucket("models")
-    store = destination.at("s3://models/mnist")
+    store = destination.open_destination("s3://models/mnist")
     store.probe()
     assert list(bucket.objects.all()) == []
     for refused in ("PUT", "DELETE"):

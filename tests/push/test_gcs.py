@@ -36,8 +36,8 @@ def test_a_version_is_whole_its_graph_comes_last_and_it_is_seen_to_change(
 ) -> None:
     requests: list[str] = []
     server.before = lambda method, path: requests.append(f"{method} {path.partition('?')[0]}")
-    store = destination.at(URL)
-    assert versions.state(store) == ""
+    store = destination.open_destination(URL)
+    assert versions.serving_state(store) == ""
     assert publish.publish(model, store, {}, lambda number: {"version": number}, "").location == f"{URL}/1"
     copied = [request for request in requests if "/rewriteTo/b/models/o/serving/mnist/1/" in request]
     assert len(copied) >= 3
@@ -45,9 +45,9 @@ def test_a_version_is_whole_its_graph_comes_last_and_it_is_seen_to_change(
     store.fetch(1, tmp_path / "fetched")
     for name in ("saved_model.pb", "variables/variables.index"):
         assert (tmp_path / "fetched" / name).read_bytes() == (model / name).read_bytes()
-    before = versions.state(store)
+    before = versions.serving_state(store)
     store.write("1/variables/variables.index", b"Weights")
-    assert before != versions.state(store)
+    assert before != versions.serving_state(store)
     assert {name.removeprefix("serving/mnist/").partition("/")[0] for _, name in server.objects} == {".claims", "1"}
     store.remove(1)
     assert store.numbers() == {1: False}
@@ -83,4 +83,4 @@ def test_of_two_that_push_at_once_one_does(server: gcs.Gcs, model: pathlib.Path)
 
 def test_a_bucket_that_is_not_there_is_refused(server: gcs.Gcs) -> None:
     with pytest.raises(BadInput, match=r"gs://nobody/mnist: .* no such bucket"):
-        destination.at("gs://nobody/mnist").numbers()
+        destination.open_destination("gs://nobody/mnist").numbers()

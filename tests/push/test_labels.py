@@ -25,7 +25,7 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def production(folder: pathlib.Path) -> int | None:
-    found = versions.production(folder)
+    found = versions.production_version(folder)
     return found and found.number
 
 
@@ -37,8 +37,8 @@ def test_a_label_is_set_moved_and_removed_and_each_change_is_recorded(folder: pa
     moved = labels.change(folder, 2, "canary")
     assert (moved["before"], moved["production"]) == (3, [2, 3])
     assert labels.change(folder, 2, "canary", remove=True)["removed"]
-    assert versions.labels(folder) == {"blue": 1}
-    told = history.read(destination.at(folder))
+    assert versions.read_labels(folder) == {"blue": 1}
+    told = history.read(destination.open_destination(folder))
     assert [(line["action"], line["version"], line["label"], line["removed"]) for line in told] == [
         ("label", 3, "canary", False), ("label", 1, "blue", False), ("label", 2, "canary", False),
         ("label", 2, "canary", True),
@@ -77,7 +77,7 @@ def test_the_only_version_cannot_be_the_canary(tmp_path: pathlib.Path) -> None:
 def test_a_label_comes_off_a_version_that_is_gone(folder: pathlib.Path) -> None:
     (folder / "labels.json").write_text('{"old": 8}')
     labels.change(folder, 8, "old", remove=True)
-    assert versions.labels(folder) == {}
+    assert versions.read_labels(folder) == {}
 
 
 def test_no_change_of_several_at_once_is_lost(folder: pathlib.Path) -> None:
@@ -85,5 +85,5 @@ def test_no_change_of_several_at_once_is_lost(folder: pathlib.Path) -> None:
     names = [f"label-{number}" for number in range(8)]
     started = [subprocess.Popen([sys.executable, "-c", program, folder, name], cwd=ROOT) for name in names]
     assert [process.wait() for process in started] == [0] * 8
-    assert versions.labels(folder) == dict.fromkeys(names, 1)
-    assert len(history.read(destination.at(folder))) == 8
+    assert versions.read_labels(folder) == dict.fromkeys(names, 1)
+    assert len(history.read(destination.open_destination(folder))) == 8

@@ -52,7 +52,7 @@ def s3(server: S3) -> Iterator[S3]:
 
 @pytest.fixture(scope="module")
 def store(server: S3) -> destination.Destination:
-    return destination.at(URL)
+    return destination.open_destination(URL)
 
 
 def model(folder: pathlib.Path, text: str) -> pathlib.Path:
@@ -84,7 +84,7 @@ def keys(server: S3) -> dict[str, str]:
 
 def check_whole(store: destination.Destination, number: int, folder: pathlib.Path) -> str:
     """Fetches a version and holds it against what was pushed; returns the text of its model."""
-    text = str(versions.find(store, number).provenance["text"])
+    text = str(versions.find_version(store, number).provenance["text"])
     store.fetch(number, folder)
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     expected = {"fingerprint.pb", "saved_model.pb", "variables/variables.index"}
@@ -98,14 +98,14 @@ def test_a_version_is_whole_and_its_graph_comes_last(
 ) -> None:
     requests: list[tuple[str, str]] = []
     s3.before = lambda method, path: requests.append((method, path))
-    assert versions.state(store) == ""
+    assert versions.serving_state(store) == ""
     assert push("first", "") == 1
     copied = [path for method, path in requests if method == "PUT" and path.startswith("/models/serving/mnist/1/")]
     assert len(copied) >= 4
     assert copied[-1].endswith("/saved_model.pb")
     assert check_whole(store, 1, tmp_path / "fetched") == "first"
     assert sorted({key.partition("/")[0] for key in keys(s3)}) == [".claims", "1"]
-    assert versions.find(store, 1).location == f"{URL}/1"
+    assert versions.find_version(store, 1).location == f"{URL}/1"
 
 
 def test_a_push_that_is_cut_off_at_any_write_is_seen_whole_or_not_at_all(
@@ -116,7 +116,7 @@ def test_a_push_that_is_cut_off_at_any_write_is_seen_whole_or_not_at_all(
         s3.reset()
         s3.bucket("models")
         push("old")
-        old = versions.state(store)
+        old = versions.serving_state(store)
         writes = itertools.count(1)
         dead = threading.Event()
 
@@ -133,14 +133,14 @@ def test_a_push_that_is_cut_off_at_any_write_is_seen_whole_or_not_at_all(
         complete = [number for number, whole in store.numbers().items() if whole]
         for number in complete:
             check_whole(store, number, tmp_path / f"{allowed}-{number}")
-        assert max(complete) == int(versions.state(store).partition(":")[0])
+        assert max(complete) == int(versions.serving_state(store).partition(":")[0])
         # Whatever was left behind, the next run pushes, at the second try where it finds a push to finish.
         try:
-            number = push("next", versions.state(store))
+            number = push("next", versions.serving_state(store))
         except GateStopped:
             seen.add("finished by the next")
             assert complete == [1]
-            number = push("next", versions.state(store))
+            number = push("next", versions.serving_state(store))
         else:
             seen.add("absent" if complete == [1] else "there")
         assert [check_whole(store, n, tmp_path / f"{allowed}-next-{n}") for n in range(1, number + 1)] in (
@@ -158,7 +158,7 @@ def test_a_process_that_is_killed_leaves_what_servers_and_the_next_push_take_for
     s3: S3, push: Any, store: destination.Destination, tmp_path: pathlib.Path, moment: str
 ) -> None:
     push("old")
-    old = versions.state(store)
+    old = versions.serving_state(store)
     started = threading.Event()
     process: list[subprocess.Popen[str]] = []
 
@@ -176,15 +176,15 @@ def test_a_process_that_is_killed_leaves_what_servers_and_the_next_push_take_for
     assert process[0].communicate()[0] == ""
     s3.reset()
     assert process[0].returncode == -9
-    assert versions.state(store) == old
+    assert versions.serving_state(store) == old
     claimed = moment == "/2/"
     assert store.numbers() == ({1: True, 2: False} if claimed else {1: True})
     assert any(key.startswith(".staging/") for key in keys(s3))
     if claimed:
         with pytest.raises(GateStopped, match="that was version 1, now it is 2"):
             push("next", old)
-        assert versions.find(store, 2).provenance == {"by": "new"}
-    assert push("next", versions.state(store)) == (3 if claimed else 2)
+        assert versions.find_version(store, 2).provenance == {"by": "new"}
+    assert push("next", versions.serving_state(store)) == (3 if claimed else 2)
 
 
 def pusher(folder: pathlib.Path, name: str, judged_against: str) -> subprocess.Popen[str]:
@@ -196,7 +196,7 @@ def test_of_two_processes_that_push_at_once_one_does(
     s3: S3, push: Any, store: destination.Destination, tmp_path: pathlib.Path
 ) -> None:
     push("old")
-    old = versions.state(store)
+    old = versions.serving_state(store)
     both = threading.Barrier(2)
 
     def meet(method: str, path: str) -> None:
@@ -210,7 +210,7 @@ def test_of_two_processes_that_push_at_once_one_does(
     [loser] = set(said) - {winner}
     assert said[loser].startswith("refused: A candidate is pushed only while the baseline")
     assert said[loser].endswith("that was version 1, now it is 2. Run again.")
-    assert versions.find(store, 2).provenance == {"by": winner}
+    assert versions.find_version(store, 2).provenance == {"by": winner}
     assert store.read("2/variables/variables.index") == f"variables/variables.index of {winner}".encode()
     assert {key.partition("/")[0] for key in keys(s3)} == {".claims", "1", "2"}
 
@@ -219,7 +219,7 @@ def test_a_pusher_that_is_slow_is_overtaken_only_by_its_own_model(
     s3: S3, push: Any, store: destination.Destination, tmp_path: pathlib.Path
 ) -> None:
     push("old")
-    old = versions.state(store)
+    old = versions.serving_state(store)
     reached, go_on = threading.Event(), threading.Event()
 
     def hold(method: str, path: str) -> None:
@@ -232,7 +232,7 @@ def test_a_pusher_that_is_slow_is_overtaken_only_by_its_own_model(
     thread = threading.Thread(target=lambda: slow.append(push("slow", old)))
     thread.start()
     assert reached.wait(60)
-    assert versions.state(store) == old
+    assert versions.serving_state(store) == old
     with pytest.raises(GateStopped, match="that was version 1, now it is 2"):
         push("quick", old)
     go_on.set()
@@ -246,12 +246,12 @@ def test_a_claimed_push_whose_copying_failed_is_finished_by_the_next(
     s3: S3, push: Any, store: destination.Destination, tmp_path: pathlib.Path
 ) -> None:
     push("old")
-    old = versions.state(store)
+    old = versions.serving_state(store)
     s3.before = lambda method, path: REFUSED if method == "PUT" and "/mnist/2/" in path else None
     with pytest.raises(BadInput, match="access to it is refused"):
         push("new", old)
     s3.reset()
-    assert versions.state(store) == old
+    assert versions.serving_state(store) == old
     with pytest.raises(GateStopped, match="that was version 1, now it is 2"):
         push("next", old)
     assert check_whole(store, 2, tmp_path / "fetched") == "new"
@@ -261,7 +261,7 @@ def test_a_candidate_that_is_judged_against_an_older_model_leaves_no_trace(
     s3: S3, push: Any, store: destination.Destination
 ) -> None:
     push("old")
-    old = versions.state(store)
+    old = versions.serving_state(store)
     push("new", old)
     before = keys(s3)
     with pytest.raises(GateStopped, match="that was version 1, now it is 2"):
@@ -299,16 +299,16 @@ def test_labels_decide_what_is_in_production_and_a_changed_byte_is_seen(
     push("old")
     push("new")
     store.write(versions.LABELS_FILE, b'{"canary": 2}')
-    assert versions.labels(store) == {"canary": 2}
-    before = versions.state(store)
+    assert versions.read_labels(store) == {"canary": 2}
+    before = versions.serving_state(store)
     assert before.startswith("1:")
     weights = store.read("1/variables/variables.index")
     assert weights is not None
     store.write("1/variables/variables.index", weights.replace(b"old", b"odd"))
-    assert versions.state(store).startswith("1:")
-    assert versions.state(store) != before
+    assert versions.serving_state(store).startswith("1:")
+    assert versions.serving_state(store) != before
     # Who was judged against 1 may push while 2 is but a canary.
-    assert push("next", versions.state(store)) == 3
+    assert push("next", versions.serving_state(store)) == 3
 
 
 def test_what_a_killed_push_staged_is_removed_after_a_day(s3: S3, push: Any, store: destination.Destination) -> None:
@@ -330,7 +330,7 @@ def test_what_is_there_beside_versions_is_no_version(
         bucket.put_object(Key=key, Body=b"")
     for key in ("saved_model.pb", "mnist2/7/saved_model.pb", "mnist/.claims/a", "mnist/.staging/a/b", "mnist/notes/a"):
         bucket.put_object(Key=f"serving/{key}", Body=b"x")
-    assert versions.state(store) == ""
+    assert versions.serving_state(store) == ""
     number = push("first", "")
     assert [version.number for version in versions.all_versions(store)] == [number]
     assert check_whole(store, number, tmp_path / "fetched") == "first"
@@ -341,10 +341,10 @@ def test_a_number_never_comes_again(s3: S3, push: Any, store: destination.Destin
         push(text)
     for number in (3, 2):
         store.remove(number)
-        assert versions.state(store).startswith(f"{number - 1}:")
+        assert versions.serving_state(store).startswith(f"{number - 1}:")
     store.write("7/variables/variables.index", b"half of a copy that somebody made by hand")
     assert store.numbers() == {1: True, 2: False, 3: False, 7: False}
-    assert push("d", versions.state(store)) == 8
+    assert push("d", versions.serving_state(store)) == 8
     assert [version.number for version in versions.all_versions(store)] == [1, 8]
 
 

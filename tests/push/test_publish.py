@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from components.errors import GateStopped
-from components.push import card, destination, local_folder, publish, versions
+from components.push import destination, local_folder, model_card, publish, versions
 from tests import object_stores
 
 
@@ -34,7 +34,7 @@ def test_a_version_holds_the_model_and_what_lies_beside_it(model: pathlib.Path, 
     assert files(version.path) == {
         **files(model),
         "assets.extra/train_stats.pb": b"statistics",
-        **card.beside({"version": 1}),
+        **model_card.beside({"version": 1}),
     }
     assert version.provenance == {"version": 1}
     assert [path.name for path in serving.iterdir()] == ["1"]
@@ -84,7 +84,9 @@ def test_pushes_at_once_get_numbers_of_their_own(model: pathlib.Path, tmp_path: 
 
 def test_a_number_that_an_empty_folder_has_is_taken(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tmp_path / "serving" / "1").mkdir(parents=True)
-    with destination.at(tmp_path / "serving").staged({"saved_model.pb": model / "saved_model.pb"}) as staged:
+    with destination.open_destination(tmp_path / "serving").staged(
+        {"saved_model.pb": model / "saved_model.pb"}
+    ) as staged:
         assert not staged.become(1, {})
         assert staged.become(2, {})
     assert list((tmp_path / "serving" / "1").iterdir()) == []
@@ -113,9 +115,9 @@ def test_who_looked_at_production_before_another_push_does_not_push_after_it(
     model: pathlib.Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked, pushed = threading.Barrier(2), threading.Event()
-    look = publish.check
+    look = publish.check_baseline
 
-    def look_and_wait(place: destination.Where, judged_against: str) -> None:
+    def look_and_wait(place: destination.DestinationLike, judged_against: str) -> None:
         look(place, judged_against)
         looked.wait(60)  # both have found it unchanged
         if threading.current_thread().name == "slow":
@@ -129,7 +131,7 @@ def test_who_looked_at_production_before_another_push_does_not_push_after_it(
         pushed.set()
 
     ended: list[object] = []
-    monkeypatch.setattr(publish, "check", look_and_wait)
+    monkeypatch.setattr(publish, "check_baseline", look_and_wait)
     threads = [threading.Thread(target=push, name=name) for name in ("quick", "slow")]
     for thread in threads:
         thread.start()

@@ -19,7 +19,7 @@ from tests import object_stores
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def push(folder: destination.Where, source: pathlib.Path, text: str) -> int:
+def push(folder: destination.DestinationLike, source: pathlib.Path, text: str) -> int:
     """Pushes a model that holds the text, which is its digest as well."""
     (source / text).mkdir(exist_ok=True, parents=True)
     (source / text / "saved_model.pb").write_text(text)
@@ -38,9 +38,9 @@ def folder(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> destinatio
     """Versions 1 to 3, of the models a, b and c."""
     if request.param == "store":
         request.getfixturevalue("server").bucket("models")
-        where = destination.at("s3://models/serving/mnist")
+        where = destination.open_destination("s3://models/serving/mnist")
     else:
-        where = destination.at(tmp_path / "serving")
+        where = destination.open_destination(tmp_path / "serving")
     for text in "abc":
         push(where, tmp_path / "source", text)
     return where
@@ -55,7 +55,7 @@ def test_the_older_model_is_in_production_under_the_next_number(
 ) -> None:
     new = rollback.roll_back(folder, rollback.choose(folder, 1), "sevens")
     assert new.number == 4
-    assert versions.state(folder).startswith("4:")
+    assert versions.serving_state(folder).startswith("4:")
     folder.fetch(1, tmp_path / "one")
     folder.fetch(4, tmp_path / "four")
     of_number = {f"assets.extra/{name}" for name in ("provenance.json", "model_card.json", "model_card.md")}
@@ -66,7 +66,7 @@ def test_the_older_model_is_in_production_under_the_next_number(
     assert (told["of"], told["origin"], told["pushed_at"], told["reason"]) == (1, 1, "at-a", "sevens")
     assert told["replaced"] == {"version": 3, "sha256": "c"}
     assert {**new.provenance, "rollback": None, "version": 1, "pushed_at": "at-a"} == {
-        **versions.find(folder, 1).provenance, "rollback": None
+        **versions.find_version(folder, 1).provenance, "rollback": None
     }  # fmt: skip
     assert json.loads(four["assets.extra/model_card.json"])["rollback"] == told
     [line] = history.read(folder)
@@ -154,7 +154,7 @@ def test_killed_at_any_moment_it_is_done_or_not_done(
     seen = {name: content for name, content in files(serving).items() if not name.startswith((".", "3/"))}
     assert seen == before
     if 3 in there:  # recorded in the version itself
-        assert versions.find(serving, 3).provenance["rollback"]["of"] == 1
+        assert versions.find_version(serving, 3).provenance["rollback"]["of"] == 1
     # Nothing is held or half done: going back to the other one goes through.
     other = 2 if 3 in there else 1
     assert rollback.roll_back(serving, rollback.choose(serving, other), None).number == len(there) + 1

@@ -22,7 +22,7 @@ def add(
 def test_production_is_the_highest_number_not_the_highest_text(tmp_path: pathlib.Path) -> None:
     for number in (2, 10, 9):
         add(tmp_path, number)
-    production = versions.production(tmp_path)
+    production = versions.production_version(tmp_path)
     assert production is not None
     assert production.number == 10
 
@@ -38,7 +38,7 @@ def test_a_canary_is_not_production(tmp_path: pathlib.Path) -> None:
     add(tmp_path, 1)
     add(tmp_path, 2)
     (tmp_path / "labels.json").write_text('{"canary": 2, "stable": 1}')
-    production = versions.production(tmp_path)
+    production = versions.production_version(tmp_path)
     assert production is not None
     assert production.number == 1
 
@@ -47,23 +47,23 @@ def test_best_goes_by_accuracy_among_versions_of_the_same_data(tmp_path: pathlib
     add(tmp_path, 1, accuracy=0.98)
     add(tmp_path, 2, accuracy=0.97)
     add(tmp_path, 3, accuracy=0.99, dataset="digits")
-    best = versions.best(tmp_path, "mnist")
+    best = versions.best_version(tmp_path, "mnist")
     assert best is not None
     assert best.number == 1
 
 
 def test_nothing_is_in_production_where_there_is_no_folder(tmp_path: pathlib.Path) -> None:
-    assert versions.production(tmp_path / "none") is None
-    assert versions.state(tmp_path / "none") == ""
+    assert versions.production_version(tmp_path / "none") is None
+    assert versions.serving_state(tmp_path / "none") == ""
     assert versions.next_number(tmp_path / "none") == 1
 
 
 def test_state_tells_a_changed_byte(tmp_path: pathlib.Path) -> None:
     add(tmp_path, 1)
-    before = versions.state(tmp_path)
+    before = versions.serving_state(tmp_path)
     assert before.startswith("1:")
     (tmp_path / "1" / "saved_model.pb").write_bytes(b"grapH")
-    assert versions.state(tmp_path) != before
+    assert versions.serving_state(tmp_path) != before
 
 
 @pytest.mark.parametrize("content", ["", '{"canary": ', "[]", '{"canary": "2"}', '{"canary": null}'])
@@ -72,7 +72,7 @@ def test_damaged_labels_are_one_sentence_and_put_no_canary_in_production(tmp_pat
     add(tmp_path, 2)
     (tmp_path / "labels.json").write_text(content)
     with pytest.raises(BadInput, match=r"labels\.json must hold a JSON object"):
-        versions.production(tmp_path)
+        versions.production_version(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", '{"dataset": ', "[]"])
@@ -80,4 +80,4 @@ def test_a_damaged_provenance_is_one_sentence(tmp_path: pathlib.Path, content: s
     add(tmp_path, 1)
     (tmp_path / "1" / "assets.extra" / "provenance.json").write_text(content)
     with pytest.raises(BadInput, match=r"1/assets\.extra/provenance\.json must hold a JSON object"):
-        versions.production(tmp_path)
+        versions.production_version(tmp_path)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from components.report import page
+from pipeline.report import page
 from tests import browser
 from tests.browser import words
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.report import examples, png
+from pipeline.report import data, page
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def artifact(make_run) -> pathlib.Path:
 
 
 def test_every_image_comes_back_in_order(artifact: pathlib.Path) -> None:
-    found = list(examples.read(artifact, "train"))
+    found = list(data.read_images(artifact, "train"))
     assert [image.id for image in found] == [f"train-images-idx3-ubyte#{index}" for index in range(30)]
     assert [image.label for image in found] == [index % 10 for index in range(30)]
     assert {image.pixels.shape for image in found} == {(28, 28)}
@@ -27,16 +27,16 @@ def test_every_image_comes_back_in_order(artifact: pathlib.Path) -> None:
 
 
 def test_first_of_each_class(artifact: pathlib.Path) -> None:
-    found = examples.first_of_each_class(artifact, "train", 2)
+    found = data.first_of_each_class(artifact, "train", 2)
     assert [[image.id.partition("#")[2] for image in row] for row in found] == [
         [str(n), str(n + 10)] for n in range(10)
     ]
-    assert [len(row) for row in examples.first_of_each_class(artifact, "val", 2)] == [1] * 10
+    assert [len(row) for row in data.first_of_each_class(artifact, "val", 2)] == [1] * 10
 
 
 def test_by_id_looks_through_the_splits(artifact: pathlib.Path) -> None:
     wanted = ["train-images-idx3-ubyte#29", "t10k-images-idx3-ubyte#3", "train-images-idx3-ubyte#30"]
-    found = examples.by_id(artifact, ["train", "test"], wanted)
+    found = data.images_by_id(artifact, ["train", "test"], wanted)
     assert set(found) == set(wanted[:2])
     assert found[wanted[0]].label == 9
     assert int(found[wanted[1]].pixels[0, 0]) == 3
@@ -44,7 +44,7 @@ def test_by_id_looks_through_the_splits(artifact: pathlib.Path) -> None:
 
 def test_png_keeps_every_pixel() -> None:
     pixels = np.arange(6 * 5, dtype=np.uint8).reshape(6, 5) * 8
-    kind, _, content = png.data_uri(pixels).partition(",")
+    kind, _, content = page.data_uri(pixels).partition(",")
     assert kind == "data:image/png;base64"
     with Image.open(io.BytesIO(base64.b64decode(content))) as image:
         assert image.mode == "L"

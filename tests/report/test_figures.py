@@ -7,8 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from components.report import figures
-from components.report.figures import Answers
+from pipeline.report import figures
+from pipeline.report.figures import Answers
 
 
 def answers(labels: list[int], classes: list[int], confidence: float = 0.8) -> Answers:

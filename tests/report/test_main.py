@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from components.report import __main__ as command
-from components.report import bundle
+from pipeline.report import __main__ as command
+from pipeline.report import page
 
 
 @pytest.fixture(autouse=True)
 def output(make_run, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """Two runs, of which the second has no figures."""
-    monkeypatch.setattr(bundle, "javascript", lambda: "")
+    monkeypatch.setattr(page, "javascript", lambda: "")
     make_run("20260101-000000-aaaa", forced="a\nreason")
     make_run("20260102-000000-bbbb", verdict="stopped", metrics=None, baseline=None, model=None)
     return tmp_path / "output"

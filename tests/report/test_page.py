@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.report import bundle, content, page
+from pipeline.report import content, page
 
 HOSTILE = "<script>alert('x')</script>\"'&"
 
@@ -17,7 +17,7 @@ HOSTILE = "<script>alert('x')</script>\"'&"
 @pytest.fixture(autouse=True)
 def no_vega(monkeypatch: pytest.MonkeyPatch) -> None:
     """Putting the JavaScript together takes seconds and is another test's."""
-    monkeypatch.setattr(bundle, "javascript", lambda: "")
+    monkeypatch.setattr(page, "javascript", lambda: "")
 
 
 def text_of(record: dict[str, Any], tmp_path: pathlib.Path) -> str:
@@ -63,7 +63,7 @@ def test_gate_table(make_run, tmp_path: pathlib.Path) -> None:
 
 
 def test_figures_of_the_evaluation(make_run, tmp_path: pathlib.Path) -> None:
-    found = content.gather(make_run())["evaluation"]
+    found = content.gather_report(make_run())["evaluation"]
     assert found["examples"] == 20
     assert [(row["model"], row["accuracy"]) for row in found["summary"]] == [("candidate", 0.95), ("baseline", 0.9)]
     assert [(row["model"], row["accuracy"], row["count"]) for row in found["calibration_chart"]["data"]["values"]] == [
@@ -217,7 +217,7 @@ def test_slices_of_both_models(make_run) -> None:
     record = make_run()
     record["metrics"]["slices"] = {"ink_share": {"little": {"accuracy": 0.75, "examples": 8}}}
     record["baseline"]["metrics"]["slices"] = {"ink_share": {"little": {"accuracy": 0.5, "examples": 8}}}
-    [(feature, chart)] = content.gather(record)["evaluation"]["slice_charts"].items()
+    [(feature, chart)] = content.gather_report(record)["evaluation"]["slice_charts"].items()
     assert feature == "ink share"
     assert [(row["model"], row["value"], row["count"]) for row in chart["data"]["values"]] == [
         ("candidate", 0.75, 8), ("baseline", 0.5, 8)

@@ -121,10 +121,10 @@ def exported(tmp_path_factory, digits) -> dict[str, pathlib.Path]:
     import keras
     import tensorflow as tf
 
+    from components.train.data import TransformGraph
+    from components.train.export import export
     from components.train.hyperparameters import Hyperparameters
-    from components.train.networks import build
-    from components.train.signatures import export
-    from components.train.transform_graph import TransformGraph
+    from components.train.models import build
     from components.transform.preprocessing import preprocessing_fn
 
     folder = tmp_path_factory.mktemp("exported")

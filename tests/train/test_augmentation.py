@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from components.train.augmentation import Distort
+from components.train.models import Distort
 
 STILL = {"rotation": 0, "zoom": 0, "shear": 0, "shift": 0, "bend": 0}
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from components.errors import GateStopped
 from components.train.callbacks import DivergenceWatch
-from components.train.step import GRADIENT_NORM, watch_gradients
+from components.train.optimization import GRADIENT_NORM, watch_gradients
 
 IMAGES = np.random.default_rng(1).random((12, 3), np.float32)
 LABELS = np.arange(12) % 4

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from components.errors import BadInput, ProjectError
-from components.train import checkpoints, run, signatures
+from components.train import checkpoints, export, trainer
+from components.train.callbacks import BestWeights
 from components.train.checkpoints import Checkpoints
 from components.train.hyperparameters import Hyperparameters
-from components.train.validation import Best
 from tests import object_stores
 
 # Runs `run_fn` and kills its own process, as an out-of-memory killer would, when the progress says a certain thing.
@@ -32,7 +32,7 @@ class Kill(logging.Handler):
             os.kill(os.getpid(), signal.SIGKILL)
 logging.getLogger("progress").addHandler(Kill())
 logging.getLogger("progress").setLevel(logging.INFO)
-from components.train.run import run_fn
+from components.train.trainer import run_fn
 run_fn(types.SimpleNamespace(**json.loads(sys.argv[2])))
 """
 
@@ -52,7 +52,7 @@ def weights(folder):
 @pytest.fixture(scope="module")
 def undisturbed(inputs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    run.run_fn(arguments(inputs, folder))
+    trainer.run_fn(arguments(inputs, folder))
     return weights(folder)
 
 
@@ -69,7 +69,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(inputs, undisturbed, tmp_pa
     assert not (tmp_path / "killed" / "model").exists()
 
     with caplog.at_level("INFO", "progress"):
-        run.run_fn(arguments(inputs, tmp_path / "again", **config))
+        trainer.run_fn(arguments(inputs, tmp_path / "again", **config))
     assert f"going on after epoch {epochs_kept}" in caplog.messages
     assert weights(tmp_path / "again") == undisturbed
     told = json.loads((tmp_path / "again" / "model_run" / "training.json").read_text())
@@ -112,7 +112,7 @@ def saved(folder, epochs=2):
     network = compiled(1)
     rows = [{"epoch": number, "val_accuracy": 0.5} for number in range(1, epochs + 1)]
     network.fit(np.eye(3, dtype=np.float32), np.array([0, 1, 1]), epochs=epochs, verbose=0)
-    best = Best(network, rows, 100, 0)
+    best = BestWeights(network, rows, 100, 0)
     best.weights = [weight + 1 for weight in network.get_weights()]
     Checkpoints(folder, network, rows, best).on_epoch_end(epochs - 1)
     return network, rows, best
@@ -120,7 +120,7 @@ def saved(folder, epochs=2):
 
 def restored(folder):
     network, rows = compiled(2), list[dict[str, float]]()
-    best = Best(network, rows, 100, 0)
+    best = BestWeights(network, rows, 100, 0)
     return Checkpoints(folder, network, rows, best).restore(), network, rows, best
 
 
@@ -200,11 +200,11 @@ def test_a_training_that_had_stopped_early_does_not_go_on(inputs, tmp_path, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr(signatures, "export", killed)
+        broken.setattr(export, "export", killed)
         with pytest.raises(KeyboardInterrupt):
-            run.run_fn(made)
+            trainer.run_fn(made)
     with caplog.at_level("INFO", "progress"):
-        run.run_fn(made)
+        trainer.run_fn(made)
     assert "going on after epoch 3" in caplog.messages
     told = json.loads((tmp_path / "model_run" / "training.json").read_text())
     assert (told["steps"], told["best_epoch"], told["stopped_early"]) == (30, 3, True)

@@ -6,8 +6,8 @@ import pytest
 
 from components import features
 from components.errors import BadInput
-from components.train import data, kept
-from components.train.transform_graph import TransformGraph
+from components.train import data
+from components.train.data import TransformGraph
 
 IMAGES = np.arange(10, dtype=np.float32).reshape(10, 1, 1, 1) + np.zeros((10, 4, 4, 1), np.float32)
 LABELS = np.arange(10)
@@ -15,7 +15,7 @@ LABELS = np.arange(10)
 
 def take(count, **arguments):
     options = {"batch_size": 4, "seed": 3, **arguments}
-    images = kept.Kept(IMAGES, LABELS)
+    images = data.InMemoryDataset(IMAGES, LABELS)
     return list(data.batches(images, **options).take(count).as_numpy_iterator())
 
 
@@ -91,13 +91,13 @@ def test_replicas_share_each_batch_in_order():
 
 
 def test_val_comes_in_its_order():
-    found = list(data.in_order(kept.Kept(IMAGES, LABELS), 4).as_numpy_iterator())
+    found = list(data.in_order(data.InMemoryDataset(IMAGES, LABELS), 4).as_numpy_iterator())
     assert [len(images) for images in found] == [4, 4, 2]
     np.testing.assert_array_equal(np.concatenate(found), IMAGES)
 
 
 def test_the_datasets_of_a_training_are_not_tuned():
     """Dropping the iterator of one that is can hold the evaluation up for half a minute, see `datasets.untuned`."""
-    images = kept.Kept(IMAGES, LABELS)
+    images = data.InMemoryDataset(IMAGES, LABELS)
     for dataset in (data.batches(images, 4, 1), data.in_order(images, 4)):
         assert dataset.options().autotune.enabled is False

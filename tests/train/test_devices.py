@@ -55,10 +55,10 @@ def test_gpus_that_are_not_there_end_a_run_before_its_first_stage(flags, tmp_pat
 def test_a_trainer_that_was_promised_gpus_does_not_train_without(inputs, tmp_path):
     made = inputs.fn_args(tmp_path, Hyperparameters.of("linear", train_steps=2))
     made.custom_config |= {"accelerator": "gpu", "gpus": 99}
-    from components.train import run
+    from components.train import trainer
 
     with pytest.raises(BadInput, match="asks for 99 of this machine's GPUs"):
-        run.run_fn(made)
+        trainer.run_fn(made)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from components.train import networks, objective
+from components.train import models, optimization
 from components.train.hyperparameters import MODELS, Hyperparameters
 from tests import jax_backend
 
@@ -27,15 +27,15 @@ ON_JAX = """
 import json, sys
 import keras, numpy as np
 sys.path.insert(0, sys.argv[1])
-from components.train import networks, objective
+from components.train import models, optimization
 from components.train.hyperparameters import MODELS, Hyperparameters
 steps, batch = map(int, sys.argv[3:5])
 told = {"backend": keras.backend.backend(), "losses": {}}
 for model in MODELS:
     given = np.load(f"{sys.argv[2]}/{model}.npz")
     chosen = Hyperparameters.of(model, train_steps=steps, batch_size=batch)
-    network = networks.build(chosen)
-    objective.compile_network(network, chosen)
+    network = models.build(chosen)
+    optimization.compile_network(network, chosen)
     weights = [given[f"weight{number}"] for number in range(len(network.weights))]
     network.set_weights(weights)
     before = network.evaluate(given["images"], given["labels"], batch_size=batch, verbose=0)[0]
@@ -59,8 +59,8 @@ def both(tmp_path_factory):
     for model in MODELS:
         keras.utils.set_random_seed(1)
         chosen = Hyperparameters.of(model, train_steps=STEPS, batch_size=BATCH)
-        network = networks.build(chosen)
-        objective.compile_network(network, chosen)
+        network = models.build(chosen)
+        optimization.compile_network(network, chosen)
         weights = {f"weight{number}": values for number, values in enumerate(network.get_weights())}
         np.savez(folder / f"{model}.npz", images=images, labels=labels, **weights)
         before = network.evaluate(images, labels, batch_size=BATCH, verbose=0)[0]

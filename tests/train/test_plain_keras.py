@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import plain_keras
-from components.train import networks, objective
+from components.train import models, optimization
 from components.train.hyperparameters import Hyperparameters
 
 
@@ -30,14 +30,14 @@ def layers_of(network):
 
 
 def test_it_is_the_default_network():
-    plain, ours = plain_keras.build_network(), networks.build(Hyperparameters.of("cnn"))
+    plain, ours = plain_keras.build_network(), models.build(Hyperparameters.of("cnn"))
     assert layers_of(plain) == layers_of(ours)
     assert plain.count_params() == ours.count_params() == 302_590
 
 
 def test_it_is_the_same_training():
-    ours = networks.build(Hyperparameters.of("cnn", train_steps=1290))
-    objective.compile_network(ours, Hyperparameters.of("cnn", train_steps=1290))
+    ours = models.build(Hyperparameters.of("cnn", train_steps=1290))
+    optimization.compile_network(ours, Hyperparameters.of("cnn", train_steps=1290))
     plain = plain_keras.build_network()
     plain_keras.compile_network(plain, 1290)
     expected = [float(keras.ops.convert_to_numpy(ours.optimizer._learning_rate(step))) for step in range(0, 1300, 10)]

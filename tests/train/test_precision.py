@@ -13,10 +13,10 @@ from sklearn.datasets import load_digits
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
-from components.train import devices, loop, run
+from components.train import devices, loop, trainer
+from components.train.data import InMemoryDataset
 from components.train.devices import Compute
 from components.train.hyperparameters import Hyperparameters
-from components.train.kept import Kept
 
 # Of accuracies on 397 images: five of them.
 _TOLERANCE = 0.0126
@@ -26,7 +26,7 @@ _TOLERANCE = 0.0126
 def digits():
     found = load_digits()
     images = np.pad(np.kron(found.images / 16, np.ones((3, 3))), ((0, 0), (2, 2), (2, 2))).astype(np.float32)[..., None]
-    return Kept(images[:1400], found.target[:1400]), Kept(images[1400:], found.target[1400:])
+    return InMemoryDataset(images[:1400], found.target[:1400]), InMemoryDataset(images[1400:], found.target[1400:])
 
 
 def test_it_comes_to_the_same_accuracy(digits, tmp_path):
@@ -49,7 +49,7 @@ def test_it_comes_to_the_same_accuracy(digits, tmp_path):
 def test_what_is_exported_computes_in_float32(inputs, tmp_path):
     made = inputs.fn_args(tmp_path, Hyperparameters.of("cnn", train_steps=12, batch_size=32))
     made.custom_config |= {"precision": "bfloat16"}
-    run.run_fn(made)
+    trainer.run_fn(made)
     assert json.loads((tmp_path / "model_run" / "training.json").read_text())["precision"] == "bfloat16"
     saved = saved_model_pb2.SavedModel()
     saved.ParseFromString((tmp_path / "model" / "Format-Serving" / "saved_model.pb").read_bytes())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from components import features
-from components.train import devices, run
+from components.train import devices, trainer
 from components.train.hyperparameters import Hyperparameters
 from tests.train import workers
 
@@ -37,7 +37,7 @@ import keras
 import numpy as np
 from components.train import data, replicas
 from components.train.hyperparameters import Hyperparameters
-from components.train.kept import Kept
+from components.train.data import Kept
 strategy = devices.strategy(devices.Compute())
 keras.utils.set_random_seed(1)
 with strategy.scope():
@@ -84,7 +84,7 @@ def arguments(inputs, folder, count, hyperparameters=CHOSEN, **config):
 def alone(inputs, tmp_path_factory):
     """One process with the batch, the rate and the steps of two."""
     folder = tmp_path_factory.mktemp("alone")
-    run.run_fn(inputs.fn_args(folder, devices.scaled(CHOSEN, 2)))
+    trainer.run_fn(inputs.fn_args(folder, devices.scaled(CHOSEN, 2)))
     return folder
 
 

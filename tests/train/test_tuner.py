@@ -17,10 +17,9 @@ from tfx.types import standard_artifacts
 from tfx.types.channel import Channel
 
 from components.errors import BadInput, GateStopped
-from components.train import run
-from components.train.component import train
+from components.train import trainer
+from components.train.component import train, tune
 from components.train.hyperparameters import Hyperparameters
-from components.train.tuner_component import tune
 from tests.transform import stages
 
 # KerasTuner asks for the thread's name in the way of Python 2.
@@ -107,7 +106,7 @@ def test_the_same_search_finds_the_same(inputs, searched, tmp_path):
 def test_a_trial_is_the_training_with_its_values(inputs, searched, tmp_path):
     row = results(searched)["trials"][2]
     alone = Hyperparameters.of("dnn_dropout", **row["values"], train_steps=row["steps"])
-    run.run_fn(inputs.fn_args(tmp_path, alone))
+    trainer.run_fn(inputs.fn_args(tmp_path, alone))
     training = json.loads((tmp_path / "model_run" / "training.json").read_text())
     epoch = training["epochs"][training["best_epoch"] - 1]
     assert (epoch["val_accuracy"], epoch["val_loss"]) == (row["val_accuracy"], row["val_loss"])

@@ -11,10 +11,10 @@ import pytest
 import tensorflow as tf
 
 from components import features
-from components.train import run
+from components.train import trainer
+from components.train.callbacks import BestWeights, EpochValidation, copy_weights
+from components.train.data import InMemoryDataset
 from components.train.hyperparameters import Hyperparameters
-from components.train.kept import Kept
-from components.train.validation import Best, Validation, copy_weights
 
 
 def network():
@@ -42,7 +42,7 @@ def network():
 )
 def test_the_best_epoch_is_kept_and_patience_ends(accuracies, patience, best, ends_after):
     exported, rows = network(), list[dict[str, float]]()
-    watch = Best(exported, rows, 100, patience)
+    watch = BestWeights(exported, rows, 100, patience)
     trained = network()
     trained.stop_training = False
     watch.set_model(trained)
@@ -63,7 +63,7 @@ def test_val_is_measured_as_keras_measures_it():
     labels = (images.sum(axis=(1, 2, 3)) * 0.7).astype(np.int64)
     trained = network()
     trained.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    watch, logs = Validation(network(), Kept(images, labels)), dict[str, float]()
+    watch, logs = EpochValidation(network(), InMemoryDataset(images, labels)), dict[str, float]()
     watch.set_model(trained)
     watch.on_epoch_end(0, logs)
     loss, accuracy = trained.evaluate(images, labels, verbose=0)
@@ -88,15 +88,15 @@ def test_averaged_weights_are_those_that_count():
 
 
 def test_the_exported_network_is_that_of_the_best_epoch(inputs, tmp_path, monkeypatch):
-    measure, seen = Validation.on_epoch_end, []
+    measure, seen = EpochValidation.on_epoch_end, []
 
     def second_is_best(self, epoch, logs=None):
         measure(self, epoch, logs)
         seen.append(self._exported.get_weights())
         logs["val_accuracy"] = 0.9 if epoch == 1 else 0.1
 
-    monkeypatch.setattr(Validation, "on_epoch_end", second_is_best)
-    run.run_fn(inputs.fn_args(tmp_path, Hyperparameters.of("linear", train_steps=40, batch_size=32)))
+    monkeypatch.setattr(EpochValidation, "on_epoch_end", second_is_best)
+    trainer.run_fn(inputs.fn_args(tmp_path, Hyperparameters.of("linear", train_steps=40, batch_size=32)))
     told = json.loads((tmp_path / "model_run" / "training.json").read_text())
     assert (len(told["epochs"]), told["best_epoch"], told["stopped_early"]) == (4, 2, False)
     exported = keras.saving.load_model(tmp_path / "model" / "keras" / "model.keras")
@@ -112,6 +112,6 @@ def test_the_exported_network_is_that_of_the_best_epoch(inputs, tmp_path, monkey
 
 def test_a_training_that_brings_nothing_stops_early(inputs, tmp_path, caplog):
     hopeless = Hyperparameters.of("linear", train_steps=50, batch_size=32, learning_rate=1e-9, patience=2)
-    run.run_fn(inputs.fn_args(tmp_path, hopeless))
+    trainer.run_fn(inputs.fn_args(tmp_path, hopeless))
     told = json.loads((tmp_path / "model_run" / "training.json").read_text())
     assert (told["steps"], len(told["epochs"]), told["best_epoch"], told["stopped_early"]) == (30, 3, 3, True)

@@ -21,10 +21,10 @@ sys.path.insert(0, sys.argv[1])
 from components.errors import ProjectError
 logging.getLogger("progress").addHandler(logging.FileHandler(sys.argv[3]))
 logging.getLogger("progress").setLevel(logging.INFO)
-from components.train import run
+from components.train import trainer
 {before}
 try:
-    run.run_fn(types.SimpleNamespace(**json.loads(sys.argv[2])))
+    trainer.run_fn(types.SimpleNamespace(**json.loads(sys.argv[2])))
 except ProjectError as error:
     print("ended:", type(error).__name__, error, flush=True)
     os._exit(70 + error.exit_code)

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from components import features
-from components.ingest import digits, idx, ranks, source
+from components.ingest import digits, encode, idx, source
 from components.validate.images import Images
 
 
 def split(folder):
     _, contents = source.load(folder, None, (28, 28))
     arrays = {name: content.array for name, content in contents.items()}
-    held_out = ranks.lowest(len(arrays[idx.TRAIN_LABELS]), len(arrays[idx.TRAIN_LABELS]) // 12)
+    held_out = encode.lowest_ranks(len(arrays[idx.TRAIN_LABELS]), len(arrays[idx.TRAIN_LABELS]) // 12)
     rest = np.setdiff1d(np.arange(len(arrays[idx.TRAIN_LABELS])), held_out)
 
     def images(pixels, labels, chosen):

@@ -4,8 +4,8 @@ from concurrent import futures
 
 import numpy as np
 
-from components import features, rows
-from components.validate import examples, label_noise, pixels
+from components import array_store, features
+from components.validate import image_check, images, label_noise
 from components.validate.images import Joined, blocks
 
 
@@ -34,14 +34,14 @@ def test_the_checks_find_the_same_on_disk_both_at_a_time(digit_splits):
     damaged[3], damaged[5] = 255 - damaged[3], digit_splits["train"].pixels[9]
     splits = digit_splits | {"test": dataclasses.replace(digit_splits["test"], pixels=damaged)}
     on_disk = {
-        name: dataclasses.replace(images, pixels=rows.keep([images.pixels], images.__len__, 0))
-        for name, images in splits.items()
+        name: dataclasses.replace(split, pixels=array_store.store([split.pixels], split.__len__, 0))
+        for name, split in splits.items()
     }
     found = []
     for some in (splits, on_disk):
-        training = examples.in_file_order(some[features.TRAIN], some[features.VAL])
+        training = images.in_file_order(some[features.TRAIN], some[features.VAL])
         with futures.ThreadPoolExecutor(1) as beside:
-            looked = beside.submit(pixels.check, some)
-            found.append((label_noise.find(training, 10).to_rows(), looked.result()))
+            looked = beside.submit(image_check.check, some)
+            found.append((label_noise.find_label_noise(training, 10).to_rows(), looked.result()))
     assert found[0][1]
     assert found[0] == found[1]

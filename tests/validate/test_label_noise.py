@@ -27,17 +27,17 @@ def labelled(images, labels):
 
 
 def test_clean_digits_pass_with_room(digit_splits):
-    assert label_noise.find(digit_splits["train"], 10).share < 0.003
-    assert label_noise.check(digit_splits["train"], 10) == []
+    assert label_noise.find_label_noise(digit_splits["train"], 10).share < 0.003
+    assert label_noise.check_label_noise(digit_splits["train"], 10) == []
 
 
 def test_clean_mnist_passes_with_room(mnist_splits):
-    noise = label_noise.find(mnist_splits["train"], 10)
+    noise = label_noise.find_label_noise(mnist_splits["train"], 10)
 
     assert noise.images == 55000
     assert noise.share < 0.003
     assert noise.agreement > 0.975
-    assert label_noise.check(mnist_splits["train"], 10) == []
+    assert label_noise.check_label_noise(mnist_splits["train"], 10) == []
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_flipped_labels_of_digits_are_found(digit_splits, share, seed, precision
     images = digit_splits["train"]
     given = flipped(images.labels, share, seed)
 
-    noise = label_noise.find(labelled(images, given), 10)
+    noise = label_noise.find_label_noise(labelled(images, given), 10)
 
     found = quality(noise, given, images.labels)
     assert found[0] >= precision
@@ -66,7 +66,7 @@ def test_five_percent_flipped_labels_of_mnist_are_found(mnist_splits, seed):
     images = mnist_splits["train"]
     given = flipped(images.labels, 0.05, seed)
 
-    precision, recall = quality(label_noise.find(labelled(images, given), 10), given, images.labels)
+    precision, recall = quality(label_noise.find_label_noise(labelled(images, given), 10), given, images.labels)
 
     assert precision >= 0.95
     assert recall >= 0.93
@@ -76,7 +76,7 @@ def test_five_percent_flipped_labels_of_mnist_are_found(mnist_splits, seed):
 def test_flipped_labels_are_a_finding(digit_splits, share, least):
     images = labelled(digit_splits["train"], flipped(digit_splits["train"].labels, share, 1))
 
-    (finding,) = label_noise.check(images, 10)
+    (finding,) = label_noise.check_label_noise(images, 10)
 
     assert finding.name == "label-noise"
     assert finding.measured is not None
@@ -103,7 +103,7 @@ def test_half_of_the_fours_relabelled_nine_is_a_finding(request, name, which, le
     given = images.labels.copy()
     given[fours[: len(fours) // 2] if which == "first" else fours[::2]] = 9
 
-    (finding,) = label_noise.check(labelled(images, given), 10)
+    (finding,) = label_noise.check_label_noise(labelled(images, given), 10)
 
     assert finding.name == "label-noise"
     assert finding.measured is not None
@@ -117,31 +117,31 @@ def test_confusion_of_two_classes_is_a_finding_before_it_counts_among_all(digit_
     labels[np.flatnonzero(labels == 4)[::10]] = 9
     images = labelled(digit_splits["train"], labels)
 
-    (finding,) = label_noise.check(images, 10)
+    (finding,) = label_noise.check_label_noise(images, 10)
 
     assert finding.limit == 0.03
     assert finding.measured is not None
     assert finding.measured > 0.05
     assert "points over the limit of 3% for two classes" in finding.sentence
-    assert label_noise.check(images, 10, LabelLimits(pair=0.2)) == []
-    assert label_noise.check(images, 10, LabelLimits(pair_count=50)) == []
+    assert label_noise.check_label_noise(images, 10, LabelLimits(pair=0.2)) == []
+    assert label_noise.check_label_noise(images, 10, LabelLimits(pair_count=50)) == []
 
 
 def test_the_same_seed_gives_the_same_answer(digit_splits):
     images = labelled(digit_splits["train"], flipped(digit_splits["train"].labels, 0.05, 1))
 
-    first, second = (label_noise.find(images, 10, seed=4) for _ in range(2))
+    first, second = (label_noise.find_label_noise(images, 10, seed=4) for _ in range(2))
 
     assert first.ids == second.ids
 
 
 def test_memory_for_few_images_gives_the_same_answer(digit_splits, monkeypatch):
     images = labelled(digit_splits["train"], flipped(digit_splits["train"].labels, 0.05, 1))
-    kept = label_noise.find(images, 10)
+    kept = label_noise.find_label_noise(images, 10)
 
     monkeypatch.setattr(label_noise, "_BLOCK", 200)
     monkeypatch.setattr(label_noise, "_KEPT_BYTES", 3 * 200 * 1200 * 4)
-    computed_again = label_noise.find(images, 10)
+    computed_again = label_noise.find_label_noise(images, 10)
 
     assert len(kept.ids) > 50
     assert computed_again.ids == kept.ids
@@ -153,16 +153,16 @@ def test_labels_out_of_range_are_left_to_another_check(digit_splits):
     labels[:100] = 10
     labels[100:200] = -1
 
-    noise = label_noise.find(labelled(digit_splits["train"], labels), 10)
+    noise = label_noise.find_label_noise(labelled(digit_splits["train"], labels), 10)
 
     assert noise.images == 1174
     assert noise.share < 0.005
-    assert label_noise.check(labelled(digit_splits["train"], labels), 10) == []
+    assert label_noise.check_label_noise(labelled(digit_splits["train"], labels), 10) == []
 
 
 def test_a_handful_of_images_has_no_suspects(digit_splits):
     images = digit_splits["train"]
     few = dataclasses.replace(images, ids=images.ids[:3], pixels=images.pixels[:3], labels=images.labels[:3])
 
-    assert label_noise.find(few, 10).share == 0
-    assert label_noise.check(few, 10) == []
+    assert label_noise.find_label_noise(few, 10).share == 0
+    assert label_noise.check_label_noise(few, 10) == []

@@ -16,10 +16,10 @@ from tfx.types import artifact_utils, standard_artifacts
 from benchmarks.artifacts_compared import differ
 from components import features
 from components.ingest import encode
-from components.validate import check, component
-from pipeline import beam, config
+from components.validate import component, data_check
+from pipeline import beam, settings
 
-SCHEMA = (config.PROFILES / "mnist.pbtxt").read_text(encoding="utf-8")
+SCHEMA = (settings.PROFILES / "mnist.pbtxt").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,9 @@ def run(executor_class, inputs, folder):
     made.uri, schema.uri = str(folder), f"{folder}-schema"
     pathlib.Path(schema.uri).mkdir()
     context = base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=beam.arguments([]))
-    properties = {"schema_file": str(config.PROFILES / "mnist.pbtxt")}
+    properties = {"schema_file": str(settings.PROFILES / "mnist.pbtxt")}
     executor_class(context).Do(inputs, {"statistics": [made], "schema": [schema]}, properties)
-    return made, {split: told(check.statistics_of(made.uri)[split].datasets[0]) for split in features.SPLITS}
+    return made, {split: told(data_check.statistics_of(made.uri)[split].datasets[0]) for split in features.SPLITS}
 
 
 def told(statistics):

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from components.validate import strokes
+from components.validate import label_noise
 
 
 def described(image):
@@ -26,9 +26,9 @@ def described(image):
 def test_strokes_are_summed_by_direction_and_cell(shape, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (7, *shape), np.uint8)
     images[3] = 0
-    monkeypatch.setattr(strokes, "_CHUNK", 3)
+    monkeypatch.setattr(label_noise, "_CHUNK", 3)
 
-    found = strokes._describe(images)
+    found = label_noise._describe(images)
 
     assert found.dtype == np.float32
     np.testing.assert_allclose(found.T, [described(image) for image in images], atol=1e-6)
