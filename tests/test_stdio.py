@@ -20,7 +20,7 @@ LOCAL, KFP = str(ROOT / "runner_local.py"), str(ROOT / "runner_kfp.py")
 SCRIPTS = ([LOCAL, "--help"], [LOCAL, "label", "--help"], [KFP, "--help"])
 MODULES = (
     ["-m", "pipeline.lineage", "--help"],
-    ["-m", "components.report", "--output", "/nowhere"],
+    ["-m", "pipeline.report", "--output", "/nowhere"],
     ["-m", "serving", "--help"],
     ["-m", "serving.predict", "--help"],
     ["-m", "serving.batch", "--help"],

@@ -32,7 +32,7 @@ class Hyperparameters:
         ksize2: the same of the second.
         nfil1: filters of the first convolution.
         nfil2: filters of the second.
-        dropout: share of values dropped in training, 0 <= dropout < 1; which values, `networks.py` says.
+        dropout: share of values dropped in training, 0 <= dropout < 1; which values, `models.py` says.
     """
 
     model: str
@@ -143,7 +143,7 @@ def _check(hyperparameters: Hyperparameters) -> None:
 
 
 _POOL = 0
-# The layers that make an image smaller, in their order (`networks.py`): the size of a kernel without padding, or the
+# The layers that make an image smaller, in their order (`models.py`): the size of a kernel without padding, or the
 # name of the field with it, and _POOL, which halves the sides, rounded down. The other models take images of any size.
 _SHRINKING: Mapping[str, tuple[int | str, ...]] = {
     "cnn": (_POOL, _POOL),

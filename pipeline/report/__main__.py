@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists the runs of an output folder, writes the report of one again, or compares two.
 
-python -m components.report                    the runs, each with its verdict and accuracy
-python -m components.report RUN                writes that run's report again
-python -m components.report --compare A B      one page with two runs side by side
+python -m pipeline.report                    the runs, each with its verdict and accuracy
+python -m pipeline.report RUN                writes that run's report again
+python -m pipeline.report --compare A B      one page with two runs side by side
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="python -m components.report", description=_DESCRIPTION, allow_abbrev=False)
+    parser = _Parser(prog="python -m pipeline.report", description=_DESCRIPTION, allow_abbrev=False)
     parser.add_argument("run", nargs="?", metavar="RUN", help="id of a run, or a part of it that no other has")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two runs")
     parser.add_argument("--output", default="output", metavar="DIR", help="where the runs lie; default: output/")

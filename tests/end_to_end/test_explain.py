@@ -37,7 +37,7 @@ def test_an_edit_runs_the_stages_that_it_concerns(run: Any, checkout: pathlib.Pa
     assert other_seed["train"]["reason"] == "seed changed from 1 to 2"
     assert not other_seed["ingest"]["runs"]
 
-    networks = checkout / "components" / "train" / "networks.py"
+    networks = checkout / "components" / "train" / "models.py"
     networks.write_text(networks.read_text() + "# a comment\n")
     edited = explained()
     assert edited["train"]["reason"] == "components/train/models.py changed"

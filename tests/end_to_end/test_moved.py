@@ -78,7 +78,7 @@ def test_a_copy_is_known_as_unchanged_and_names_its_own_files(
     assert (same.code, same.record["verdict"], same.record["run_id"]) == (0, "unchanged", first["run_id"])
     told = same.stdout + same.stderr + json.dumps(same.record, ensure_ascii=False)
     told += command("pipeline.lineage", "--output", copy) + command("pipeline.lineage", "--output", copy, "--json")
-    told += command("components.report", "--output", copy, "--json")
+    told += command("pipeline.report", "--output", copy, "--json")
     told += (copy / "runs" / first["run_id"] / "report.html").read_text()
     for file in (copy / "serving").rglob("*"):
         told += file.read_text(errors="replace") if file.is_file() else ""
@@ -99,7 +99,7 @@ def test_a_run_in_a_copy_works_with_its_own_files(run: Any, original: pathlib.Pa
     told += (copy / "runs" / again.record["run_id"] / "report.html").read_text()
     assert str(original) not in told
     assert own(copy)
-    assert command("components.report", again.record["run_id"], "--output", copy).startswith(str(copy))
+    assert command("pipeline.report", again.record["run_id"], "--output", copy).startswith(str(copy))
     pruned = run("prune", "--keep", "1", "--output", copy)
     assert pruned.code == 0, pruned.stderr
 
@@ -167,7 +167,7 @@ def test_the_newest_run_is_the_last_one_whatever_its_clock_said(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"sequence": 2}))
     same = run(*WORK, "--output", copy, through=("env", "TZ=America/New_York"))
     assert same.record["run_id"] == first["run_id"]
-    assert [line.split()[0][-4:] for line in command("components.report", "--output", copy).splitlines()] == [
+    assert [line.split()[0][-4:] for line in command("pipeline.report", "--output", copy).splitlines()] == [
         "aaaa", "bbbb", first["run_id"][-4:],
     ]  # fmt: skip
     stopped = run(*WORK, "--train-steps", "5", "--output", copy, through=("env", "TZ=America/New_York"))

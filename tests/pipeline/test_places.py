@@ -27,7 +27,7 @@ WITH_OUTPUT = [
     ["runner_local.py", "rollback"],
     ["runner_local.py", "label", "1", "canary"],
     ["-m", "pipeline.lineage"],
-    ["-m", "components.report"],
+    ["-m", "pipeline.report"],
 ]
 WORK = ("runner_local.py", "--dataset", "digits", "--model", "linear", "--train-steps", "5", "--force-push", "a test")
 
@@ -55,7 +55,7 @@ def test_every_command_refuses_an_output_that_is_a_pattern(tmp_path: pathlib.Pat
 def test_the_folder_that_a_run_is_started_in_counts(tmp_path: pathlib.Path, name: str) -> None:
     (tmp_path / name).mkdir()
     refused(start("runner_local.py", "--output", "out", cwd=tmp_path / name), "output takes a path without")
-    refused(start("-m", "components.report", cwd=tmp_path / name), "output takes a path without")
+    refused(start("-m", "pipeline.report", cwd=tmp_path / name), "output takes a path without")
     assert list((tmp_path / name).iterdir()) == []
 
 
@@ -124,7 +124,7 @@ def test_a_serving_folder_that_is_read_only_is_said_before_any_stage(tmp_path: p
     [
         ["runner_local.py"],
         ["runner_local.py", "doctor"],
-        ["-m", "components.report"],
+        ["-m", "pipeline.report"],
         ["-m", "pipeline.lineage"],
         ["-m", "serving.batch", "images", "--output", "answers"],
         ["-m", "serving.drift", "samples"],
@@ -181,6 +181,6 @@ def test_odd_names_are_taken_as_they_are(tmp_path: pathlib.Path) -> None:
     assert "Nothing has changed" in again.stdout, again.stdout + again.stderr
     told = json.loads(start("-m", "pipeline.lineage", "--output", odd, "--json").stdout)
     assert (told["version"], told["source"]) == (1, "ML Metadata")
-    assert start("-m", "components.report", record["run_id"], "--output", odd).returncode == 0
+    assert start("-m", "pipeline.report", record["run_id"], "--output", odd).returncode == 0
     assert start("runner_local.py", "label", "1", "blue", "--output", odd).returncode == 0
     assert start("runner_local.py", "prune", "--keep", "1", "--output", odd).returncode == 0

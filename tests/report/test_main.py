@@ -92,7 +92,7 @@ def test_what_the_report_lacks_is_one_line_on_the_screen(output: pathlib.Path) -
     record = json.loads((output / "runs" / "20260101-000000-aaaa" / "record.json").read_text())
     (pathlib.Path(record["artifacts"]["evaluate.checks"]) / "predictions.npz").write_bytes(b"no archive")
     done = subprocess.run(
-        [sys.executable, "-m", "components.report", "aaaa", "--output", output],
+        [sys.executable, "-m", "pipeline.report", "aaaa", "--output", output],
         cwd=pathlib.Path(__file__).parents[2],
         capture_output=True,
         text=True,
