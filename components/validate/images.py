@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
-from components import array_store, datasets, features
+from components import array_store, features
 from components.array_store import ArrayRows
 from components.findings import Finding
 
@@ -129,6 +128,10 @@ def load_images(examples: str, split: str) -> Images:
     Raises:
         ProjectError: if the images fit neither into memory nor onto the disk.
     """
+    import tensorflow as tf  # here, as the command line imports the names of findings
+
+    from components import datasets
+
     spec = {
         features.IMAGE: tf.io.FixedLenFeature([], tf.string),
         features.LABEL: tf.io.FixedLenFeature([], tf.int64),
