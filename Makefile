@@ -16,7 +16,7 @@ RUN_STAMP := .venv/run.stamp
 DEV_STAMP := .venv/dev.stamp
 JAX_STAMP := .venv-jax/stamp
 # What is built from source is built with locked tools too.
-SYNC = $(UV) pip $(1) --python $(VENV) --require-hashes --build-constraints requirements-build.lock \
+SYNC = $(UV) pip $(1) --python $(VENV) --require-hashes --build-constraints requirements/build.lock \
 	--require-build-hashes --preview-features build-dependency-hashes
 
 # TFX and Beam start many processes that import thousands of modules: compiled once, each starts in half the time.
@@ -63,22 +63,22 @@ lint: $(DEV_STAMP) ## Check style and types
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
-lock: $(UV) ## Resolve the dependencies anew and write the requirements*.lock files
+lock: $(UV) ## Resolve the dependencies anew and write the files of requirements/
 	@$(USE_PIP_INDEX); $(UV) lock --upgrade
-	@$(call EXPORT,requirements.lock,what the pipeline needs,--no-dev)
-	@$(call EXPORT,requirements-dev.lock,what tests and linting add to requirements.lock,--only-group dev)
-	@$(call EXPORT,requirements-jax.lock,what the tests of the networks on JAX add to requirements.lock,--only-group jax \
+	@$(call EXPORT,requirements/run.lock,what the pipeline needs,--no-dev)
+	@$(call EXPORT,requirements/dev.lock,what tests and linting add to requirements/run.lock,--only-group dev)
+	@$(call EXPORT,requirements/jax.lock,what the tests of the networks on JAX add to requirements/run.lock,--only-group jax \
 		$(patsubst %,--no-emit-package %,ml-dtypes numpy opt-einsum scipy))
-	@$(call EXPORT,requirements-build.lock,uv and what builds the packages that have no wheels,--only-group build)
+	@$(call EXPORT,requirements/build.lock,uv and what builds the packages that have no wheels,--only-group build)
 	@$(MAKE) --no-print-directory lock-gpu
 
 # uv's overrides take the extra off TensorFlow, so it is resolved beside the project, with what is locked as it is.
 lock-gpu: $(UV)
 	@$(USE_PIP_INDEX); { printf '# SPDX-License-Identifier: Apache-2.0\n# Written by `make lock`: $(GPU_ADDS).\n' && \
 		echo 'tensorflow[and-cuda]' | $(UV) pip compile --quiet --no-config --no-header --no-annotate --generate-hashes \
-		--python-version 3.13 --python-platform x86_64-manylinux_2_39 --constraints requirements.lock \
-		$$(sed -n 's/^\([a-z0-9_.-]*\)==.*/--no-emit-package \1/p' requirements.lock) -; } >requirements-gpu.lock.new && \
-		mv requirements-gpu.lock.new requirements-gpu.lock
+		--python-version 3.13 --python-platform x86_64-manylinux_2_39 --constraints requirements/run.lock \
+		$$(sed -n 's/^\([a-z0-9_.-]*\)==.*/--no-emit-package \1/p' requirements/run.lock) -; } \
+		>requirements/gpu.lock.new && mv requirements/gpu.lock.new requirements/gpu.lock
 
 image: ## Build the container image (make image IMAGE=registry.example.com/mnist:1 TARGET=gpu)
 	@deploy/build_image.sh $(IMAGE) $(TARGET)
@@ -91,16 +91,16 @@ accept: $(RUN_STAMP) ## Try this project on a real Kubeflow, for an hour (HOST=U
 		$(call OPTION,steps,STEPS)
 
 sbom: $(DEV_STAMP) ## Write what is locked as a CycloneDX bill of materials (SBOM=sbom.cdx.json)
-	@PYTHONWARNINGS=ignore::UserWarning .venv/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml \
-		--output-reproducible --output-format JSON --output-file $(SBOM)
+	@PYTHONWARNINGS=ignore::UserWarning .venv/bin/cyclonedx-py requirements requirements/run.lock \
+		--pyproject pyproject.toml --output-reproducible --output-format JSON --output-file $(SBOM)
 	@echo "$(SBOM): $$(grep -c '"purl"' $(SBOM)) packages"
 
 # Without --strict, pip-audit finds no vulnerabilities in a package that it could not look up.
 audit: $(DEV_STAMP) ## Look for known vulnerabilities in what is locked for this Python
-	@told=$$(mktemp); trap 'rm -f "$$told"' EXIT; \
-	.venv/bin/pip-audit --strict --disable-pip --progress-spinner off --requirement requirements.lock 2>"$$told"; \
-	status=$$?; cat "$$told" >&2; \
-	if grep -Eq '^ERROR:|Traceback' "$$told"; then echo "NOT AUDITED: not every package could be looked up (above), so this says" \
+	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	.venv/bin/pip-audit --strict --disable-pip --progress-spinner off --requirement requirements/run.lock 2>"$$log"; \
+	status=$$?; cat "$$log" >&2; \
+	if grep -Eq '^ERROR:|Traceback' "$$log"; then echo "NOT AUDITED: not every package could be looked up (above), so this says" \
 		"nothing about vulnerabilities. The service that knows them must be within reach." >&2; fi; \
 	exit $$status
 
@@ -109,7 +109,7 @@ clean: ## Remove the environment, uv and all caches, but nothing that a run has 
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 OPTION = $(if $($(2)),--$(1) '$($(2))')
-GPU_ADDS := what the image for GPUs adds to requirements.lock, CUDA for Linux and Python 3.13
+GPU_ADDS := what the image for GPUs adds to requirements/run.lock, CUDA for Linux and Python 3.13
 
 # An export names no registry, unlike uv.lock, so it serves behind any mirror.
 define EXPORT
@@ -117,28 +117,29 @@ define EXPORT
 	$(UV) export --quiet --frozen --no-emit-project --no-header $(3); } >$(1).new && mv $(1).new $(1)
 endef
 
-$(UV): requirements-build.lock
-	@$(PYTHON) compat/lane.py >/dev/null
+$(UV): requirements/build.lock
+	@$(PYTHON) requirements/lane.py >/dev/null
 	@echo "Setting up uv in .uv"
 	@rm -rf .uv && $(PYTHON) -m venv .uv
-	@.uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/build.lock
 	@touch $@
 
 $(VENV): | $(UV)
 	@$(UV) venv --quiet --clear --no-python-downloads --python .uv/bin/python .venv
 
 # Removes what is not locked, tools and the stand-in included: the stamp of the tools is then older than this one.
-$(RUN_STAMP): requirements.lock compat/pyproject.toml $(shell find compat/src -name '*.py') $(VENV)
+$(RUN_STAMP): requirements/run.lock requirements/compat/pyproject.toml \
+		$(shell find requirements/compat/src -name '*.py') $(VENV)
 	@echo "Setting up .venv: 3 GB, of which 1 GB is downloaded the first time"
-	@$(USE_PIP_INDEX); $(call SYNC,sync) requirements.lock
-	@lane=$$($(VENV) compat/lane.py) && { [ "$$lane" != compatible ] || \
-		$(UV) pip install --quiet --offline --no-deps --python $(VENV) ./compat; }
+	@$(USE_PIP_INDEX); $(call SYNC,sync) requirements/run.lock
+	@lane=$$($(VENV) requirements/lane.py) && { [ "$$lane" != compatible ] || \
+		$(UV) pip install --quiet --offline --no-deps --python $(VENV) ./requirements/compat; }
 	@touch $@
 
-$(DEV_STAMP): requirements-dev.lock $(RUN_STAMP)
-	@$(USE_PIP_INDEX); $(call SYNC,install) --no-deps -r requirements-dev.lock
+$(DEV_STAMP): requirements/dev.lock $(RUN_STAMP)
+	@$(USE_PIP_INDEX); $(call SYNC,install) --no-deps -r requirements/dev.lock
 	@touch $@
 
-$(JAX_STAMP): requirements-jax.lock $(RUN_STAMP)
-	@$(USE_PIP_INDEX); $(call SYNC,install) --quiet --no-deps --target .venv-jax -r requirements-jax.lock
+$(JAX_STAMP): requirements/jax.lock $(RUN_STAMP)
+	@$(USE_PIP_INDEX); $(call SYNC,install) --quiet --no-deps --target .venv-jax -r requirements/jax.lock
 	@touch $@

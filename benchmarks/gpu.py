@@ -3,9 +3,9 @@
 
     [KERAS_BACKEND=jax] python -m benchmarks.gpu [--model cnn] [--batch-size 1024]
 
-The step is that of the pipeline's network, loss and optimizer, on images that are on the device already; what it is
-held against is the same network in plain Keras, `compile` and `fit` on arrays. In each round the two take turns. With
-Keras on JAX, TensorFlow is not needed. The images are random: no step's time depends on what is in them.
+The step is that of the pipeline's network, loss and optimizer, on images that are already on the device. Its floor is
+the same network in plain Keras: `compile`, and `fit` on arrays. In each round the two take turns. With Keras on JAX,
+TensorFlow is not needed. The images are random, as the time of a step does not depend on them.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from components.train import models, optimization
 from components.train.hyperparameters import MODELS, Hyperparameters
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-# Part of a device's name -> TFLOP/s of dense matrices with float32 (TF32 where the chip has it: both backends use it
-# then) and with bfloat16, from NVIDIA's data sheets. The first that fits is taken.
+# Part of a device's name -> TFLOP/s of dense matrices in float32 (TF32 on chips that have it, as both backends use it)
+# and in bfloat16, from NVIDIA's data sheets. The first match counts.
 _PEAKS = {
     "H200": (494.5, 989.0),
     "H100 PCIe": (378.0, 756.0),
@@ -49,115 +49,125 @@ _PEAKS = {
     "A10G": (35.0, 70.0),
 }
 _PASS_IMAGES = 16_384
-_HEAD = ("precision", "step, images/s", "plain `fit`, images/s", "ratio", "TFLOP/s of the step", "share of the peak")
+_HEADER = ("precision", "step, images/s", "plain `fit`, images/s", "ratio", "TFLOP/s of the step", "share of the peak")
 
 
 class Device(NamedTuple):
-    """What computes: the name that its maker gave it, and whether it is a GPU."""
+    """The device that computes."""
 
     name: str
     is_gpu: bool
+
+
+class Rates(NamedTuple):
+    """Images per second of a step and of plain Keras's `fit`, in each round, and operations per image of the step."""
+
+    step: list[float]
+    fit: list[float]
+    flops: float
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=__doc__, allow_abbrev=False)
     parser.add_argument("--model", choices=MODELS, default="cnn", help="default: cnn")
     parser.add_argument("--batch-size", type=int, default=1024, help="images per step; default: 1024")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the medians are taken; default: 3")
-    parser.add_argument("--seconds", type=float, default=5.0, help="least length of a measurement; default: 5")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds to take the medians of; default: 3")
+    parser.add_argument("--seconds", type=float, default=5.0, help="minimum length of a measurement; default: 5")
     parser.add_argument(
-        "--peak-tflops", type=float, nargs=2, metavar=("FLOAT32", "BFLOAT16"), help="of a device that is not known here"
+        "--peak-tflops",
+        type=float,
+        nargs=2,
+        metavar=("FLOAT32", "BFLOAT16"),
+        help="peak of an unlisted device",
     )
     return parser.parse_args(arguments)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures and shows.
+    """Measures and prints.
 
     Raises:
-        BadInput: for arguments that cannot be.
+        BadInput: an argument is invalid.
     """
     for name in ("batch_size", "rounds", "seconds"):
         if getattr(args, name) <= 0:
-            raise BadInput(f"--{name.replace('_', '-')} must be above 0, not {getattr(args, name)}")
+            raise BadInput(f"--{name.replace('_', '-')} must be above 0; received {getattr(args, name)}")
     chip = device()
-    known = (peak for part, peak in _PEAKS.items() if chip.is_gpu and re.search(rf"\b{part}\b", chip.name))
-    peaks = args.peak_tflops or next(known, None)
+    matches = (peak for part, peak in _PEAKS.items() if chip.is_gpu and re.search(rf"\b{part}\b", chip.name))
+    peaks = args.peak_tflops or next(matches, None)
     rows = []
     for number, precision in enumerate(PRECISIONS):
-        ours, plain, flops = measure(args.model, precision, args.batch_size, args.rounds, args.seconds)
-        rate, floor = statistics.median(ours), statistics.median(plain)
-        done = rate * flops / 1e12
-        share = f"{done / peaks[number]:.1%}" if peaks else "peak not known"
-        ratio = statistics.median(our / other for our, other in zip(ours, plain, strict=True))
-        rows.append((precision, f"{rate:,.0f}", f"{floor:,.0f}", f"{ratio:.2f}", f"{done:.3g}", share))
-    for cells in (_HEAD, ("---",) * len(_HEAD), *rows):
-        print(f"| {' | '.join(cells)} |")
-    backend = keras.backend.backend()
-    print(f"\n- Measured {table.today()} on {chip.name}{'' if chip.is_gpu else ', without a GPU'}")
-    print(f"- `{args.model}`, {args.batch_size} images per step; medians of {args.rounds} rounds")
-    print(f"- Keras {keras.__version__} on {backend} {_backend_version()}; {table.machine()}")
+        rates = measure(args.model, precision, args.batch_size, args.rounds, args.seconds)
+        step, fit = statistics.median(rates.step), statistics.median(rates.fit)
+        ratio = statistics.median(rate / floor for rate, floor in zip(rates.step, rates.fit, strict=True))
+        tflops = step * rates.flops / 1e12
+        share = f"{tflops / peaks[number]:.1%}" if peaks else "peak unknown"
+        rows.append((precision, f"{step:,.0f}", f"{fit:,.0f}", f"{ratio:.2f}", f"{tflops:.3g}", share))
+    facts = [
+        f"Measured {table.today()} on {chip.name}{'' if chip.is_gpu else ', without a GPU'}",
+        f"`{args.model}`, {args.batch_size} images per step; medians of {args.rounds} rounds",
+        f"Keras {keras.__version__} on {keras.backend.backend()} {_backend_version()}; {table.machine()}",
+    ]
+    print(table.render(_HEADER, rows, facts))
 
 
-def measure(
-    model: str, precision: str, batch_size: int, rounds: int, seconds: float
-) -> tuple[list[float], list[float], float]:
-    """Takes the rates of a step and of plain Keras.
+def measure(model: str, precision: str, batch_size: int, rounds: int, seconds: float) -> Rates:
+    """Measures the rates of a step and of plain Keras.
 
     Args:
         model: key of `MODELS`.
         precision: key of `PRECISIONS`.
         batch_size: images per step.
-        rounds: how often.
-        seconds: at least as long is each measured.
+        rounds: number of rounds.
+        seconds: minimum length of a measurement.
 
     Returns:
-        Images per second of our step and of plain Keras, one of each for each round; operations for each image.
+        A rate of each for each round.
     """
     steps = max(1, _PASS_IMAGES // batch_size)
     generator = np.random.default_rng(1)
     images = generator.random((steps * batch_size, *features.IMAGE_SHAPE, 1), np.float32)
     labels = generator.integers(0, len(features.CLASSES), len(images))
-    told = Hyperparameters.of(model, batch_size=batch_size)
-    before = keras.config.dtype_policy()
+    hyperparameters = Hyperparameters.of(model, batch_size=batch_size)
+    default = keras.config.dtype_policy()
     keras.config.set_dtype_policy(PRECISIONS[precision])
     try:
-        network, plain = models.build(told), models.build(told)
-        optimization.compile_network(network, told, jit_compile=device().is_gpu)
+        network, plain = models.build(hyperparameters), models.build(hyperparameters)
+        optimization.compile_network(network, hyperparameters, jit_compile=device().is_gpu)
         plain.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
         prepare = {"jax": _on_jax, "tensorflow": _on_tensorflow}[keras.backend.backend()]
         step = prepare(network, images[:batch_size], labels[:batch_size])
         fit = functools.partial(plain.fit, images, labels, batch_size=batch_size, verbose=0)
         step(1)
         fit()
-        ours, floors = [], []
+        rates, floors = [], []
         for _ in range(rounds):
             floors.append(len(images) * _per_second(fit, seconds))
-            ours.append(len(images) * _per_second(functools.partial(step, steps), seconds))
+            rates.append(len(images) * _per_second(functools.partial(step, steps), seconds))
     finally:
-        keras.config.set_dtype_policy(before)
-    return ours, floors, training_flops(network)
+        keras.config.set_dtype_policy(default)
+    return Rates(rates, floors, training_flops(network))
 
 
 def training_flops(network: keras.Sequential) -> float:
-    """Floating-point operations that a training step needs for each image, counted from the shapes.
+    """Returns the floating-point operations of a training step for each image, counted from the shapes.
 
-    Convolutions and dense layers alone, a multiplication and an addition for each weight and place; three times over:
-    the answer, the gradient of the inputs, which the first layer needs not, and that of the weights.
+    Only convolutions and dense layers count: a multiplication and an addition for each weight and position, in three
+    passes: the output, the gradient of the inputs, which the first layer does not need, and that of the weights.
     """
     total, first = 0.0, True
     for layer in network.layers:
         kernel = getattr(layer, "kernel", None)
         if kernel is None:
             continue
-        places = math.prod(layer.output.shape[1:-1])
-        total += (2 if first else 3) * 2 * math.prod(kernel.shape) * places
+        positions = math.prod(layer.output.shape[1:-1])
+        total += (2 if first else 3) * 2 * math.prod(kernel.shape) * positions
         first = False
     return total
 
 
 def device() -> Device:
-    """What Keras computes on."""
+    """Returns the device that Keras computes on."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -173,11 +183,11 @@ def device() -> Device:
 
 
 def _per_second(work: Callable[[], Any], seconds: float) -> float:
-    count, began = 0, time.monotonic()
-    while (passed := time.monotonic() - began) < seconds or not count:
+    count, start = 0, time.monotonic()
+    while (elapsed := time.monotonic() - start) < seconds or not count:
         work()
         count += 1
-    return count / passed
+    return count / elapsed
 
 
 def _on_jax(network: keras.Model, images: Any, labels: Any) -> Callable[[int], None]:
@@ -192,16 +202,16 @@ def _on_jax(network: keras.Model, images: Any, labels: Any) -> Callable[[int], N
     batch = jax.device_put((images, labels))
 
     def loss(trainable: Any, rest: Any, images: Any, labels: Any) -> Any:
-        answers, rest = network.stateless_call(trainable, rest, images, training=True)
-        return network.compute_loss(images, labels, answers), rest
+        predictions, rest = network.stateless_call(trainable, rest, images, training=True)
+        return network.compute_loss(images, labels, predictions), rest
 
     @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
     def step(trainable: Any, rest: Any, slots: Any, images: Any, labels: Any) -> Any:
-        (_, rest), gradients = jax.value_and_grad(loss, has_aux=True)(trainable, rest, images, labels)
-        trainable, slots = optimizer.stateless_apply(slots, gradients, trainable)
+        (_, rest), grads = jax.value_and_grad(loss, has_aux=True)(trainable, rest, images, labels)
+        trainable, slots = optimizer.stateless_apply(slots, grads, trainable)
         return trainable, rest, slots
 
-    # Given away to each step, so these are not the network's own.
+    # Copies, as each step donates them to the next.
     state = [[jax.numpy.array(value, copy=True) for value in values] for values in (trainable, rest, slots)]
 
     def run(count: int) -> None:

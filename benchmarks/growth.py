@@ -1,14 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How time and memory of each stage grow with the data: whole runs on more and more images, all else the same.
+"""Growth of each stage's time and memory with the data: runs on more and more images, everything else equal.
 
-Time per image is a stage's wall time, as the run's record has it, by the number of images. Memory is the resident set
-of the run and all processes that it has started, added up every 50 ms, so that what they share counts for each; a
-stage's figure is the highest while it ran. What an earlier stage has left behind in the process is in it.
+The larger data sets are the images and elastic distortions of them, after P. Simard, D. Steinkraus and J. Platt, Best
+Practices for Convolutional Neural Networks Applied to Visual Document Analysis, ICDAR 2003: each pixel is displaced by
+a random field, smoothed by a Gaussian and scaled. The same data set and factor give the same bytes.
+
+Time per image is a stage's wall time, from the run's record, divided by the number of images. Memory is the resident
+set of the run and all its child processes, added up every 50 ms: shared pages count for each process. A stage's value
+is the highest while it ran, with what earlier stages left in the process.
 """
 
 from __future__ import annotations
 
-import json
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import inspect
+import multiprocessing
+import os
 import pathlib
 import shutil
 import subprocess
@@ -16,102 +26,200 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
-from benchmarks import distorted
-from benchmarks.measurement import Measurement, Options
-from benchmarks.processes import ROOT
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from benchmarks.measurement import ROOT, Echo, Measurement, Options, last_words, read_record
 from components import features
 from components.errors import ProjectError
-from components.ingest import source
+from components.ingest import idx, source
+
+Pixels = npt.NDArray[np.uint8]
 
 TIME_LIMIT, MEMORY_LIMIT = 1.2, 1.5
-_PERIOD = 0.05
+# The stages that read images, or artifacts made from them.
+STAGES = ("ingest", "statistics", "image-check", "transform", "train", "infra-check", "evaluate", "push")
+_PERIOD = 0.05  # seconds between two readings of the memory
 _MIB = 2**20
-# Those that look at images or at what was made of them.
-_STAGES = ("ingest", "statistics", "image-check", "transform", "train", "infra-check", "evaluate", "push")
+_SIGMA, _ALPHA = 4.0, 34.0  # smoothness and strength, in pixels, of the paper's best fields for images of 29x29
+_CHUNK = 5000  # images of one piece of work
 
 
-def measure(options: Options, say: Callable[[str], None]) -> list[Measurement]:
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """Wall time in seconds and peak memory in bytes of a stage."""
+
+    seconds: float
+    peak: int
+
+
+def measure(options: Options, echo: Echo) -> list[Measurement]:
     """Runs the pipeline on each size, one after the other, once for each round."""
     rounds = []
     cache = options.cache or options.scratch / "distorted"
     for number in range(1, options.rounds + 1):
-        by_factor = {}
+        usages = {}
         for factor in (1, *options.factors):
-            data_dir = distorted.write(options.data_dir, factor, cache)
-            by_factor[factor] = _run(data_dir, options.steps, options.scratch / f"growth-{number}")
-            seconds = sum(one[0] for one in by_factor[factor].values())
-            most = max(one[1] for one in by_factor[factor].values())
-            say(f"  round {number} of {options.rounds}: {factor}x, {seconds:.0f} s, at most {most / _MIB:,.0f} MiB")
-        rounds.append(by_factor)
+            data_dir = write_dataset(options.data_dir, factor, cache)
+            usages[factor] = _run(data_dir, options.steps, options.scratch / f"growth-{number}")
+            seconds = sum(usage.seconds for usage in usages[factor].values())
+            peak = max(usage.peak for usage in usages[factor].values())
+            echo(f"  round {number} of {options.rounds}: {factor}x, {seconds:.0f} s, at most {peak / _MIB:,.0f} MiB")
+        rounds.append(usages)
     images = source.load(options.data_dir, None, features.IMAGE_SHAPE)[0].images
-    return [row for factor in options.factors for row in _rows(rounds, factor, images)]
+    return [row for factor in options.factors for row in compare(rounds, factor, images)]
 
 
-def _rows(rounds: list[dict[int, dict[str, tuple[float, int]]]], factor: int, images: int) -> Iterator[Measurement]:
-    for stage in _STAGES:
-        pairs = [(one[factor][stage], one[1][stage]) for one in rounds]
+def compare(rounds: Sequence[Mapping[int, Mapping[str, Usage]]], factor: int, images: int) -> Iterator[Measurement]:
+    """Yields time per image and peak memory of each stage with `factor` times the images, against 1x.
+
+    Args:
+        rounds: factor -> stage -> usage, for each round.
+        factor: size to compare, in multiples of the data set.
+        images: number of images of the data set.
+    """
+    for stage in STAGES:
+        large, small = ([usages[size][stage] for usages in rounds] for size in (factor, 1))
         yield Measurement(
             f"{stage}, time with {factor}x the images / 1x",
             "µs per image",
-            [1e6 * large[0] / images / factor for large, _ in pairs],
-            [1e6 * small[0] / images for _, small in pairs],
+            [1e6 * usage.seconds / images / factor for usage in large],
+            [1e6 * usage.seconds / images for usage in small],
             at_most=TIME_LIMIT,
         )
         yield Measurement(
             f"{stage}, peak memory with {factor}x the images / 1x",
             "MiB",
-            [large[1] / _MIB for large, _ in pairs],
-            [small[1] / _MIB for _, small in pairs],
+            [usage.peak / _MIB for usage in large],
+            [usage.peak / _MIB for usage in small],
             at_most=MEMORY_LIMIT,
         )
 
 
-def _run(data_dir: pathlib.Path, steps: int, folder: pathlib.Path) -> dict[str, tuple[float, int]]:
-    """One run into an empty folder: for each stage its seconds and the most bytes."""
+def resident_bytes(pid: int) -> int:
+    """Returns the resident memory of a process and all its children; 0 if it has ended."""
+    return sum(map(_resident, _tree(pid)))
+
+
+def write_dataset(data_dir: pathlib.Path, factor: int, cache: pathlib.Path) -> pathlib.Path:
+    """Writes a data set with `factor` times the images: the images, then `factor` - 1 distortions of each.
+
+    Args:
+        data_dir: folder with the four IDX files.
+        factor: 1 or more.
+        cache: folder in which the data set gets a folder; an existing one is used.
+
+    Returns:
+        The folder with the four files.
+    """
+    pairs = [
+        idx.read_pair(data_dir, *names, features.IMAGE_SHAPE)
+        for names in ((idx.TRAIN_IMAGES, idx.TRAIN_LABELS), (idx.TEST_IMAGES, idx.TEST_LABELS))
+    ]
+    key = (*(file.sha256 for pair in pairs for file in pair), _SIGMA, _ALPHA, _CHUNK, inspect.getsource(distort))
+    folder = cache / f"{factor}x-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    names = iter(idx.FILES)
+    context = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory(dir=cache, prefix=".partial-") as partial,
+        concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context) as pool,
+    ):
+        dataset = pathlib.Path(partial, "dataset")
+        dataset.mkdir()
+        for number, (images, labels) in enumerate(pairs):
+            chunks = [
+                (images.array[start : start + _CHUNK], (number, copy, start))
+                for copy in range(1, factor)
+                for start in range(0, len(images.array), _CHUNK)
+            ]
+            parts = [images.array, *pool.map(distort, *zip(*chunks, strict=True))] if chunks else [images.array]
+            idx.write(dataset / next(names), np.concatenate(parts))
+            idx.write(dataset / next(names), np.tile(labels.array, factor))
+        dataset.rename(folder)
+    return folder
+
+
+def distort(images: Pixels, seed: tuple[int, ...]) -> Pixels:
+    """Distorts each image by a field of its own.
+
+    Args:
+        images: uint8 [n, height, width].
+        seed: equal seeds give equal fields.
+
+    Returns:
+        uint8 [n, height, width]; pixels from outside of the image are 0.
+    """
+    count, height, width = images.shape
+    random = np.random.default_rng(seed)
+    fields = random.uniform(-1, 1, (2, count, height, width)).astype(np.float32)
+    smooth = functools.partial(ndimage.gaussian_filter1d, sigma=_SIGMA, mode="constant")
+    fields = _ALPHA * smooth(smooth(fields, axis=2), axis=3)
+    y = fields[0] + np.arange(height, dtype=np.float32)[:, None]
+    x = fields[1] + np.arange(width, dtype=np.float32)
+    # Bilinear interpolation; a frame of zeros stands for everything outside.
+    top, left = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
+    down, right = y - top, x - left
+    framed = np.pad(images, ((0, 0), (1, 1), (1, 1))).astype(np.float32)
+    index = np.arange(count)[:, None, None]
+
+    def pixels(rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        return framed[index, np.clip(rows + 1, 0, height + 1), np.clip(columns + 1, 0, width + 1)]
+
+    upper = pixels(top, left) * (1 - right) + pixels(top, left + 1) * right
+    lower = pixels(top + 1, left) * (1 - right) + pixels(top + 1, left + 1) * right
+    result: Pixels = np.rint(upper * (1 - down) + lower * down).astype(np.uint8)
+    return result
+
+
+def _run(data_dir: pathlib.Path, steps: int, folder: pathlib.Path) -> dict[str, Usage]:
+    """Runs the pipeline into an empty folder and returns the usage of each stage."""
     output = folder / "output"
     output.mkdir(parents=True)
     command = [sys.executable, "runner_local.py", "--data-dir", data_dir, "--train-steps", steps, "--output", output]
-    # Whatever is found and whatever the model is like: how long it took to find that is measured.
+    # Findings and a weak model are no reason to stop: time and memory are measured all the same.
     command += ["--allow", "skew", "--force-push", "only its time and memory count"]
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=said, stderr=said)
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=log, stderr=log)
         peaks: dict[str, int] = {}
-        watch = threading.Thread(target=_watch, args=(process, output / "runs", peaks))
-        watch.start()
+        watcher = threading.Thread(target=_watch, args=(process, output / "runs", peaks))
+        watcher.start()
         code = process.wait()
-        watch.join()
-        if code not in (0, 3):  # a gate may stop it where all that is measured has been done
-            said.seek(0)
-            raise ProjectError(f"the run must end, but ended with {code}: …{' '.join(said.read().split())[-1500:]}")
-    record = json.loads(next((output / "runs").glob("*/record.json")).read_text(encoding="utf-8"))
+        watcher.join()
+        if code not in (0, 3):  # 3: a gate stopped it, perhaps after the last stage that counts
+            log.seek(0)
+            raise ProjectError(f"the run must succeed to be measured; it ended with {code}: {last_words(log.read())}")
+    record = read_record(next((output / "runs").glob("*/record.json")))
     shutil.rmtree(folder)
-    left = [stage["name"] for stage in record["stages"] if stage["name"] in _STAGES and stage["state"] != "done"]
-    if left:
-        raise ProjectError(f"every stage must run to be measured, but {', '.join(left)} did not: {record['sentence']}")
-    return {stage["name"]: (stage["seconds"], peaks.get(stage["name"], 0)) for stage in record["stages"]}
+    missing = [stage for stage in STAGES if record.states.get(stage) != "done"]
+    if missing:
+        raise ProjectError(f"all stages must run to be measured; missing: {', '.join(missing)}. {record.sentence}")
+    return {stage: Usage(record.seconds[stage], peaks.get(stage, 0)) for stage in STAGES}
 
 
 def _watch(process: subprocess.Popen[bytes], runs: pathlib.Path, peaks: dict[str, int]) -> None:
-    """Adds up the memory of a run, and reads from its record, which it writes with every stage, where it is.
+    """Notes the peak memory of each stage until the process ends; two stages side by side both get the sum.
 
-    Of two stages side by side each has the memory of both.
+    The run writes its record anew at the start and end of each stage.
     """
-    stages, read = ["start"], 0.0
+    stages, modified = ["start"], 0.0
     while process.poll() is None:
-        for record in runs.glob("*/record.json"):
-            changed = record.stat().st_mtime
-            if changed != read:
-                rows = json.loads(record.read_text(encoding="utf-8"))["stages"]
-                stages, read = [one["name"] for one in rows if one["state"] == "running"], changed
-        now = sum(map(_resident, _tree(process.pid)))
-        peaks.update({stage: max(peaks.get(stage, 0), now) for stage in stages})
+        for path in runs.glob("*/record.json"):
+            if path.stat().st_mtime != modified:
+                modified = path.stat().st_mtime
+                stages = [name for name, state in read_record(path).states.items() if state == "running"]
+        memory = resident_bytes(process.pid)
+        peaks.update({stage: max(peaks.get(stage, 0), memory) for stage in stages})
         time.sleep(_PERIOD)
 
 
 def _tree(pid: int) -> Iterator[int]:
-    """A process and all that came from it."""
+    """Yields a process and all its descendants."""
     yield pid
     try:
         for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
@@ -122,7 +230,6 @@ def _tree(pid: int) -> Iterator[int]:
 
 
 def _resident(pid: int) -> int:
-    """Bytes of a process in memory."""
     try:
         status = pathlib.Path(f"/proc/{pid}/status").read_text()
     except OSError:

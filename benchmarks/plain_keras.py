@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same work without TFX, as the floor to measure the pipeline against: read, train, evaluate, export.
+"""The pipeline's work without TFX, as the floor of the benchmarks: read, train, evaluate, export.
 
     python benchmarks/plain_keras.py DATA_DIR [--steps 1290] [--batch-size 128] [--export DIR]
 
-It stands alone: one file, the default network, arrays in memory, no validation, no gates. Prints one line of JSON.
+One file on its own: the default network, arrays in memory, no validation, no gates. Prints one line of JSON.
 """
 
 from __future__ import annotations
 
 import time
 
-BEGAN = time.monotonic()
+START = time.monotonic()
 
 import argparse  # noqa: E402 - the imports are part of what is measured
 import gzip  # noqa: E402
@@ -29,7 +29,7 @@ from keras import layers  # noqa: E402
 
 
 def read_idx(folder: pathlib.Path, name: str) -> np.ndarray:
-    """Reads an IDX file of unsigned bytes, gzipped or not."""
+    """Reads an IDX file of unsigned bytes, gzipped or not, into uint8 of its shape."""
     plain = folder / name
     data = plain.read_bytes() if plain.exists() else gzip.decompress(plain.with_name(f"{name}.gz").read_bytes())
     shape = np.frombuffer(data, ">u4", count=data[3], offset=4)
@@ -37,14 +37,14 @@ def read_idx(folder: pathlib.Path, name: str) -> np.ndarray:
 
 
 def read_pair(folder: pathlib.Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images float32 [n, 28, 28, 1] in [0, 1] and labels int64 [n]."""
+    """Reads images, float32 [n, 28, 28, 1] in [0, 1], and labels, int64 [n]."""
     images = read_idx(folder, f"{prefix}-images-idx3-ubyte")
     labels = read_idx(folder, f"{prefix}-labels-idx1-ubyte")
     return images[..., np.newaxis].astype(np.float32) / np.float32(255), labels.astype(np.int64)
 
 
 def build_network() -> keras.Sequential:
-    """The pipeline's default network, `cnn`."""
+    """Returns the pipeline's default network, `cnn`."""
     return keras.Sequential(
         [
             keras.Input((28, 28, 1)),
@@ -62,7 +62,7 @@ def build_network() -> keras.Sequential:
 
 
 def compile_network(network: keras.Sequential, steps: int) -> None:
-    """The pipeline's training: Adam, a warm-up and a cosine."""
+    """Compiles for the pipeline's training: Adam, a warm-up and a cosine."""
     warm_up = min(100, steps // 10)
     network.compile(
         optimizer=keras.optimizers.Adam(
@@ -81,11 +81,11 @@ class StopAfter(keras.callbacks.Callback):
 
     def __init__(self, steps: int):
         super().__init__()
-        self._left = steps
+        self._remaining = steps
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self._left -= 1
-        if not self._left:
+        self._remaining -= 1
+        if not self._remaining:
             self.model.stop_training = True
 
 
@@ -94,40 +94,38 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("data_dir", type=pathlib.Path, help="folder with the four IDX files, gzipped or not")
     parser.add_argument("--steps", type=int, default=1290)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--export", type=pathlib.Path, help="folder of the SavedModel; a temporary one if not given")
-    options = parser.parse_args(arguments)
-    seconds = {"import": time.monotonic() - BEGAN}
+    parser.add_argument("--export", type=pathlib.Path, help="folder of the SavedModel; default: a temporary one")
+    args = parser.parse_args(arguments)
+    seconds = {"import": time.monotonic() - START}
 
     def lap(name: str) -> None:
-        seconds[name] = time.monotonic() - BEGAN - sum(seconds.values())
+        seconds[name] = time.monotonic() - START - sum(seconds.values())
 
-    # As in the pipeline, one twelfth of the training files is not trained on.
-    images, labels = read_pair(options.data_dir, "train")
-    held_out = len(images) // 12
-    images, labels = images[:-held_out], labels[:-held_out]
-    test_images, test_labels = read_pair(options.data_dir, "t10k")
+    # The pipeline does not train on a twelfth of the training files either.
+    images, labels = read_pair(args.data_dir, "train")
+    val_count = len(images) // 12
+    images, labels = images[:-val_count], labels[:-val_count]
+    test_images, test_labels = read_pair(args.data_dir, "t10k")
     lap("read")
     keras.utils.set_random_seed(1)
     network = build_network()
-    compile_network(network, options.steps)
-    epochs = -(-options.steps // -(-len(images) // options.batch_size))
-    network.fit(
-        images, labels, batch_size=options.batch_size, epochs=epochs, verbose=0, callbacks=[StopAfter(options.steps)]
-    )
+    compile_network(network, args.steps)
+    epochs = -(-args.steps // -(-len(images) // args.batch_size))
+    network.fit(images, labels, batch_size=args.batch_size, epochs=epochs, verbose=0, callbacks=[StopAfter(args.steps)])
     lap("train")
     loss, accuracy = network.evaluate(test_images, test_labels, batch_size=1000, verbose=0)
     lap("evaluate")
     with tempfile.TemporaryDirectory() as temporary:
-        network.export(options.export or temporary, verbose=False)
+        network.export(args.export or temporary, verbose=False)
     lap("export")
     result = {
         "steps": int(network.optimizer.iterations.numpy()),
-        "batch_size": options.batch_size,
+        "batch_size": args.batch_size,
         "parameters": network.count_params(),
         "accuracy": accuracy,
         "loss": loss,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "total_seconds": round(time.monotonic() - BEGAN, 3),
+        "total_seconds": round(time.monotonic() - START, 3),
         "cpu_seconds": round(time.process_time(), 3),
     }
     print(json.dumps(result))

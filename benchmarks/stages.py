@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ingest, statistics and Transform, each by the real executor in this process, against the least that it could take."""
+"""Stages in this process: ingest, statistics and Transform by their executors, and the training loop.
+
+The floor of each is the least that the same work could take: one loop that writes the same files, one pass over the
+records, `fit` on arrays in memory.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import shutil
 import time
@@ -17,11 +22,14 @@ from tfx.types import artifact, standard_artifacts
 from tfx.types.channel import Channel
 
 from benchmarks import plain_keras
-from benchmarks.measurement import Measurement, Options
+from benchmarks.measurement import Echo, Measurement, Options
 from components import datasets, features
 from components.errors import ProjectError
 from components.ingest import encode, executor, idx, source
 from components.ingest.component import ingest
+from components.train import loop, models, optimization
+from components.train.data import InMemoryDataset
+from components.train.hyperparameters import Hyperparameters
 from components.transform.component import transform
 from components.validate.component import validate
 from components.validate.image_check import PixelLimits
@@ -29,66 +37,120 @@ from components.validate.label_noise import LabelLimits
 from pipeline import beam, settings
 
 Pixels = npt.NDArray[np.uint8]
-Encode = Callable[[Pixels, Pixels, str, npt.NDArray[np.int64]], list[bytes]]
+Encoder = Callable[[Pixels, Pixels, str, npt.NDArray[np.int64]], list[bytes]]
+
+_BATCH_SIZE = 128
+_VALIDATION_BATCH = 500
+_WARM_UP_IMAGES, _WARM_UP_STEPS = 200, 2
 
 
-def measure(options: Options, say: Callable[[str], None]) -> list[Measurement]:
-    """Runs each stage and its floor once for each round."""
-    found = source.resolve(data_dir=options.data_dir, image_shape=features.IMAGE_SHAPE).source
-    profile = found.name if found.name in ("mnist", "digits") else "mnist"
+def measure_executors(options: Options, echo: Echo) -> list[Measurement]:
+    """Runs each executor and its floor once for each round."""
+    dataset = source.resolve(data_dir=options.data_dir, image_shape=features.IMAGE_SHAPE).source
+    profile = settings.PROFILES / f"{dataset.name if dataset.name in ('mnist', 'digits') else 'mnist'}.pbtxt"
     schema = standard_artifacts.Schema()
     schema.uri = str(options.scratch / "schema")
     pathlib.Path(schema.uri).mkdir()
-    shutil.copy(settings.PROFILES / f"{profile}.pbtxt", pathlib.Path(schema.uri) / "schema.pbtxt")
+    shutil.copy(profile, pathlib.Path(schema.uri) / "schema.pbtxt")
     examples_channel, schema_channel = Channel(standard_artifacts.Examples), Channel(standard_artifacts.Schema)
-    ingest_node = ingest(data_dir=str(options.data_dir), dataset_name=found.name)
+    ingest_node = ingest(data_dir=str(options.data_dir), dataset_name=dataset.name)
     statistics_node = validate(
         examples=examples_channel,
         baseline=Channel(standard_artifacts.Model),
-        schema_file=str(settings.PROFILES / f"{profile}.pbtxt"),
+        schema_file=str(profile),
         pixel_limits=PixelLimits(),
         label_limits=LabelLimits(),
         allow="",
     ).statistics_node
     transform_node = transform(examples=examples_channel, schema=schema_channel)
 
-    rows: list[dict[str, float]] = []
+    rounds: list[dict[str, float]] = []
     for number in range(1, options.rounds + 1):
         folder = options.scratch / f"stages-{number}"
-        row = {}
-        started = time.monotonic()
-        examples = _run(ingest_node, {}, folder / "ingest")["examples"]
-        row["ingest"] = time.monotonic() - started
-        for name, how in (("encoder", encode.examples), ("messages", _messages)):
-            started = time.monotonic()
-            _write_alone(options.data_dir, folder / name, how)
-            row[name] = time.monotonic() - started
-            _expect_same(pathlib.Path(examples.uri), folder / name)
+        seconds: dict[str, float] = {}
+        with _timer("ingest", seconds):
+            examples = _run(ingest_node, {}, folder / "ingest")["examples"]
+        for name, encoder in (("encoder", encode.examples), ("messages", _messages)):
+            with _timer(name, seconds):
+                _write_records(options.data_dir, folder / name, encoder)
+            _check_files(pathlib.Path(examples.uri), folder / name)
         inputs = {"examples": examples, "schema": schema}
         for name, node in (("statistics", statistics_node), ("transform", transform_node)):
-            started = time.monotonic()
-            _run(node, inputs, folder / name)
-            row[name] = time.monotonic() - started
-        started = time.monotonic()
-        _read_alone(examples.uri)
-        row["read"] = time.monotonic() - started
-        rows.append(row)
+            with _timer(name, seconds):
+                _run(node, inputs, folder / name)
+        with _timer("read", seconds):
+            _read_records(examples.uri)
+        rounds.append(seconds)
         shutil.rmtree(folder)
-        told = ", ".join(f"{name} {value:.2f}" for name, value in row.items())
-        say(f"  round {number} of {options.rounds}, seconds: {told}")
+        values = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
+        echo(f"  round {number} of {options.rounds}: {values}")
 
-    each = {name: [1e6 * row[name] / found.images for row in rows] for name in rows[0]}
-    unit = "µs per image"
+    values_of = {name: [1e6 * seconds[name] / dataset.images for seconds in rounds] for name in rounds[0]}
     return [
-        Measurement(
-            "ingest / reading the IDX files and writing the same TFRecords", unit, each["ingest"], each["encoder"]
-        ),
-        Measurement(
-            "ingest / the same with TensorFlow's own messages for each image", unit, each["ingest"], each["messages"]
-        ),
-        Measurement("statistics / reading and parsing the records once", unit, each["statistics"], each["read"]),
-        Measurement("Transform / reading and parsing the records once", unit, each["transform"], each["read"]),
+        Measurement(description, "µs per image", values_of[name], values_of[floor])
+        for description, name, floor in (
+            ("ingest / reading the IDX files and writing the same TFRecords", "ingest", "encoder"),
+            ("ingest / the same with a `tf.train.Example` for each image", "ingest", "messages"),
+            ("statistics / reading and parsing the records once", "statistics", "read"),
+            ("Transform / reading and parsing the records once", "transform", "read"),
+        )
     ]
+
+
+def measure_training(options: Options, echo: Echo) -> list[Measurement]:
+    """Trains both for one pass over the images, at most `options.steps` steps, once for each round.
+
+    Steps are traced before, and both validate after the pass. The loop also writes for TensorBoard, pictures included,
+    watches for NaN and saves its state.
+    """
+    images, labels = plain_keras.read_pair(options.data_dir, "train")
+    val_count = len(images) // 12
+    val = images[:val_count], labels[:val_count]
+    limit = options.steps * _BATCH_SIZE
+    images, labels = images[val_count:][:limit], labels[val_count:][:limit]
+    steps = -(-len(images) // _BATCH_SIZE)
+    network, exported, plain = (models.build(Hyperparameters.of("cnn")) for _ in range(3))
+    for target in (network, plain):
+        optimization.compile_network(target, Hyperparameters.of("cnn", train_steps=steps))
+
+    def train(steps: int, count: int, name: str) -> float:
+        folders = (str(options.scratch / f"{kind}-{name}") for kind in ("logs", "checkpoints"))
+        hyperparameters = Hyperparameters.of("cnn", train_steps=steps, batch_size=_BATCH_SIZE)
+        start = time.monotonic()
+        loop.fit(
+            network,
+            exported,
+            hyperparameters,
+            InMemoryDataset(images[:count], labels[:count]),
+            InMemoryDataset(*val),
+            *folders,
+        )
+        return steps / (time.monotonic() - start)
+
+    def fit(steps: int, count: int) -> float:
+        start = time.monotonic()
+        plain.fit(
+            images[:count], labels[:count], batch_size=_BATCH_SIZE, epochs=1, verbose=0,
+            validation_data=val, validation_batch_size=_VALIDATION_BATCH,
+        )  # fmt: skip
+        return steps / (time.monotonic() - start)
+
+    fit(_WARM_UP_STEPS, _WARM_UP_IMAGES)
+    train(_WARM_UP_STEPS, _WARM_UP_IMAGES, "warm-up")
+    rates: list[float] = []
+    floors: list[float] = []
+    for number in range(1, options.rounds + 1):
+        floors.append(fit(steps, len(images)))
+        rates.append(train(steps, len(images), str(number)))
+        echo(f"  round {number} of {options.rounds}: {rates[-1]:.1f} / {floors[-1]:.1f} steps/s")
+    return [Measurement("training / `fit` on arrays in memory", "steps/s", rates, floors, at_least=0.95)]
+
+
+@contextlib.contextmanager
+def _timer(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - start
 
 
 def _run(
@@ -111,30 +173,27 @@ def _run(
     return outputs
 
 
-def _write_alone(data_dir: pathlib.Path, folder: pathlib.Path, how: Encode) -> None:
-    """What ingest writes, without Beam, checks or digests."""
-    files = {
-        name: (plain_keras.read_idx(data_dir, images), plain_keras.read_idx(data_dir, labels))
-        for name, (images, labels) in {
-            idx.TRAIN_IMAGES: (idx.TRAIN_IMAGES, idx.TRAIN_LABELS),
-            idx.TEST_IMAGES: (idx.TEST_IMAGES, idx.TEST_LABELS),
-        }.items()
+def _write_records(data_dir: pathlib.Path, folder: pathlib.Path, encoder: Encoder) -> None:
+    """Writes the files of ingest, without Beam, checks or digests."""
+    arrays = {
+        name: (plain_keras.read_idx(data_dir, name), plain_keras.read_idx(data_dir, labels))
+        for name, labels in ((idx.TRAIN_IMAGES, idx.TRAIN_LABELS), (idx.TEST_IMAGES, idx.TEST_LABELS))
     }
-    counts = (len(files[idx.TRAIN_IMAGES][0]), len(files[idx.TEST_IMAGES][0]))
+    counts = (len(arrays[idx.TRAIN_IMAGES][0]), len(arrays[idx.TEST_IMAGES][0]))
     for split, indices in executor.split_indices(*counts).items():
         name = idx.TEST_IMAGES if split == features.TEST else idx.TRAIN_IMAGES
-        images, labels = files[name]
+        images, labels = arrays[name]
         (folder / f"Split-{split}").mkdir(parents=True)
-        parts = np.split(indices, range(executor.SHARD_IMAGES, len(indices), executor.SHARD_IMAGES))
-        for number, chosen in enumerate(parts):
-            path = folder / f"Split-{split}" / f"data_tfrecord-{number:05d}-of-{len(parts):05d}"
+        shards = np.split(indices, range(executor.SHARD_IMAGES, len(indices), executor.SHARD_IMAGES))
+        for number, shard in enumerate(shards):
+            path = folder / f"Split-{split}" / f"data_tfrecord-{number:05d}-of-{len(shards):05d}"
             with tf.io.TFRecordWriter(str(path)) as writer:
-                for example in how(images[chosen], labels[chosen], name, chosen):
+                for example in encoder(images[shard], labels[shard], name, shard):
                     writer.write(example)
 
 
 def _messages(images: Pixels, labels: Pixels, file: str, indices: npt.NDArray[np.int64]) -> list[bytes]:
-    """The same bytes as `encode.examples`, with TensorFlow's classes."""
+    """Returns the same bytes as `encode.examples`, by TensorFlow's classes."""
     scalars = {name: column.tolist() for name, column in encode.scalars(images).items()}
     serialized = []
     for row, (image, label, index) in enumerate(zip(images, labels.tolist(), indices.tolist(), strict=True)):
@@ -151,19 +210,16 @@ def _messages(images: Pixels, labels: Pixels, file: str, indices: npt.NDArray[np
     return serialized
 
 
-def _expect_same(examples: pathlib.Path, folder: pathlib.Path) -> None:
-    ours, floor = (
-        {str(path.relative_to(root)): path.read_bytes() for path in _files(root)} for root in (examples, folder)
+def _check_files(examples: pathlib.Path, folder: pathlib.Path) -> None:
+    contents, floor = (
+        {path.relative_to(root): path.read_bytes() for path in root.glob("Split-*/*") if path.is_file()}
+        for root in (examples, folder)
     )
-    if ours != floor:
+    if contents != floor:
         raise ProjectError(f"the floor of ingest must write the same files with the same bytes; {folder.name} does not")
 
 
-def _files(root: pathlib.Path) -> Iterator[pathlib.Path]:
-    return (path for path in root.glob("Split-*/*") if path.is_file())
-
-
-def _read_alone(examples: str) -> None:
+def _read_records(examples: str) -> None:
     scalars = (features.MEAN_INTENSITY, features.INK_SHARE, features.CONTRAST, features.SLANT)
     spec = {
         **dict.fromkeys((features.IMAGE, features.ID), tf.io.FixedLenFeature([], tf.string)),

@@ -151,7 +151,7 @@ def _say_failure(kind: type[BaseException], error: BaseException, trace: Any) ->
         line = "stopped"
     elif isinstance(error, ModuleNotFoundError) and not (_ROOT / (error.name or "").partition(".")[0]).exists():
         line = (
-            f"error: Python 3.11 to 3.13 is needed, with the packages of requirements.lock; {sys.executable} lacks "
+            f"error: Python 3.11 to 3.13 is needed, with the packages of requirements/run.lock; {sys.executable} lacks "
             f"{error.name}: make setup, then .venv/bin/python"
         )
     else:

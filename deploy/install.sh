@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Installs a lock into /opt/venv, which it makes where it is missing: `install.sh LOCK`, with requirements-build.lock
+# Installs a lock into /opt/venv, which it makes where it is missing: `install.sh LOCK`, with build.lock
 # beside it. The Dockerfile and try_image.sh share it, so that what was tried is what is built.
 set -eu
 
@@ -10,11 +10,11 @@ export UV_COMPILE_BYTECODE=1
 
 if [ ! -d /opt/uv ]; then
     python3 -m venv /opt/uv
-    /opt/uv/bin/pip install --quiet --no-cache-dir --disable-pip-version-check --require-hashes -r requirements-build.lock
+    /opt/uv/bin/pip install --quiet --no-cache-dir --disable-pip-version-check --require-hashes -r build.lock
     /opt/uv/bin/uv venv --quiet --no-python-downloads --python python3 /opt/venv
 fi
 /opt/uv/bin/uv pip install --quiet --python /opt/venv/bin/python --no-deps --require-hashes \
-    --build-constraints requirements-build.lock --require-build-hashes --preview-features build-dependency-hashes -r "$1"
+    --build-constraints build.lock --require-build-hashes --preview-features build-dependency-hashes -r "$1"
 
 # A third of the size that nothing opens at run time: headers to compile against, tests, clients of Vertex AI, models of
 # Amazon's other services, libclang, stubs for completion in notebooks, and

@@ -54,9 +54,9 @@ say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
 say "making the root to install in"
 bare "$build" g++,python3-dev,python3-venv
 if [ ! -e "$build/opt/installed" ]; then
-    say "installing requirements.lock"
-    mkdir -p "$build/locks" && cp requirements-build.lock requirements.lock deploy/install.sh "$build/locks"
-    within "$build" 0:0 sh -c 'cd /locks && sh install.sh requirements.lock'
+    say "installing requirements/run.lock"
+    mkdir -p "$build/locks" && cp requirements/build.lock requirements/run.lock deploy/install.sh "$build/locks"
+    within "$build" 0:0 sh -c 'cd /locks && sh install.sh run.lock'
     touch "$build/opt/installed"
 fi
 
@@ -67,9 +67,8 @@ rm -rf "$root/opt/venv" "$root/opt/project" "$root/tmp/output" && cp -a "$build/
 mkdir -p "$root/opt/project"
 sed -n '/AS project/,/^USER/s/^COPY //p' deploy/Dockerfile | while read -r copied; do
     target=${copied##* }
-    for source in ${copied% *}; do
-        [ "$target" = ./ ] && cp "$source" "$root/opt/project/" || cp -r "$source" "$root/opt/project/$target"
-    done
+    case $target in */) mkdir -p "$root/opt/project/$target" ;; esac
+    for source in ${copied% *}; do cp -r "$source" "$root/opt/project/$target"; done
 done
 find "$root/opt/project" -name __pycache__ -prune -exec rm -rf {} +
 say "size: $(du -sm --exclude=proc --exclude=dev "$root" | cut -f1) MB, of which packages $(du -sm "$root/opt/venv" | cut -f1) MB"

@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 
 ROOT = pathlib.Path(__file__).parent.parent
-LOCK = ROOT / "requirements.lock"
+LOCK = ROOT / "requirements/run.lock"
 _PACKAGES = ("components", "pipeline")
 _SUFFIXES = (".py", ".toml", ".pbtxt", ".html", ".css", ".js")
 _DOTTED_PATH = re.compile(rf"(?:{'|'.join(_PACKAGES)})(?:\.\w+)+")

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from components.errors import BadInput, ProjectError
 
-# `MLMDEnv.schema_version` of the ML Metadata in requirements.lock.
+# `MLMDEnv.schema_version` of the ML Metadata in requirements/run.lock.
 SCHEMA_VERSION = 10
 # For how long another program's use is waited for: before any work starts, and once there is work to lose.
 PATIENCE_SECONDS, RUN_PATIENCE_SECONDS = 5.0, 30.0

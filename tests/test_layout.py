@@ -11,7 +11,7 @@ import tomllib
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FOLDERS = ("benchmarks", "compat", "components", "deploy", "pipeline", "serving", "tests")
+FOLDERS = ("benchmarks", "components", "deploy", "pipeline", "requirements", "serving", "tests")
 SPDX = "# SPDX-License-Identifier: Apache-2.0"
 
 
@@ -30,8 +30,8 @@ MAIN = "__name__ == '__main__'"
 UNPREPARED = {
     "benchmarks/plain_keras.py",
     "benchmarks/serving.py",
-    "benchmarks/tfx_example_run.py",
-    "compat/lane.py",
+    "benchmarks/tfx_example.py",
+    "requirements/lane.py",
     "components/evaluate/golden.py",
     "deploy/try_task.py",
 }
@@ -98,7 +98,7 @@ def broken_rules(path: str, source: str) -> list[str]:
             for name in sorted(imported)
             if re.match(re.escape(importer.replace("/", ".")) + r"\.(\w+_)?component(\.|$)", name)
         ]
-    if path.endswith("/__init__.py") and not path.startswith("compat/") and tree.body:
+    if path.endswith("/__init__.py") and not path.startswith("requirements/compat/") and tree.body:
         broken.append(f"{path} holds more than the licence line")
     if not path.startswith("tests/") and re.search(r"\b(gfile|fileio|glob)\.i?glob\(", source):
         broken.append(f"{path} globs a whole path, in which a folder's name may be a pattern: list the folder")

@@ -17,12 +17,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-RUN, DEV, BUILD = "requirements.lock", "requirements-dev.lock", "requirements-build.lock"
-GPU = "requirements-gpu.lock"
+RUN, DEV, BUILD = "requirements/run.lock", "requirements/dev.lock", "requirements/build.lock"
+GPU = "requirements/gpu.lock"
 LOCKS = (RUN, DEV, BUILD, GPU)
 LINUX = {"sys_platform": "linux", "platform_machine": "x86_64", "platform_system": "Linux"}
 MAC = {"sys_platform": "darwin", "platform_machine": "arm64", "platform_system": "Darwin"}
-# Every environment that compat/lane.py lets in.
+# Every environment that requirements/lane.py lets in.
 ENVIRONMENTS = [
     {**machine, "python_version": version, "python_full_version": f"{version}.1"}
     for machine in (LINUX, MAC)
@@ -92,7 +92,7 @@ def test_all_that_is_asked_for_is_locked(environment):
 
 @pytest.mark.parametrize("folder", ["components", "pipeline", "serving", "tests"])
 def test_all_that_is_imported_is_locked(folder):
-    own = {path.stem for path in ROOT.iterdir()} | {"compat", "conftest"}
+    own = {path.stem for path in ROOT.iterdir()} | {"conftest"}
     names: set[str] = set()
     for module in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
@@ -126,8 +126,8 @@ def test_what_runs_needs_no_tools():
 
 
 def test_stand_in_is_built_by_the_locked_uv():
-    build = tomllib.loads((ROOT / "compat/pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
-    (backend,) = map(Requirement, build)
+    project = tomllib.loads((ROOT / "requirements/compat/pyproject.toml").read_text(encoding="utf-8"))
+    (backend,) = map(Requirement, project["build-system"]["requires"])
     assert backend.name == "uv_build"
     assert backend.specifier.contains(_pinned(BUILD, ENVIRONMENTS[0])["uv"])
 

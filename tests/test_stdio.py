@@ -152,7 +152,7 @@ def test_a_python_without_the_packages_is_told_what_to_do(command: list[str], tm
     assert done.returncode == 1
     assert done.stdout == ""
     [line] = done.stderr.splitlines()
-    assert line.startswith("error: Python 3.11 to 3.13 is needed, with the packages of requirements.lock; ")
+    assert line.startswith("error: Python 3.11 to 3.13 is needed, with the packages of requirements/run.lock; ")
     assert line.endswith("make setup, then .venv/bin/python")
 
 

@@ -38,7 +38,7 @@ def test_the_sbom_holds_all_that_is_locked_and_is_the_same_each_time(tmp_path: p
     text = files[0].read_text()
     assert files[1].read_text() == text
     bill = json.loads(text)
-    locked = re.findall(r"^([a-z0-9._-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    locked = re.findall(r"^([a-z0-9._-]+)==(\S+)", (ROOT / "requirements/run.lock").read_text(), re.MULTILINE)
     assert len(locked) > 200
     assert sorted((one["name"], one["version"]) for one in bill["components"]) == sorted(locked)
     assert bill["metadata"]["component"]["name"] == "mnist-tfx"

@@ -93,7 +93,7 @@ def settle(compute: Compute) -> None:
         if seen < compute.gpus:
             raise BadInput(
                 f"the training asks for {compute.gpus} of this machine's GPUs, but TensorFlow sees {seen}; install "
-                "what requirements-gpu.lock names, or train with --accelerator cpu"
+                "what requirements/gpu.lock names, or train with --accelerator cpu"
             )
 
 

@@ -8,8 +8,6 @@ in closed form without one fold and scores the images of that fold. A label is s
 - the score of another class is at least what images labelled so have on average (confident learning: C. Northcutt,
   L. Jiang, I. Chuang, JAIR 70, 2021). This one finds half of a class relabelled as another: then the scores of both are
   close, but so are the averages.
-
-`benchmarks/label_noise.py` measures how many of the wrong labels it finds.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from pipeline.cli import BLOCKED, OK, WARNING, Check
 from pipeline.local import lock
 
 _ROOT = pathlib.Path(__file__).parents[2]
-_LANE = runpy.run_path(str(_ROOT / "compat" / "lane.py"))
+_LANE = runpy.run_path(str(_ROOT / "requirements/lane.py"))
 # A run on MNIST was measured to take 2.1 GB of memory at its peak, all its processes together, and 80 MB of disk.
 _DISK_GB, _DISK_LOW_GB = 0.5, 2.0
 _MEMORY_GB, _MEMORY_LOW_GB = 2.2, 4.0
@@ -152,7 +152,7 @@ def _not_as_locked() -> list[str]:
     from importlib import metadata
 
     locked: dict[str, set[str]] = {}
-    for line in (_ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
+    for line in (_ROOT / "requirements/run.lock").read_text(encoding="utf-8").splitlines():
         name, equals, rest = line.partition("==")
         if equals and not line.startswith((" ", "#")):
             locked.setdefault(name.strip(), set()).add(rest.split()[0])
@@ -228,7 +228,7 @@ def _gpus(no_tensorflow: bool) -> Check:
     if seen:
         return Check("GPUs", OK, f"TensorFlow sees {seen}")
     if devices:
-        advice = "training runs on the CPU; for them, install what requirements-gpu.lock names"
+        advice = "training runs on the CPU; for them, install what requirements/gpu.lock names"
         return Check("GPUs", WARNING, f"TensorFlow sees none of {', '.join(devices)}", advice)
     return Check("GPUs", OK, "none: training runs on the CPU")
 

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted(DEPLOY.glob("*.yaml"))
-GPU_LOCK, LOCK = ROOT / "requirements-gpu.lock", ROOT / "requirements.lock"
+GPU_LOCK, LOCK = ROOT / "requirements/gpu.lock", ROOT / "requirements/run.lock"
 
 
 def instructions():
@@ -63,8 +63,8 @@ def test_final_stages_hold_no_installer_and_run_as_a_user_by_number():
 
 
 def test_packages_come_from_the_locks_alone():
-    assert of_stage("build", "RUN")[-1] == "sh install.sh requirements.lock"
-    assert of_stage("build-gpu", "RUN") == ["sh install.sh requirements-gpu.lock"]
+    assert of_stage("build", "RUN")[-1] == "sh install.sh run.lock"
+    assert of_stage("build-gpu", "RUN") == ["sh install.sh gpu.lock"]
     installs = [
         line for line in (DEPLOY / "install.sh").read_text().replace("\\\n", " ").splitlines() if " install " in line
     ]
@@ -75,7 +75,7 @@ def test_packages_come_from_the_locks_alone():
 def test_image_holds_what_the_digest_of_the_code_is_taken_over():
     """And what is sent to the builder holds all that is copied from it, and nothing else by default."""
     copied = [source for rest in of_stage("project", "COPY") for source in rest.split()[:-1]]
-    assert {"components", "pipeline", "requirements.lock", "runner_kfp.py"} <= set(copied)
+    assert {"components", "pipeline", "requirements/run.lock", "runner_kfp.py"} <= set(copied)
     assert of_stage("project", "WORKDIR") == ["/opt/project"]
     ignored = [line for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line[:1] != "#"]
     assert ignored[0] == "*"

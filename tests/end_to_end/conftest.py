@@ -101,7 +101,8 @@ def checkout(tmp_path: pathlib.Path) -> pathlib.Path:
     copy = tmp_path / "checkout"
     for name in ("components", "pipeline"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("runner_local.py", "requirements.lock"):
+    (copy / "requirements").mkdir()
+    for name in ("runner_local.py", "requirements/run.lock"):
         shutil.copy(ROOT / name, copy / name)
     return copy
 

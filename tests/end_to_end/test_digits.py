@@ -263,7 +263,7 @@ def test_the_notebook_shows_the_same(
     monkeypatch.setenv("OUTPUT_DIR", str(output))
     monkeypatch.setenv("RUN_ID", record["run_id"])
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    path = pathlib.Path(__file__).parents[2] / "notebooks" / "review.ipynb"
+    path = pathlib.Path(__file__).parents[2] / "docs" / "review.ipynb"
     notebook = nbformat.read(path, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)  # kept without results
     folder = {"metadata": {"path": str(path.parent)}}

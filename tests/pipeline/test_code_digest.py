@@ -15,9 +15,11 @@ def edit(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     """Works on a copy of the code; returns a function that adds a line to a file of it."""
     for name in ("components", "pipeline"):
         shutil.copytree(code_digest.ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(code_digest.LOCK, tmp_path / "requirements.lock")
+    lock = tmp_path / "requirements/run.lock"
+    lock.parent.mkdir()
+    shutil.copy(code_digest.LOCK, lock)
     monkeypatch.setattr(code_digest, "ROOT", tmp_path)
-    monkeypatch.setattr(code_digest, "LOCK", tmp_path / "requirements.lock")
+    monkeypatch.setattr(code_digest, "LOCK", lock)
     code_digest._mentions.cache_clear()
 
     def add_line(name: str) -> None:
@@ -42,7 +44,7 @@ def digests() -> dict[str, str]:
         ("components/push/publish.py", {"push"}),  # imported inside a function
         ("components/features.py", {"ingest", "transform", "train", "push"}),
         ("pipeline/graph.py", set()),
-        ("requirements.lock", {"ingest", "transform", "train", "push"}),
+        ("requirements/run.lock", {"ingest", "transform", "train", "push"}),
     ],
 )
 def test_an_edit_changes_the_digests_of_the_rooms_that_use_the_file(
@@ -56,7 +58,7 @@ def test_an_edit_changes_the_digests_of_the_rooms_that_use_the_file(
 
 @pytest.mark.parametrize(
     "edited",
-    ["pipeline/graph.py", "pipeline/profiles/mnist.toml", "pipeline/profiles/mnist.pbtxt", "requirements.lock"],
+    ["pipeline/graph.py", "pipeline/profiles/mnist.toml", "pipeline/profiles/mnist.pbtxt", "requirements/run.lock"],
 )
 def test_the_whole_project_has_a_digest_of_all_that_a_run_uses(edit: Callable[[str], None], edited: str) -> None:
     before = code_digest.of_project()

@@ -139,8 +139,9 @@ def test_a_missing_compiler_blocks_only_where_something_is_to_be_built(
 
 @pytest.mark.usefixtures("quick")
 def test_packages_that_are_not_as_locked_are_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "requirements.lock").read_text().replace("\nkeras==", "\nkeras==99.")
-    (tmp_path / "requirements.lock").write_text(text)
+    text = (ROOT / "requirements/run.lock").read_text().replace("\nkeras==", "\nkeras==99.")
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements/run.lock").write_text(text)
     monkeypatch.setattr(doctor, "_ROOT", tmp_path)
     found = of(doctor.examine(tmp_path), "packages")
     assert found.state == WARNING

@@ -48,7 +48,7 @@ def test_gpus_that_are_not_there_end_a_run_before_its_first_stage(flags, tmp_pat
     printed = capfd.readouterr()
     (line,) = printed.err.splitlines()
     assert line.startswith("error: the training asks for 99 of this machine's GPUs, but TensorFlow sees ")
-    assert line.endswith("install what requirements-gpu.lock names, or train with --accelerator cpu")
+    assert line.endswith("install what requirements/gpu.lock names, or train with --accelerator cpu")
     assert [path.name for path in tmp_path.iterdir() if path.name in ("runs", "metadata.db", "pipeline_root")] == []
 
 

@@ -13,11 +13,11 @@ from tfx.components.statistics_gen import executor as stock
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_artifacts
 
-from benchmarks.artifacts_compared import differ
 from components import features
 from components.ingest import encode
 from components.validate import component, data_check
 from pipeline import beam, settings
+from tests.values import differences
 
 SCHEMA = (settings.PROFILES / "mnist.pbtxt").read_text(encoding="utf-8")
 
@@ -55,7 +55,7 @@ def run(executor_class, inputs, folder):
 
 
 def told(statistics):
-    """Feature -> its statistics, as `differ` takes them; and the number of examples."""
+    """Feature -> its statistics, as `differences` takes them; and the number of examples."""
     by_name = {feature.path.step[0]: json_format.MessageToDict(feature) for feature in statistics.features}
     return {**by_name, "examples": statistics.num_examples}
 
@@ -77,4 +77,4 @@ def test_they_are_those_of_tfx_but_for_the_words_of_the_ids(inputs, tmp_path):
             assert ids["bytesStats"]["commonStats"] == their_ids["stringStats"]["commonStats"]
             assert "unique" not in ids["bytesStats"]
         # Quantiles are those of a sketch, which depends a little on how the examples came in batches.
-        assert list(differ(split, ours[split], theirs[split], 0.01)) == []
+        assert list(differences(ours[split], theirs[split], 0.01, 1e-4, split)) == []

@@ -14,21 +14,21 @@ from apache_beam.runners.worker import worker_pool_main
 PAGE = (pathlib.Path(__file__).parents[2] / "docs/beam.md").read_text(encoding="utf-8")
 
 
-def unknown(given):
+def unknown_options(options):
     parser = _BeamArgumentParser(allow_abbrev=False)
-    for kind in PipelineOptions.__subclasses__():
-        kind._add_argparse_args(parser)
-    return parser.parse_known_args(given)[1]
+    for group in PipelineOptions.__subclasses__():
+        group._add_argparse_args(parser)
+    return parser.parse_known_args(options)[1]
 
 
 def test_every_option_is_beams():
     commands = re.findall(r"^    \.venv/bin/python runner_(?:.*\\\n)*.*$", PAGE, re.MULTILINE)
-    given = [re.findall(r"--beam-arg=([^\s']+)", command) for command in commands]
-    assert sum(map(len, given)) > 25
-    assert [unknown(options) for options in given] == [[]] * len(given)
-    assert unknown(["--flink_masters=x"]) == ["--flink_masters=x"]
+    options = [re.findall(r"--beam-arg=([^\s']+)", command) for command in commands]
+    assert sum(map(len, options)) > 25
+    assert [unknown_options(group) for group in options] == [[]] * len(options)
+    assert unknown_options(["--flink_masters=x"]) == ["--flink_masters=x"]
     for option in re.findall(r"`(--\w+_\w+)[`=]", PAGE):
-        assert unknown([f"{option}=2.0" if option == "--flink_version" else f"{option}=1"]) == []
+        assert unknown_options([f"{option}=2.0" if option == "--flink_version" else f"{option}=1"]) == []
 
 
 def test_the_worker_pool_takes_its_option(capsys):

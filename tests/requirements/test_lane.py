@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from compat import lane
+from requirements import lane
 
 
 @pytest.mark.parametrize(

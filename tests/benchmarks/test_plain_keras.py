@@ -21,12 +21,12 @@ from components.train.hyperparameters import Hyperparameters
 
 
 def layers_of(network):
-    described = []
+    descriptions = []
     for layer in network.layers:
         config = layer.get_config()
-        kept = ("filters", "kernel_size", "pool_size", "padding", "units", "activation", "rate")
-        described.append((type(layer).__name__, {key: config[key] for key in kept if key in config}))
-    return described
+        keys = ("filters", "kernel_size", "pool_size", "padding", "units", "activation", "rate")
+        descriptions.append((type(layer).__name__, {key: config[key] for key in keys if key in config}))
+    return descriptions
 
 
 def test_it_is_the_default_network():
@@ -66,10 +66,12 @@ def test_it_runs_on_idx_files(tmp_path):
     assert 0.6 < images.max() <= 1
     assert labels.tolist() == [*range(10), *range(10)]
     script = [sys.executable, plain_keras.__file__, str(tmp_path), "--steps", "9", "--batch-size", "16"]
-    ran = subprocess.run([*script, "--export", str(tmp_path / "model")], capture_output=True, text=True, check=True)
-    told = json.loads(ran.stdout)
-    assert (told["steps"], told["batch_size"], told["parameters"]) == (9, 16, 302_590)
-    assert 0 <= told["accuracy"] <= 1
-    assert set(told["seconds"]) == {"import", "read", "train", "evaluate", "export"}
+    completed = subprocess.run(
+        [*script, "--export", str(tmp_path / "model")], capture_output=True, text=True, check=True
+    )
+    result = json.loads(completed.stdout)
+    assert (result["steps"], result["batch_size"], result["parameters"]) == (9, 16, 302_590)
+    assert 0 <= result["accuracy"] <= 1
+    assert set(result["seconds"]) == {"import", "read", "train", "evaluate", "export"}
     exported = tf.saved_model.load(str(tmp_path / "model"))
     assert exported.serve(tf.constant(images)).shape == (20, 10)

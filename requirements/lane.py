@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells which of the two sets of locked dependencies this machine takes: `python compat/lane.py` prints its name.
+"""Tells which of the two sets of locked dependencies this machine takes: `python requirements/lane.py` prints its name.
 
 It runs before anything is installed, on whatever Python is there, so it uses nothing that Python 3.6 lacks (hence the
 quoted types). Where no lane fits, or a tool that the installation needs is missing, it prints one line to stderr and
