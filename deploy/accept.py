@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs on a real Kubeflow what this project promises of it, by its own command line, and prints a table.
+"""Checks on a real Kubeflow that this project works there, by its own command line, and prints a table.
 
     make accept HOST=http://localhost:8080 IMAGE=registry.example/mnist:1
 
-A pipeline, an experiment, some eight runs and a schedule are made there, named accept-TIME, in UTC. The schedule is
-deleted in the end, and runs that go on are terminated.
+It makes a pipeline, an experiment, about eight runs and a schedule, named accept-TIME, in UTC. At the end it deletes
+the schedule and terminates the runs that have not ended.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TASK = "train"  # the longest, whose pod is deleted
 
 
 class NotRun(Exception):
-    """The option, or the earlier check, that a check needs."""
+    """A check that was not run; the message is the option, or the earlier check, that it needs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Row:
 
 
 class Acceptance(Cluster):
-    """The checks: the methods of CHECKS, each of which returns a note."""
+    """The checks: each method in CHECKS returns a note for the table."""
 
     _pushed: Mapping[str, Any] = {}
     _pushed_run = ""
@@ -95,8 +95,8 @@ class Acceptance(Cluster):
             raise NotRun("KUBECONFIG")
         import kubernetes
 
-        tag = self._connect().get_json("report its health", "/apis/v2beta1/healthz").get("tag_name", "")
-        is_older = re.match(r"v?2\.(\d|1[0-6])\.", str(tag)) is not None
+        version = self._connect().version
+        is_older = re.match(r"v?2\.(\d|1[0-6])\.", version) is not None
         run = self._start("pod")
         name = self._poll(cluster.RUN_SECONDS, f"a running pod of {TASK}", lambda: self._running_pod(run))
         try:
@@ -106,10 +106,10 @@ class Acceptance(Cluster):
         except Exception as error:  # of the client, of urllib3, or of a kubeconfig
             raise Failure(f"the pod {name} could not be deleted ({type(error).__name__})") from None
         row = self._end(run)
-        if is_older:  # no lost pod is started again there; the run must say so
+        if is_older:  # there, no lost pod is started again, and the run fails
             if row["verdict"] != "failed":
                 raise Failure(f"a run whose pod was deleted did not fail: {row['sentence']}")
-            return f"{tag} starts no pod again: {row['sentence']}"
+            return f"{version} starts no pod again: {row['sentence']}"
         pods = next(task["pods"] for task in self._status(run)["tasks"] if task["name"] == TASK)
         if row["verdict"] != "pushed" or len(pods) < 2:
             raise Failure(f"{len(pods)} pods of {TASK}: {row['sentence']}")
@@ -125,19 +125,19 @@ class Acceptance(Cluster):
         return f"of {len(done)} tasks"
 
     def schedule(self) -> str:
-        made = self._result("schedule", "--cron", "0 * * * * *", "--name", self.name, *self._options("schedule"))
-        key = made["schedule_id"]
-        run = self._poll(cluster.PROMPT_SECONDS, "a run of the schedule", lambda: next(self._fired(key), ""))
+        cron = ("--cron", "0 * * * * *", "--name", self.name)
+        key = self._result("schedule", *cron, *self._options("schedule"))["schedule_id"]
+        run = self._poll(cluster.CHANGE_SECONDS, "a run of the schedule", lambda: next(self._fired(key), ""))
         self._delete_schedules()
         if any(row["id"] == key for row in self._result("list", "schedules", shown=False)["schedules"]):
-            raise Failure("it is deleted and still listed")
+            raise Failure("it was deleted and is still listed")
         return f"started {run}, then was deleted"
 
     def terminate(self) -> str:
         run = self._start("terminated")
-        self._poll(cluster.PROMPT_SECONDS, "a task", lambda: self._has(run, "running"))
+        self._poll(cluster.CHANGE_SECONDS, "a task", lambda: self._has(run, "running"))
         self._result("terminate", run)
-        state = self._poll(cluster.PROMPT_SECONDS, "the end of a terminated run", lambda: self._ended(run))
+        state = self._poll(cluster.CHANGE_SECONDS, "the end of a terminated run", lambda: self._ended(run))
         if state != "terminated":
             raise Failure(f"a terminated run ended as {state}")
         self._unfinished.remove(run)
@@ -200,9 +200,9 @@ CHECKS: dict[str, Callable[[Acceptance], str]] = {
 
 
 def check(name: str, work: Callable[[], str]) -> Row:
-    """Does the work of a check and times it."""
+    """Runs a check and times it."""
     print(f"== {name}", flush=True)
-    begin = time.monotonic()
+    start = time.monotonic()
     try:
         result, note = PASSED, work()
     except NotRun as missing:
@@ -211,19 +211,19 @@ def check(name: str, work: Callable[[], str]) -> Row:
         result, note = FAILED, str(failure)
     print(f"    {result}: {note}", flush=True)
     note = re.sub(r"(, version \d+) in \S+$", r"\1", note)  # a long path would break the table
-    return Row(name, result, time.monotonic() - begin, note)
+    return Row(name, result, time.monotonic() - start, note)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Reads the options; those of `make accept` have the same names in capitals."""
+    """Parses the options; those of `make accept` have the same names in upper case."""
     parser = Parser(prog="deploy.accept", description=__doc__, allow_abbrev=False)
     parser.add_argument("--host", required=True, help="of the user interface")
     parser.add_argument("--image", required=True, help="built of this checkout, in a registry that the cluster reaches")
     parser.add_argument("--namespace", help="the user's, on a server with users")
-    parser.add_argument("--token-file", help="holds the token")
+    parser.add_argument("--token-file", help="file that holds the token")
     parser.add_argument("--pvc", metavar="CLAIM=PATH", help="volume to push to")
     parser.add_argument("--data-dir", help="default: MNIST's public mirror")
-    parser.add_argument("--serving-dir", default=SERVING_DIR, help=f"below which models go; default: {SERVING_DIR}")
+    parser.add_argument("--serving-dir", default=SERVING_DIR, help=f"models go below it; default: {SERVING_DIR}")
     parser.add_argument("--kubeconfig", help="of an account that may delete a pod of a run")
     parser.add_argument("--steps", type=int, default=300, help="of the trainings; default: 300")
     args = parser.parse_args(arguments)
@@ -235,7 +235,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit code: 0 all that ran passed, 1 a check failed, 2 wrong usage or no server."""
+    """Returns the exit code: 0 every check that ran passed, 1 a check failed, 2 wrong usage or no server."""
     args, rows = parse(arguments), list[Row]()
     with tempfile.TemporaryDirectory() as folder:
         acceptance = Acceptance(args, pathlib.Path(folder))
@@ -244,12 +244,12 @@ def main(arguments: Sequence[str]) -> int:
             for name, work in CHECKS.items():
                 rows.append(check(name, functools.partial(work, acceptance)))
         except KeyboardInterrupt:
-            rows.append(Row("the rest", FAILED, 0.0, "stopped before its end"))
+            rows.append(Row("the rest", FAILED, 0.0, "interrupted"))
         finally:
             try:
                 acceptance.clean_up()
             except (Failure, ProjectError) as error:
-                rows.append(Row("clean-up", FAILED, 0.0, f"the schedule {acceptance.name} may be left: {error}"))
+                rows.append(Row("clean-up", FAILED, 0.0, f"the schedule {acceptance.name} may still exist: {error}"))
             cells = [(row.check, row.result, f"{row.seconds:.0f}", row.note) for row in rows]
             tables.show(Console(highlight=False), cells, ("check", "result", "s", "note"), right=("s",), gap=2)
     return int(any(row.result == FAILED for row in rows))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Kubeflow that is asked by this project's own command line, for `deploy.accept`."""
+"""Kubeflow by this project's own command line, for `deploy.accept`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from components.errors import BadInput, ProjectError
 from pipeline.kubeflow import client
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COMMAND_SECONDS, PROMPT_SECONDS, RUN_SECONDS = 120.0, 300.0, 3600.0  # limits of a command, of a reaction, of a run
+COMMAND_SECONDS, CHANGE_SECONDS, RUN_SECONDS = 120.0, 300.0, 3600.0  # limits of a command, a change, a run
 POLL_SECONDS = 5.0
 ENDED = ("succeeded", "failed", "terminated")
 Result = TypeVar("Result")
 
 
 class Failure(Exception):
-    """A promise that was not kept, in one line."""
+    """A check that failed; the message is one line."""
 
 
 def command(arguments: Sequence[str], seconds: float, shown: bool) -> tuple[int, str]:
@@ -37,10 +37,10 @@ def command(arguments: Sequence[str], seconds: float, shown: bool) -> tuple[int,
     Args:
         arguments: after the program's name.
         seconds: after which it is killed.
-        shown: whether its lines are printed as they come.
+        shown: print its lines as they come.
 
     Returns:
-        its exit code and its last line.
+        Its exit code and its last line.
 
     Raises:
         Failure: it was killed.
@@ -67,7 +67,7 @@ def command(arguments: Sequence[str], seconds: float, shown: bool) -> tuple[int,
 
 
 class Cluster:
-    """A server, and what an acceptance makes on it.
+    """A server, and the objects that an acceptance makes on it.
 
     Attributes:
         name: of the pipeline, the experiment, the schedule and the folders of models, with the time in UTC.
@@ -88,11 +88,11 @@ class Cluster:
         self._unfinished: list[str] = []
 
     def prepare(self) -> None:
-        """Asks the server for its runs and compiles the package.
+        """Lists the server's runs, to see that it responds, and compiles the package.
 
         Raises:
-            BadInput: an option, or the server, is not one.
-            ProjectError: one of the two failed.
+            BadInput: an option is wrong, or the server does not respond.
+            ProjectError: the server or the compilation failed.
         """
         volume = ["--pvc", self._args.pvc] if self._args.pvc else []
         data = ["--data-dir", self._args.data_dir] if self._args.data_dir else []
@@ -103,13 +103,13 @@ class Cluster:
                 raise (BadInput if code == BadInput.exit_code else ProjectError)(last)
 
     def clean_up(self) -> None:
-        """Deletes the schedule and terminates runs that go on, also after a failure."""
+        """Deletes the schedule and terminates the runs that have not ended."""
         print("== cleaning up", flush=True)
         for run in self._unfinished:
             with contextlib.suppress(Failure):
                 self._call("terminate", run)
         self._delete_schedules()
-        print(f"Left there: the pipeline and the experiment {self.name}, their runs, and the models in {self.name}/.")
+        print(f"Not deleted: the pipeline and the experiment {self.name}, their runs, and the models in {self.name}/.")
 
     def _start(self, folder: str, base: str = "", **parameters: int) -> str:
         """Starts a run that pushes to a folder of this acceptance; returns its id."""
@@ -123,7 +123,7 @@ class Cluster:
         return [*self._run, *(part for name, value in values.items() for part in ("--param", f"{name}={value}"))]
 
     def _end(self, run: str) -> dict[str, Any]:
-        """Waits for the end of a run; its record, with the command's exit code."""
+        """Waits for the end of a run and returns its record, with the command's exit code."""
         code, row, last = self._call("status", run, "--wait", seconds=RUN_SECONDS)
         if row is None:
             raise Failure(last)
@@ -146,7 +146,7 @@ class Cluster:
     def _fired(self, schedule: str) -> Any:
         server = self._connect()
         options = {"page_size": 100, "sort_by": "created_at desc", "namespace": server.namespace or None}
-        runs = server.call("list runs", lambda: server.kfp.list_runs(**options)).runs or []
+        runs = server.call("list runs", server.kfp.list_runs, **options).runs or []
         return (run.run_id for run in runs if run.recurring_run_id == schedule)
 
     def _delete_schedules(self) -> None:
@@ -155,19 +155,19 @@ class Cluster:
                 self._delete_schedule(row["id"])
 
     def _delete_schedule(self, key: str) -> None:
-        """Pauses a schedule, ends its run, which would stay for ever without its workflow, and deletes the schedule."""
+        """Pauses a schedule, ends its run, which could not end without its workflow, and deletes the schedule."""
         server = self._connect()
-        server.call("pause a schedule", lambda: server.kfp.disable_recurring_run(key))
+        server.call("pause a schedule", server.kfp.disable_recurring_run, key)
         try:
             for run in self._fired(key):
                 if not self._ended(run):
                     self._call("terminate", run)
-                    self._poll(PROMPT_SECONDS, "the end of the schedule's run", functools.partial(self._ended, run))
+                    self._poll(CHANGE_SECONDS, "the end of the schedule's run", functools.partial(self._ended, run))
         finally:
-            server.call("delete a schedule", lambda: server.kfp.delete_recurring_run(key))
+            server.call("delete a schedule", server.kfp.delete_recurring_run, key)
 
     def _call(self, *arguments: str, seconds: float = COMMAND_SECONDS, shown: bool = True) -> tuple[int, Any, str]:
-        """Runs a command on the server: its exit code, its result, None where there is none, and its last line."""
+        """Runs a command on the server; returns its exit code, its result (None without one) and its last line."""
         file = self._folder / "result.json"
         file.unlink(missing_ok=True)
         code, last = command([*arguments, *self._server, "--json", str(file)], seconds, shown)
@@ -179,11 +179,11 @@ class Cluster:
             raise Failure(last)
         return result
 
-    def _poll(self, seconds: float, awaited: str, probe: Callable[[], Result]) -> Result:
-        print(f"    waiting for {awaited}", flush=True)
+    def _poll(self, seconds: float, event: str, read: Callable[[], Result]) -> Result:
+        print(f"    waiting for {event}", flush=True)
         end = time.monotonic() + seconds
-        while not (found := probe()):
+        while not (result := read()):
             if time.monotonic() > end:
-                raise Failure(f"{awaited}: not within {seconds:.0f} s")
+                raise Failure(f"{event}: not within {seconds:.0f} s")
             time.sleep(POLL_SECONDS)
-        return found
+        return result

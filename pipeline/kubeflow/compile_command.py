@@ -4,20 +4,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import os
 import pathlib
 import re
-from collections.abc import Iterable
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from components.errors import BadInput
+from components.errors import BadInput, ProjectError
 from components.train.devices import AUTO, GPU
 from pipeline import cli
 from pipeline.cli import HYPERPARAMETERS, add_training_arguments
-from pipeline.kubeflow.quiet import quiet
 
 if TYPE_CHECKING:
     from pipeline.kubeflow.resources import Needs
+    from pipeline.settings import Config
 
 PACKAGE = "pipeline.yaml"
 KUBEFLOW, OWN = "kubeflow", "own"
@@ -91,6 +95,7 @@ def add_cluster(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 def run(args: argparse.Namespace) -> int:
     """Compiles, checks, and writes the package."""
     from pipeline import settings
+    from pipeline.kubeflow import checks, size
 
     file = settings.read_toml(pathlib.Path(args.config), settings.CONFIG_KEYS, "config file") if args.config else {}
     flags = _flags(args, file)
@@ -110,14 +115,14 @@ def run(args: argparse.Namespace) -> int:
         effective = dataclasses.replace(
             effective, compute=dataclasses.replace(effective.compute, accelerator=AUTO, gpus=1)
         )
-    with quiet():
-        from pipeline.kubeflow import checks, compiler, size
+    checks.refuse([*checks.check_values(_values(args, effective, cluster))], "the command")
+    with _quiet():
+        from pipeline.kubeflow import compiler
 
         images = compiler.Images(args.image, args.gpu_image or args.image)
         documents = compiler.compile_graph(effective, settings.training_told(flags, file, profile), images, cluster)
         text = compiler.dump(documents)
-    checks.refuse(checks.check(text), "the compiled package")
-    size.check(documents, "" if args.storage == KUBEFLOW else size.SESSION)
+    checks.refuse(checks.check(text, "" if args.storage == KUBEFLOW else size.SESSION), "the compiled package")
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -152,6 +157,41 @@ def _flags(args: argparse.Namespace, file: dict[str, Any]) -> dict[str, Any]:
             )
         flags["serving-dir"] = SERVING_ROOT
     return flags
+
+
+def _values(args: argparse.Namespace, effective: Config, cluster: Needs) -> dict[str, Any]:
+    """Returns the flags as `checks.check_values` takes them, so that it refuses them before the compilation."""
+    variables = [(variable, "") for keys in cluster.secrets.values() for variable in keys.values()]
+    return {
+        "--image": args.image,
+        "--gpu-image": args.gpu_image,
+        "--env": [{"name": name, "value": value} for name, value in (*cluster.env.items(), *variables)],
+        "--pvc": [{"mountPath": path} for path in cluster.volumes.values()],
+        "--data-dir": str(effective.data_dir),
+        "--serving-dir": str(effective.serving_dir),
+        "--beam-arg": args.beam_arg,
+    }
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Sends file descriptor 2 to a file, as libraries log while they compile; an unexpected error prints the file."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except ProjectError:
+            raise
+        except Exception:
+            log.seek(0)
+            os.write(terminal, log.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def _check_floors(floors: Iterable[str], profile: pathlib.Path) -> None:

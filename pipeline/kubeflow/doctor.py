@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `doctor` of runner_kfp.py: what a first run needs of server and cluster, before there is one.
+"""The command `doctor` of runner_kfp.py: checks of server and cluster before the first run.
 
-What can be seen depends on who looks: the server says its version and whether it takes the token, a kubeconfig shows
-the cluster, and a run of one tiny task (`--submit`) tries the rest. What none of them shows is not known, and no line
-says otherwise.
+The server gives its version and accepts the token or not, a kubeconfig gives access to the cluster, and a run of one
+small task (`--submit`) tries the rest. A check that needs one of these which is not there is unknown.
 """
 
 from __future__ import annotations
@@ -17,109 +16,96 @@ from typing import TYPE_CHECKING, Any
 from components.errors import BadInput, ProjectError
 from pipeline import cli
 from pipeline.cli import BLOCKED, OK, UNKNOWN, WARNING, Check
-from pipeline.kubeflow import commands, compile_command, submit
+from pipeline.kubeflow import client, commands, compile_command
 
 if TYPE_CHECKING:
     from pipeline.kubeflow.client import Server
-    from pipeline.kubeflow.kubeconfig import Cluster
+    from pipeline.kubeflow.cluster import Cluster
     from pipeline.kubeflow.resources import Needs
 
-_SUBMIT, _KUBECONFIG, _EITHER = "--submit", "a kubeconfig", "--submit or a kubeconfig"
+_SUBMIT, _KUBECONFIG = "--submit", "a kubeconfig"
 _OLDEST, _ONLY_ERRORS, _NEWEST = (2, 14), (2, 17), (2, 17)
 _SUBMIT_SECONDS = 60.0
 
 
 def register(subparsers: Any) -> None:
     """Adds the command."""
-    does = "Say whether a run can start on a server's cluster, and which flags it needs."
-    parser: argparse.ArgumentParser = subparsers.add_parser("doctor", help=does, description=does, allow_abbrev=False)
+    summary = "Check that a run can start on a server's cluster, and list the flags that it needs."
+    parser = subparsers.add_parser("doctor", help=summary, description=summary, allow_abbrev=False)
     parser.set_defaults(run=run, retries=0, gpu_image=None)
     commands.add_server(parser)
-    look = parser.add_argument_group("what to look at")
-    look.add_argument(
+    group = parser.add_argument_group("checks")
+    group.add_argument(
         "--kubeconfig", metavar="FILE", help="of the server's cluster; default: kubectl's, if there is one"
     )
-    look.add_argument(
+    group.add_argument(
         "--submit", nargs="?", const=_SUBMIT_SECONDS, type=float, metavar="SECONDS",
-        help=f"run a tiny task on --image; its pod may wait SECONDS for a node; default: {_SUBMIT_SECONDS:.0f}",
+        help=f"run a small task on --image; its pod may wait SECONDS for a node; default: {_SUBMIT_SECONDS:.0f}",
     )  # fmt: skip
-    look.add_argument("--image", metavar="IMAGE", help="container image of the tasks")
-    look.add_argument("--serving-dir", metavar="URL|DIR", help="where models are pushed, as for `compile`")
-    look.add_argument(
-        "--pipeline-root", default=submit.ROOT, metavar="URI", help=f"as for `run`; default: {submit.ROOT}"
-    )
-    look.add_argument("--service-account", metavar="NAME", help="of the run's pods; default: the server's choice")
+    group.add_argument("--image", metavar="IMAGE", help="container image of the tasks")
+    group.add_argument("--serving-dir", metavar="URL|DIR", help="models are pushed below it, as for `compile`")
+    commands.add_pod_arguments(group)
     compile_command.add_cluster(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints every line; exit code 2 where a run would fail."""
+    """Prints every check; exit code 2 where a run would fail."""
     if args.submit is not None and not args.image:
         raise BadInput("--submit runs a task on an image: give --image IMAGE")
-    submit.check_root(args.pipeline_root)
     checks = examine(args, compile_command.needs(args))
     blocked, unknown = cli.check_names(checks, BLOCKED), cli.check_names(checks, UNKNOWN)
-    last = f"Not known: {', '.join(unknown)}. What is known stops no run." if unknown else "A run can start."
-    last = f"A run would fail: {', '.join(blocked)}." if blocked else last
-    cli.print_lines(args.json, *cli.format_checks(checks, cli.message_stream(args.json).isatty()), last)
-    rows = [one._asdict() for one in checks]
+    summary = f"Not known: {', '.join(unknown)}. Nothing else stops a run." if unknown else "A run can start."
+    summary = f"A run would fail: {', '.join(blocked)}." if blocked else summary
+    cli.print_lines(args.json, *cli.format_checks(checks, cli.message_stream(args.json).isatty()), summary)
+    rows = [row._asdict() for row in checks]
     cli.write_json({"blocked": blocked, "not_known": unknown, "checks": rows}, args.json)
     return BadInput.exit_code if blocked else 0
 
 
 def examine(args: argparse.Namespace, needs: Needs) -> list[Check]:
-    """Every check, in the order in which one would mend things."""
-    server, checks = _connected(args)
+    """Returns every check, in the order in which to mend what is wrong."""
+    server, checks = _server(args)
     with contextlib.ExitStack() as stack:
         cluster, row = _cluster(args, server, stack)
         checks.append(row)
         if server is not None:
             checks[0] = _version(server, cluster)
         checks += _of_cluster(args, needs, server, cluster)
-    place = {one.name: number for number, one in enumerate(checks)}
-    image = checks[place["image"]]
-    if args.submit is None or server is None or BLOCKED in (image.state, *(one.state for one in checks[:3])):
+    by_name = {row.name: row for row in checks}
+    if args.submit is None or server is None or BLOCKED in (by_name["image"].state, *(row.state for row in checks[:3])):
         return checks
     from pipeline.kubeflow import probe_run
 
     text = probe_run.package(args.image, needs, _serving_dir(args) or "")
-    for one in probe_run.run(server, text, args):
-        if one.name in place:
-            checks[place[one.name]] = one
-        else:
-            checks.append(one)
+    by_name |= {row.name: row for row in probe_run.run(server, text, args)}
     return [
-        one._replace(found="not known: the task on the cluster did not get so far")
-        if one.state == UNKNOWN and _SUBMIT in one.found
-        else one
-        for one in checks
+        row._replace(found="not known: the task on the cluster did not get so far")
+        if row.state == UNKNOWN and _SUBMIT in row.found
+        else row
+        for row in by_name.values()
     ]
 
 
-def _connected(args: argparse.Namespace) -> tuple[Server | None, list[Check]]:
-    """The server, None where it does not answer, and the lines about it."""
-    from pipeline.kubeflow import client
-
-    unknown = [Check(name, UNKNOWN, "not known: the server does not answer") for name in ("token", "namespace")]
+def _server(args: argparse.Namespace) -> tuple[Server | None, list[Check]]:
+    """Returns the server, None where it does not respond, and the checks of it."""
+    unknown = [Check(name, UNKNOWN, "not known: the server does not respond") for name in ("token", "namespace")]
     try:
         server = client.connect(args.host, args.namespace, args.token_file)
     except client.Unauthorized as error:
         token = Check("token", BLOCKED, str(error), "--token-file FILE, or the variable KFP_TOKEN")
-        reason = "not known: the server wants a token that it takes"
+        reason = "not known: the server does not accept this account"
         return None, [Check("server", UNKNOWN, reason), token, Check("namespace", UNKNOWN, reason)]
     except BadInput as error:
         return None, [Check("server", BLOCKED, str(error), "--host URL"), *unknown]
-    has_token = client.find_token(args.token_file) is not None
-    token = Check("token", OK, "accepted" if has_token else "none needed")
+    token = Check("token", OK, "accepted" if server.has_token else "none needed")
     if server.has_users and not server.namespace:
-        row = Check("namespace", BLOCKED, "the server has users, and none is given", "--namespace NAME")
+        row = Check("namespace", BLOCKED, "the server has users, and no namespace is given", "--namespace NAME")
     else:
         row = Check("namespace", OK, server.namespace or "none needed: the server has no users")
         if server.namespace:
             row = row._replace(advice=f"--namespace {server.namespace}")
     try:
-        listed = {"page_size": 1, "namespace": server.namespace or None}
-        server.call("list runs", lambda: server.kfp.list_runs(**listed))
+        server.call("list runs", server.kfp.list_runs, page_size=1, namespace=server.namespace or None)
     except client.Unauthorized as error:
         token = Check("token", BLOCKED, str(error), "--token-file FILE, or the variable KFP_TOKEN")
     except ProjectError as error:
@@ -128,13 +114,13 @@ def _connected(args: argparse.Namespace) -> tuple[Server | None, list[Check]]:
 
 
 def _version(server: Server, cluster: Cluster | None) -> Check:
-    """The version and what follows from it."""
+    """Returns the check of the version, with the consequences for store and retries."""
     version = server.version or (cluster.version if cluster else "")
     match = re.match(r"v?(\d+)\.(\d+)", version)
     if not match:
         advice = "from 2.17 on, --retries counts within a task and for lost pods; before, for failed commands too"
         return Check(
-            "server", UNKNOWN, f"not known: {server.host} does not say its version; needs {_KUBECONFIG}", advice
+            "server", UNKNOWN, f"not known: {server.host} does not give its version; needs {_KUBECONFIG}", advice
         )
     number = (int(match[1]), int(match[2]))
     store = "minio-service:9000" if number < (2, 15) else "seaweedfs:8333"
@@ -142,71 +128,69 @@ def _version(server: Server, cluster: Cluster | None) -> Check:
     retries = retries if number >= _ONLY_ERRORS else "--retries counts for failed commands, not for lost pods"
     found = f"Kubeflow Pipelines {version}: its manifests have the store {store}; {retries}"
     if not _OLDEST <= number <= _NEWEST:
-        return Check("server", WARNING, found, "packages are made for 2.14 to 2.17, of which each point was read")
+        return Check("server", WARNING, found, "packages are made for 2.14 to 2.17")
     return Check("server", OK, found)
 
 
 def _cluster(
     args: argparse.Namespace, server: Server | None, stack: contextlib.ExitStack
 ) -> tuple[Cluster | None, Check]:
-    """The cluster, None without a kubeconfig, and the line about it."""
-    from pipeline.kubeflow import kubeconfig
+    """Returns the cluster, None without a kubeconfig, and the check of it."""
+    from pipeline.kubeflow import cluster as checks
 
-    file = args.kubeconfig or kubeconfig.default()
+    file = args.kubeconfig or checks.default_kubeconfig()
     if file is None:
         return None, Check("cluster", UNKNOWN, f"not known: needs {_KUBECONFIG}", "--kubeconfig FILE")
-    namespace = (server.namespace if server else args.namespace) or kubeconfig.INSTALLATION
+    namespace = (server.namespace if server else args.namespace) or checks.INSTALLATION
     try:
-        cluster = stack.enter_context(kubeconfig.Cluster(file, namespace))
+        cluster = stack.enter_context(checks.Cluster(file, namespace))
     except BadInput as error:
         if args.kubeconfig:
             raise
         return None, Check("cluster", UNKNOWN, f"not known: {error}")
-    return cluster, kubeconfig.installation(cluster)
+    return cluster, checks.installation(cluster)
 
 
 def _of_cluster(args: argparse.Namespace, needs: Needs, server: Server | None, cluster: Cluster | None) -> list[Check]:
-    """The lines about the cluster, by the kubeconfig as far as that goes."""
-    from pipeline.kubeflow import kubeconfig
+    """Returns the checks of the cluster, unknown where they need a kubeconfig or more rights."""
+    from pipeline.kubeflow import cluster as checks
 
-    def line(name: str, needed: str, look: Callable[[Cluster], Check]) -> Check:
+    def run(name: str, work: Callable[[Cluster], Check]) -> Check:
         if cluster is None:
-            return Check(name, UNKNOWN, f"not known: needs {needed}")
+            return Check(name, UNKNOWN, f"not known: needs {_SUBMIT} or {_KUBECONFIG}")
         try:
-            return look(cluster)
-        except kubeconfig.NotKnown as error:
+            return work(cluster)
+        except checks.Unknown as error:
             return Check(name, UNKNOWN, f"not known: {error}; needs {_SUBMIT}")
 
     endpoint = needs.env.get("AWS_ENDPOINT_URL", "")
     account = args.service_account or ("default-editor" if server and server.has_users else "pipeline-runner")
-    unasked = [
-        Check(name, OK, f"none asked for ({flag})")
+    unused = {
+        name: Check(name, OK, f"none requested ({flag})")
         for name, flag in (("GPUs", "--gpus"), ("volume", "--pvc"), ("secret", "--secret"))
-    ]
-    store = line("store", _EITHER, lambda api: kubeconfig.store(api, endpoint))
+    }
+    store = run("store", lambda api: checks.store(api, endpoint))
     if not endpoint:
         store = Check("store", UNKNOWN, f"not known: no AWS_ENDPOINT_URL is given; needs {_SUBMIT}")
     elif store.state == UNKNOWN:
-        store = store._replace(found=f"{store.found}; the tasks will look at {endpoint}")
+        store = store._replace(found=f"{store.found}; the tasks will use {endpoint}")
     return [
         store,
-        line("secret", _EITHER, lambda api: kubeconfig.secret(api, needs)) if needs.secrets else unasked[2],
-        line("launcher", _EITHER, lambda api: kubeconfig.launcher(api, args.pipeline_root)),
+        run("secret", lambda api: checks.secret(api, needs)) if needs.secrets else unused["secret"],
+        run("launcher", lambda api: checks.launcher(api, args.pipeline_root)),
         _push(args, needs),
         _image(args, needs),
-        line("nodes", _EITHER, lambda api: kubeconfig.nodes(api, needs)),
-        line("GPUs", _EITHER, lambda api: kubeconfig.gpus(api, needs))
-        if needs.gpus or needs.gpus_per_worker
-        else unasked[0],
-        line("volume", _EITHER, lambda api: kubeconfig.volume(api, needs)) if needs.volumes else unasked[1],
-        line("account", _EITHER, lambda api: kubeconfig.account(api, account, needs)),
+        run("nodes", lambda api: checks.nodes(api, needs)),
+        run("GPUs", lambda api: checks.gpus(api, needs)) if needs.gpus or needs.gpus_per_worker else unused["GPUs"],
+        run("volume", lambda api: checks.volume(api, needs)) if needs.volumes else unused["volume"],
+        run("account", lambda api: checks.account(api, account, needs)),
         Check("pod", UNKNOWN, f"not known: needs {_SUBMIT}"),
     ]
 
 
 def _serving_dir(args: argparse.Namespace) -> str | None:
-    own = args.storage == compile_command.OWN
-    root = args.serving_dir or (None if own else compile_command.SERVING_ROOT)
+    default = None if args.storage == compile_command.OWN else compile_command.SERVING_ROOT
+    root = args.serving_dir or default
     return f"{root.rstrip('/')}/mnist" if root else None
 
 
@@ -230,13 +214,10 @@ def _push(args: argparse.Namespace, needs: Needs) -> Check:
 def _image(args: argparse.Namespace, needs: Needs) -> Check:
     if not args.image:
         return Check("image", UNKNOWN, f"not known: needs --image and {_SUBMIT}")
-    from pipeline.kubeflow.quiet import quiet
+    from pipeline.kubeflow import checks, probe_run
 
-    with quiet():
-        from pipeline.kubeflow import checks, probe_run
     findings = checks.check(probe_run.package(args.image, needs, _serving_dir(args) or ""))
-    wrong = [one for one in findings if one.rule == "image"]
-    if wrong:
-        return Check("image", BLOCKED, wrong[0].received, "--image HOST/NAME:TAG, as it was pushed")
-    checks.refuse([one for one in findings if one.rule != "local-path"], "the package of --submit")
+    if malformed := [finding for finding in findings if finding.rule == "image"]:
+        return Check("image", BLOCKED, malformed[0].message, "--image HOST/NAME:TAG, as it was pushed")
+    checks.refuse([finding for finding in findings if finding.rule != "local-path"], "the package of --submit")
     return Check("image", UNKNOWN, f"not known: needs {_SUBMIT}, by which the cluster pulls {args.image}")

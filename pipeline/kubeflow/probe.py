@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs in the one task that `doctor --submit` sends: looks at what a run's tasks would find.
+"""The task of `doctor --submit`: checks on the cluster what the tasks of a run need.
 
     python -m pipeline.kubeflow.probe --task probe --input JSON --code_digest DIGITS [--serving_dir URL|DIR]
         [--volumes DIR,DIR] [--shared_memory SIZE] [--gpus N] [--workers]
 
-The findings are one line of JSON on stdout, which the client reads from the log, and the task's output. The exit code
-is 0 whatever they are.
+The checks are one line of JSON on stdout, which the client reads from the log, and the task's output. The exit code is
+always 0.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MEMORY, _MEMORY_LIMIT = pathlib.Path("/proc/meminfo"), pathlib.Path("/sys/fs/cg
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Makes every check and writes what was found."""
+    """Runs and writes every check."""
     parser = argparse.ArgumentParser(prog="pipeline.kubeflow.probe", description=__doc__, allow_abbrev=False)
     for name in ("task", "input", "code_digest"):
         parser.add_argument(f"--{name}", required=True)
@@ -43,18 +43,18 @@ def main(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     executor_input = json.loads(args.input)
     checks = [
-        _guarded("image", lambda: _image(args.code_digest)),
-        _guarded("store", lambda: _store(task_records.prefix(executor_input, args.task))),
-        _guarded("pod", lambda: _pod(args.shared_memory)),
+        _check("image", lambda: _image(args.code_digest)),
+        _check("store", lambda: _store(task_records.prefix(executor_input, args.task))),
+        _check("pod", lambda: _pod(args.shared_memory)),
     ]
     if args.serving_dir:
-        checks.append(_guarded("push", lambda: _push(args.serving_dir)))
+        checks.append(_check("push", lambda: _push(args.serving_dir)))
     if args.volumes:
-        checks.append(_guarded("volume", lambda: _volume(args.volumes.split(","))))
+        checks.append(_check("volume", lambda: _volume(args.volumes.split(","))))
     if args.workers:
-        checks.append(_guarded("account", _account))
+        checks.append(_check("account", _account))
     if args.gpus:
-        checks.append(_guarded("GPUs", lambda: _gpus(args.gpus)))
+        checks.append(_check("GPUs", lambda: _gpus(args.gpus)))
     text = json.dumps({KEY: [check._asdict() for check in checks]})
     sys.stdout.write(f"{text}\n")
     _publish(executor_input, text)
@@ -62,20 +62,20 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def parse(log: str) -> list[Check] | None:
-    """The findings in a task's log, in which the launcher writes too; None where there are none."""
+    """Returns the checks in a task's log, in which the launcher writes too; None where there are none."""
     for line in reversed(log.splitlines()):
         with contextlib.suppress(ValueError, KeyError, TypeError):
             return [Check(**row) for row in json.loads(line[line.index("{") :])[KEY]]
     return None
 
 
-def _guarded(name: str, work: Callable[[], Check]) -> Check:
+def _check(name: str, work: Callable[[], Check]) -> Check:
     try:
         return work()
     except ProjectError as error:
         return Check(name, BLOCKED, " ".join(str(error).split()))
-    except Exception as error:  # its text may hold what a library was given
-        return Check(name, BLOCKED, f"looking at it failed ({type(error).__name__})")
+    except Exception as error:  # its text may hold a secret that a library received
+        return Check(name, BLOCKED, f"the check failed ({type(error).__name__})")
 
 
 def _image(digest: str) -> Check:
@@ -88,7 +88,7 @@ def _store(prefix: str) -> Check:
     task_records.put(url, b"{}")
     files, path = storage.connect(task_records.address(url))
     files.cat_file(path)
-    with contextlib.suppress(Exception):  # a user's credentials may lack this right, which no task needs
+    with contextlib.suppress(Exception):  # credentials may lack this right, which no task needs
         files.rm_file(path)
     endpoint = os.environ.get("AWS_ENDPOINT_URL")
     through = f" at {endpoint}" if endpoint and not url.startswith("gs://") else ""
@@ -99,8 +99,8 @@ def _push(serving_dir: str) -> Check:
     from components.push import destination
 
     destination.open_destination(serving_dir).probe()
-    heeds = ", and the store heeds If-None-Match" if serving_dir.startswith("s3://") else ""
-    return Check("push", OK, f"{serving_dir} takes models{heeds}")
+    condition = ", and the store obeys If-None-Match" if serving_dir.startswith("s3://") else ""
+    return Check("push", OK, f"{serving_dir} accepts models{condition}")
 
 
 def _volume(folders: Sequence[str]) -> Check:
@@ -116,10 +116,10 @@ def _pod(shared_memory: str) -> Check:
     node = float(_MEMORY.read_text(encoding="ascii").split()[1]) * 1024
     with contextlib.suppress(OSError, ValueError):  # without a limit it is "max"
         node = min(node, float(_MEMORY_LIMIT.read_text(encoding="ascii")))
-    found = f"{os.cpu_count()} CPUs, {node / 2**30:.1f} GiB of memory, /dev/shm of {size / 2**20:.0f} MiB"
+    summary = f"{os.cpu_count()} CPUs, {node / 2**30:.1f} GiB of memory, /dev/shm of {size / 2**20:.0f} MiB"
     if shared_memory and size < float(resources.amount("--shared-memory", shared_memory)):
-        return Check("pod", BLOCKED, f"{found}, where --shared-memory asks for {shared_memory}", "ask for less")
-    return Check("pod", OK, found)
+        return Check("pod", BLOCKED, f"{summary}, but --shared-memory is {shared_memory}", "lower --shared-memory")
+    return Check("pod", OK, summary)
 
 
 def _account() -> Check:
@@ -131,16 +131,16 @@ def _account() -> Check:
     if missing:
         advice = "deploy/training-job.yaml, or another --service-account"
         return Check("account", BLOCKED, f"{name} may not {', '.join(missing)}", advice)
-    return Check("account", OK, f"{name} ran a task, and may make training jobs")
+    return Check("account", OK, f"{name} ran a task, and may create training jobs")
 
 
-def _gpus(wanted: int) -> Check:
+def _gpus(count: int) -> Check:
     import tensorflow as tf
 
     visible = len(tf.config.list_physical_devices("GPU"))
-    if visible < wanted:
+    if visible < count:
         advice = "--image with CUDA (make image TARGET=gpu), and the nodes' driver"
-        return Check("GPUs", BLOCKED, f"TensorFlow sees {visible} of the {wanted} that were asked for", advice)
+        return Check("GPUs", BLOCKED, f"TensorFlow sees {visible} of {count}", advice)
     return Check("GPUs", OK, f"TensorFlow sees {visible}")
 
 

@@ -1,31 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The size that a run of a package reaches on the server.
+"""The size of a run of a package on the server.
 
-Argo keeps a workflow, its specification and the state of all its nodes, in one object of Kubernetes, which may have
-1 MiB. Beyond that it compresses the nodes, and the server's agent, which reads them, no longer sees the last tasks. The
-formula follows kubeflow/pipelines 2.17 (backend/src/v2: `compiler/argocompiler`, `driver/driver.go`). A task is six
-nodes there, as its driver and its executor each stand under retry wrappers. Each of the six holds the patch of the pod:
+Argo stores a workflow, its specification and the state of all its nodes, in one object of Kubernetes of at most 1 MiB.
+Beyond that it compresses the nodes, and the server's agent, which reads them, no longer sees the last tasks. The
+formula follows kubeflow/pipelines 2.17 (backend/src/v2: `compiler/argocompiler`, `driver/driver.go`). There, a task is
+six nodes, as its driver and its executor each stand under retry wrappers. Each of the six holds the patch of the pod:
 executor input, component and arguments, as JSON within JSON. The driver's two hold the task's specification as well.
 Older servers have fewer wrappers and so smaller runs.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from components.errors import BadInput
-
 LIMIT = 1024 * 1024
-# In the place of a task's name: what the workflow has without any task.
+# Key of the bytes that belong to no task.
 WORKFLOW = "workflow"
 
 Json = dict[str, Any]
 
-# Bytes as recorded: a workflow without tasks, the fixed parts of a task's nodes and of its templates, and what a retry
-# policy adds to those.
+# Bytes, as recorded: a workflow without tasks, the fixed parts of a task's nodes and of its templates, and those of a
+# retry policy.
 _WORKFLOW, _NODES, _TEMPLATES, _RETRIES = 22_000, 6_200, 1_250, 1_050
 # Nodes that hold a task's patch, and those that hold its specification.
 _PATCHES, _DRIVERS = 6, 2
@@ -71,79 +68,41 @@ def estimate(documents: Sequence[Json], tasks: Collection[str] | None = None, se
     Args:
         documents: the package: PipelineSpec and, where it has one, the Kubernetes document.
         tasks: those that ran; default: all.
-        session: what the server notes with each artifact of the store that it lies in, see `adapt.without_session`.
+        session: the server's JSON of the store, which it adds to each artifact, see `adapt.without_session`.
 
     Returns:
-        Task -> bytes, and under `WORKFLOW` those of no task; within a tenth of what was recorded.
+        Task -> bytes, and under `WORKFLOW` those of no task; within a tenth of recorded workflows.
     """
     spec = documents[0]
-    kubernetes = _pods(documents)
+    components, executors = spec.get("components", {}), spec["deploymentSpec"].get("executors", {})
+    platforms = documents[1].get("platforms", {}) if len(documents) > 1 else {}
+    pods = platforms.get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
     sizes = {WORKFLOW: _WORKFLOW}
-    defaults = {
-        name: one.get("defaultValue")
-        for name, one in spec["root"].get("inputDefinitions", {}).get("parameters", {}).items()
-    }
-    dags = {"root": spec["root"]} | {name: one for name, one in spec["components"].items() if "dag" in one}
-    for dag in dags.values():
+    parameters = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    defaults = {name: parameter.get("defaultValue") for name, parameter in parameters.items()}
+    dags = [component for component in (spec["root"], *components.values()) if "dag" in component]
+    for dag in dags:
         # An argument of the workflow, and an input of both nodes of the graph's driver.
         sizes[WORKFLOW] += (1 + _DRIVERS) * _escaped(dag)
-    for dag in dags.values():
-        for name, task in dag["dag"]["tasks"].items():
-            component = spec["components"][task["componentRef"]["name"]]
+    for dag in dags:
+        for name, task in dag["dag"].get("tasks", {}).items():
+            component = components[task["componentRef"]["name"]]
             if "executorLabel" not in component:
                 sizes[WORKFLOW] += (1 + _DRIVERS) * _escaped(task)
                 continue
-            container = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
-            pod = kubernetes.get(component["executorLabel"], {})
+            label = component["executorLabel"]
+            container, pod = executors[label].get("container", {}), pods.get(label, {})
             once = sum(map(_escaped, (component, container, task, pod)))
             sizes[name] = _TEMPLATES + once
             if tasks is None or name in tasks:
-                given = _executor_input(name, task, component, defaults, session)
-                patch = _escaped(_patch(component, container, pod, given))
+                executor_input = _executor_input(name, task, component, defaults, session)
+                patch = _escaped(_patch(component, container, pod, executor_input))
                 sizes[name] += _NODES + _DRIVERS * once + _PATCHES * patch + (_RETRIES if "retryPolicy" in task else 0)
     return sizes
 
 
-def check(documents: Sequence[Json], session: str) -> None:
-    """Refuses a package whose run would pass Argo's limit.
-
-    Args:
-        documents: see `estimate`.
-        session: see `estimate`.
-
-    Raises:
-        BadInput: it would.
-    """
-    sizes = estimate(documents, session=session)
-    if (total := sum(sizes.values())) < LIMIT:
-        return
-    environment = estimate(_without_environment(documents), session=session)
-    largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
-    raise BadInput(
-        f"the workflow of a run must stay below 1 MiB ({LIMIT / 1000:,.0f} KB), or the server loses sight of its last "
-        f"tasks; this package's comes to {total / 1000:,.0f} KB: {(total - sum(environment.values())) / 1000:,.0f} KB "
-        "by environment, secrets, volumes and tolerations, which each task carries in eight copies, and most of the "
-        f"rest by {', '.join(f'{name} ({sizes[name] / 1000:,.0f} KB)' for name in largest)}. "
-        "Give fewer or shorter --env, --secret, --pvc, --toleration and --beam-arg."
-    )
-
-
-def _without_environment(documents: Sequence[Json]) -> list[Json]:
-    spec = copy.deepcopy(documents[0])
-    for executor in spec["deploymentSpec"]["executors"].values():
-        executor["container"].pop("env", None)
-    return [spec]
-
-
-def _pods(documents: Sequence[Json]) -> Json:
-    if len(documents) == 1:
-        return {}
-    pods: Json = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    return pods
-
-
 def _patch(component: Json, container: Json, pod: Json, executor_input: Json) -> Json:
-    """The pod's patch as the driver makes it."""
+    """Returns the pod's patch as the driver writes it."""
     resources = container.get("resources", {})
     env = [
         *container.get("env", ()),
@@ -162,7 +121,7 @@ def _patch(component: Json, container: Json, pod: Json, executor_input: Json) ->
         "containers": [
             {
                 "name": "main",
-                "image": container["image"],
+                "image": container.get("image", ""),
                 "command": [
                     *_LAUNCHER,
                     "--executor_input",
@@ -170,7 +129,7 @@ def _patch(component: Json, container: Json, pod: Json, executor_input: Json) ->
                     "--component_spec",
                     _text(component),
                 ],
-                "args": [*container["command"], *container["args"]],
+                "args": [*container.get("command", ()), *container.get("args", ())],
                 "env": env,
                 "resources": {
                     "limits": {
@@ -188,10 +147,11 @@ def _patch(component: Json, container: Json, pod: Json, executor_input: Json) ->
 def _executor_input(name: str, task: Json, component: Json, defaults: Json, session: str) -> Json:
     inputs = task.get("inputs", {})
     artifacts = {}
-    for key, told in inputs.get("artifacts", {}).items():
-        source = told.get("taskOutputArtifact") or {"producerTask": name, "outputArtifactKey": key}
-        kind = component["inputDefinitions"]["artifacts"][key]["artifactType"]
-        title = kind.get("schemaTitle") or kind["instanceSchema"].partition("title: ")[2].partition("\n")[0]
+    declared = component.get("inputDefinitions", {}).get("artifacts", {})
+    for key, artifact in inputs.get("artifacts", {}).items():
+        source = artifact.get("taskOutputArtifact") or {"producerTask": name, "outputArtifactKey": key}
+        kind = declared.get(key, {}).get("artifactType", {})
+        title = kind.get("schemaTitle") or kind.get("instanceSchema", "").partition("title: ")[2].partition("\n")[0]
         artifacts[key] = {
             "artifacts": [
                 {
@@ -206,17 +166,14 @@ def _executor_input(name: str, task: Json, component: Json, defaults: Json, sess
             ]
         }  # fmt: skip
     values = {
-        key: told["runtimeValue"]["constant"]
-        if "runtimeValue" in told
-        else defaults.get(told.get("componentInputParameter"))
-        for key, told in inputs.get("parameters", {}).items()
+        key: parameter["runtimeValue"].get("constant")
+        if "runtimeValue" in parameter
+        else defaults.get(parameter.get("componentInputParameter"))
+        for key, parameter in inputs.get("parameters", {}).items()
     }
-    kinds = {
-        **{
-            key: one["artifactType"] for key, one in component.get("outputDefinitions", {}).get("artifacts", {}).items()
-        },
-        "executor-logs": {"schemaTitle": "system.Artifact"},
-    }
+    produced = component.get("outputDefinitions", {}).get("artifacts", {})
+    kinds = {key: artifact.get("artifactType", {}) for key, artifact in produced.items()}
+    kinds["executor-logs"] = {"schemaTitle": "system.Artifact"}
     outputs = {
         key: {"artifacts": [{"name": key, "type": kind, "uri": f"{_RUN}/{name}/{_UUID}/{key}"}]}
         for key, kind in kinds.items()
@@ -228,10 +185,10 @@ def _executor_input(name: str, task: Json, component: Json, defaults: Json, sess
 
 
 def _text(value: Any) -> str:
-    """JSON as the server writes it."""
+    """Returns JSON as the server writes it."""
     return json.dumps(value, ensure_ascii=False, separators=(", ", ":"))
 
 
 def _escaped(value: Any) -> int:
-    """Bytes of a value as JSON in a string of JSON."""
+    """Returns the bytes of a value as JSON in a string of JSON."""
     return len(json.dumps(json.dumps(value, ensure_ascii=False, separators=(",", ":")), ensure_ascii=False).encode())

@@ -20,7 +20,7 @@ import runner_kfp
 from components.errors import exit_code
 from deploy import accept, cluster
 from pipeline import run_record
-from pipeline.kubeflow import watch
+from pipeline.kubeflow import runs
 from tests.kubeflow import api_stub, workflows
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -50,7 +50,7 @@ class Kubeflow(api_stub.Api):
         if fault == "logs":
             self.logs[workflows.pod("push")] = "\n"
 
-    def answer(self, method, path, query, headers, body):
+    def respond(self, method, path, query, headers, body):
         if match := re.fullmatch(r"/api/v1/namespaces/kubeflow/pods/(.+)", path):
             assert method == "DELETE"
             run = list(self.runs)[-1]
@@ -58,20 +58,20 @@ class Kubeflow(api_stub.Api):
             attempts = 1 if self.fault == "pod" else 2
             self.scripts[run] = [self.scripts[run][0], *(step | {"attempts": attempts} for step in self.scripts[run])]
             return {"kind": "Status", "status": "Success"}
-        answered = super().answer(method, path, query, headers, body)
+        result = super().respond(method, path, query, headers, body)
         if path.endswith("/healthz"):
-            answered["tag_name"] = self.tag
+            result["tag_name"] = self.tag
         if self.fault == "upload" and path.endswith("/pipelines"):  # a server that drops descriptions
-            answered["pipelines"] = [row | {"description": ""} for row in answered["pipelines"]]
-        return answered
+            result["pipelines"] = [row | {"description": ""} for row in result["pipelines"]]
+        return result
 
     def _run(self, body):
-        made = super()._run(body)
-        folder = made["runtime_config"]["parameters"].get("serving_dir", "")
-        self.baselines[made["run_id"]] = len(self.models.setdefault(folder, []))
+        response = super()._run(body)
+        folder = response["runtime_config"]["parameters"].get("serving_dir", "")
+        self.baselines[response["run_id"]] = len(self.models.setdefault(folder, []))
         first = {"state": "RUNNING", "tasks": {"ingest": "Running"}}
-        self.scripts[made["run_id"]] = [{}, first, RUNNING, RUNNING, RUNNING, {"state": "ENDS", "tasks": DONE}]
-        return made
+        self.scripts[response["run_id"]] = [{}, first, RUNNING, RUNNING, RUNNING, {"state": "ENDS", "tasks": DONE}]
+        return response
 
     def _get_run(self, key):
         row, script = self._known(self.runs, key, "Run"), self.scripts[key]
@@ -84,10 +84,10 @@ class Kubeflow(api_stub.Api):
     def _end(self, key, parameters):
         """The record of a run that ends."""
         folder, baseline = parameters["serving_dir"], self.baselines[key]
-        known: dict[str, Any] = {"report": "minio://report.html", "metrics": {"accuracy": 0.98}, "reason": "the limit"}
+        fields: dict[str, Any] = {"report": "minio://report.html", "metrics": {"accuracy": 0.98}, "reason": "the limit"}
         if baseline and self.fault != "judge":
-            known["baseline"] = {"version": baseline, "metrics": {"accuracy": 0.98}}
-        known["gates"] = [{"name": "accuracy", "passed": parameters["train_steps"] > 1}]
+            fields["baseline"] = {"version": baseline, "metrics": {"accuracy": 0.98}}
+        fields["gates"] = [{"name": "accuracy", "passed": parameters["train_steps"] > 1}]
         if parameters["train_steps"] == 1 and self.fault != "gate":
             verdict = run_record.NOT_BLESSED
         elif len(self.models[folder]) != baseline and self.fault != "two":
@@ -98,9 +98,9 @@ class Kubeflow(api_stub.Api):
             verdict = run_record.PUSHED
             self.models[folder].append(key)
             version = len(self.models[folder])
-            place = "/elsewhere" if self.fault == "object store" and "://" in folder else folder
-            known["model"] = {"version": version, "path": f"{place}/{version}"}
-        row = run_record.new_record(key, verdict=verdict, exit_code=run_record.EXIT_CODES[verdict], **known)
+            location = "/elsewhere" if self.fault == "object store" and "://" in folder else folder
+            fields["model"] = {"version": version, "path": f"{location}/{version}"}
+        row = run_record.new_record(key, verdict=verdict, exit_code=run_record.EXIT_CODES[verdict], **fields)
         return row | {"sentence": run_record.verdict_sentence(row)}
 
     def _is_lost(self, key):
@@ -131,9 +131,9 @@ def run(monkeypatch, tmp_path, capsys):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setattr(watch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(runs, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(cluster, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(cluster, "PROMPT_SECONDS", 2.0)
+    monkeypatch.setattr(cluster, "CHANGE_SECONDS", 2.0)
     monkeypatch.setattr(cluster, "command", in_process)
 
     def run(api, *options, with_kubernetes=True):
@@ -260,7 +260,7 @@ def test_schedule_that_cannot_be_deleted(run, monkeypatch):
     api = Kubeflow()
     monkeypatch.setattr(api, "_delete_schedule", lambda key: None)
     code, rows, out = run(api)
-    assert (code, rows["schedule"]) == (1, ("FAILED", "it is deleted and still listed"))
+    assert (code, rows["schedule"]) == (1, ("FAILED", "it was deleted and is still listed"))
     assert "accept-" in out
 
 
@@ -277,7 +277,7 @@ def test_interrupted_it_leaves_no_schedule_and_no_run(run, monkeypatch):
     monkeypatch.setattr(accept.Acceptance, "_poll", interrupt)
     api = Kubeflow()
     code, rows, _ = run(api)
-    assert (code, rows["the rest"], "terminate" in rows) == (1, ("FAILED", "stopped before its end"), False)
+    assert (code, rows["the rest"], "terminate" in rows) == (1, ("FAILED", "interrupted"), False)
     assert "POST /apis/v2beta1/recurringruns" in api.requests
     assert api.schedules == {}
     assert api.scripts[list(api.runs)[-1]][-1]["state"] == "FAILED"  # terminated
@@ -297,13 +297,17 @@ def test_interrupted_it_leaves_no_schedule_and_no_run(run, monkeypatch):
 def test_wrong_usage(options, reason):
     api = Kubeflow()
     with api_stub.serving(api) as host:
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-m", "deploy.accept", *options.replace("HOST", host).split()], cwd=ROOT,
             capture_output=True, text=True, check=False, timeout=120,
             env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")},
         )  # fmt: skip
-    assert (done.returncode, done.stderr.startswith("error: "), done.stderr.count("\n")) == (2, True, 1), done
-    assert reason in done.stderr
+    assert (completed.returncode, completed.stderr.startswith("error: "), completed.stderr.count("\n")) == (
+        2,
+        True,
+        1,
+    ), completed
+    assert reason in completed.stderr
     assert not [request for request in api.requests if not request.startswith("GET ")]
 
 
@@ -316,27 +320,27 @@ def test_command_is_the_products_own_and_has_a_limit(capsys):
         assert (code, capsys.readouterr().out) == (2, "")
         assert "not found" in last
         api.hang = 60
-        begin = time.monotonic()
+        start = time.monotonic()
         with pytest.raises(cluster.Failure, match="`list` did not end within 3 s"):
             cluster.command(["list", "--host", host], 3, False)
-        assert time.monotonic() - begin < 8  # before the client's own limit
+        assert time.monotonic() - start < 8  # before the client's own limit
 
 
 def test_make_passes_what_it_is_given_and_no_image_of_its_own():
-    def made(*variables):
+    def response(*variables):
         names = ("HOST", "IMAGE", "NAMESPACE", "TOKEN_FILE", "PVC", "DATA_DIR", "SERVING_DIR", "KUBECONFIG", "STEPS")
         environment = {name: value for name, value in os.environ.items() if name not in (*names, "MAKEFLAGS")}
-        done = subprocess.run(
+        completed = subprocess.run(
             ["make", "-n", "--no-print-directory", "-o", ".venv/run.stamp", "accept", *variables], cwd=ROOT,
             capture_output=True, text=True, check=True, env=environment,
         )  # fmt: skip
-        return done.stdout.replace("\\\n", " ").partition("deploy.accept")[2].split()
+        return completed.stdout.replace("\\\n", " ").partition("deploy.accept")[2].split()
 
-    assert made("HOST=http://x") == ["--host", "'http://x'"]
-    given = {
+    assert response("HOST=http://x") == ["--host", "'http://x'"]
+    options_by_name = {
         "HOST": "http://x", "IMAGE": "a/b:1", "NAMESPACE": "ann", "TOKEN_FILE": "/t", "PVC": "c=/m", "DATA_DIR": "s3://d",
         "SERVING_DIR": "/m", "KUBECONFIG": "/k", "STEPS": "5",
     }  # fmt: skip
-    options = made(*(f"{name}={value}" for name, value in given.items()))
+    options = response(*(f"{name}={value}" for name, value in options_by_name.items()))
     pairs = zip(options[::2], options[1::2], strict=True)
-    assert {name[2:].replace("-", "_").upper(): value.strip("'") for name, value in pairs} == given
+    assert {name[2:].replace("-", "_").upper(): value.strip("'") for name, value in pairs} == options_by_name

@@ -111,7 +111,7 @@ class Api:
         return self._now.isoformat().replace("+00:00", "Z")
 
     # What is asked, by method and address.
-    def answer(self, method: str, path: str, query: dict[str, str], headers: Any, body: bytes) -> Any:
+    def respond(self, method: str, path: str, query: dict[str, str], headers: Any, body: bytes) -> Any:
         self._authorization = headers.get("authorization")
         if self.token is not None and headers.get("authorization") != f"Bearer {self.token}":
             raise Refused(401, f"Request not authenticated: {self._authorization}")
@@ -140,7 +140,7 @@ class Api:
         if route == ("GET", "/pipelines"):
             return {"pipelines": self._filtered(self.pipelines, query)}
         if match := re.fullmatch(r"/pipelines/([^/]+)/versions", route[1]):
-            mine = {key: one for key, one in self.versions.items() if one["pipeline_id"] == match[1]}
+            mine = {key: item for key, item in self.versions.items() if item["pipeline_id"] == match[1]}
             namespace = self._known(self.pipelines, match[1], "Pipeline")["namespace"]
             rows = self._filtered(mine, query | {"namespace": namespace})
             return {"pipeline_versions": [{**row, "pipeline_spec": None} for row in rows]}
@@ -179,9 +179,9 @@ class Api:
             return schedule
         raise Refused(404, "Not Found")
 
-    def _known(self, table: dict[str, dict[str, Any]], key: str, what: str) -> dict[str, Any]:
+    def _known(self, table: dict[str, dict[str, Any]], key: str, kind: str) -> dict[str, Any]:
         if key not in table:
-            raise Refused(404, f"ResourceNotFoundError: {what} {key} not found.")
+            raise Refused(404, f"ResourceNotFoundError: {kind} {key} not found.")
         return table[key]
 
     def _filtered(self, table: dict[str, dict[str, Any]], query: dict[str, str]) -> list[dict[str, Any]]:
@@ -280,16 +280,16 @@ class Api:
             for name in component.get("dag", {}).get("tasks", {}):
                 if not ARGO_NAME.fullmatch(name):
                     raise Refused(400, f"Failed to create a run: templates.tasks.name: Invalid value: {name!r}")
-        given = body.get("runtime_config", {}).get("parameters", {})
-        known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
-        for name in given:
-            if name not in known:
+        values = body.get("runtime_config", {}).get("parameters", {})
+        declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+        for name in values:
+            if name not in declared:
                 raise Refused(400, f"parameter {name} provided is not required by pipeline")
-        for name, parameter in known.items():
+        for name, parameter in declared.items():
             kind = parameter["parameterType"]
-            if name in given:
-                is_bool = isinstance(given[name], bool)
-                if not isinstance(given[name], KINDS[kind]) or is_bool != (kind == "BOOLEAN"):
+            if name in values:
+                is_bool = isinstance(values[name], bool)
+                if not isinstance(values[name], KINDS[kind]) or is_bool != (kind == "BOOLEAN"):
                     raise Refused(400, f"input parameter {name} requires type {kind}")
             elif "defaultValue" not in parameter and not parameter.get("isOptional"):
                 raise Refused(400, f"parameter {name} is not optional, yet has neither default value nor user value")
@@ -318,10 +318,10 @@ class Api:
         listed = workflows.details(self._nodes(step))
         if self.is_beyond_limit:
             first = next(iter(step["tasks"]))
-            listed = [one for one in listed if one.get("display_name", "").startswith(first)]
+            listed = [item for item in listed if item.get("display_name", "").startswith(first)]
             listed.append(listed[0] | {"display_name": "root", "state": "RUNNING", "end_time": workflows.NOT_ENDED})
-        made = {name: value for name, value in (row | step).items() if name not in ("gets", "tasks", "attempts")}
-        return made | {"run_details": {"task_details": listed}}
+        response = {name: value for name, value in (row | step).items() if name not in ("gets", "tasks", "attempts")}
+        return response | {"run_details": {"task_details": listed}}
 
     def _nodes(self, step: dict[str, Any]) -> dict[str, Any]:
         return workflows.nodes(step.get("tasks", {}), step.get("attempts", self.attempts), self.provider)
@@ -383,8 +383,8 @@ class Api:
             raise Refused(404, "The specified key does not exist.")
         return self.objects[uri]
 
-    def _log(self, pod: str, there: bool) -> bytes:
-        if not there or pod not in self.logs:
+    def _log(self, pod: str, exists: bool) -> bytes:
+        if not exists or pod not in self.logs:
             raise Refused(404, "pod not found")
         return self.logs[pod].encode()
 
@@ -407,8 +407,8 @@ def serving(api: Api, context: ssl.SSLContext | None = None) -> Iterator[str]:
             else:
                 try:
                     query = dict(urllib.parse.parse_qsl(url.query))
-                    answer = api.answer(self.command, url.path, query, self.headers, body)
-                    self.reply(200, answer if isinstance(answer, bytes) else json.dumps(answer).encode(), {})
+                    response = api.respond(self.command, url.path, query, self.headers, body)
+                    self.reply(200, response if isinstance(response, bytes) else json.dumps(response).encode(), {})
                 except Refused as refused:
                     message = {"error": str(refused), "code": 3, "message": str(refused), "details": []}
                     self.reply(refused.status, json.dumps(message).encode(), {})

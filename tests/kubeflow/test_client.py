@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ import yaml
 
 import runner_kfp
 from pipeline import run_record
-from pipeline.kubeflow import client, watch, workflow
+from pipeline.kubeflow import client, commands, runs
 from tests import certificates
 from tests.kubeflow import api_stub, workflows
 
@@ -76,7 +78,7 @@ PLATFORM: dict[str, Any] = {"platforms": {"kubernetes": {"deploymentSpec": {"exe
 @pytest.fixture(autouse=True)
 def own_machine(monkeypatch):
     """No variables that lead elsewhere, and no waiting."""
-    monkeypatch.setattr(watch, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(runs, "POLL_SECONDS", 0.02)
     for name in ("KFP_TOKEN", "KF_PIPELINES_ENDPOINT", "KUBERNETES_SERVICE_HOST", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
@@ -128,9 +130,9 @@ def row_of(verdict, **fields):
 class Anywhere(dict[str, bytes]):
     """Storage that has a record for whatever run is asked for."""
 
-    def __init__(self, place, row):
+    def __init__(self, location, row):
         super().__init__()
-        self.pattern, self.content = re.compile(place), json.dumps(row).encode()
+        self.pattern, self.content = re.compile(location), json.dumps(row).encode()
 
     def __contains__(self, uri):
         return self.pattern.fullmatch(uri) is not None
@@ -139,7 +141,7 @@ class Anywhere(dict[str, bytes]):
         return self.content
 
 
-PLACE = rf"{ROOT}/mnist-tfx/[0-9a-f-]{{36}}/record\.json"
+RECORD_URI = rf"{ROOT}/mnist-tfx/[0-9a-f-]{{36}}/record\.json"
 STARTED: dict[str, Any] = {"state": "RUNNING", "tasks": {"ingest": "Running"}}
 
 
@@ -156,9 +158,9 @@ def test_upload_makes_a_pipeline_then_versions_of_it_and_no_version_twice(api, h
 
     package.write_text(package.read_text() + "# another\n")
     code, out, err = call("upload", package, "--host", host, "--json")
-    made = json.loads(out)
-    assert (code, re.fullmatch(r"mnist-tfx-[0-9a-f]{12}", made["version"]) is not None) == (0, True)
-    assert made["version_id"] in api.versions
+    result = json.loads(out)
+    assert (code, re.fullmatch(r"mnist-tfx-[0-9a-f]{12}", result["version"]) is not None) == (0, True)
+    assert result["version_id"] in api.versions
     assert len(api.pipelines) == 1
 
     code, out, err = call("upload", package, "--host", host)
@@ -166,7 +168,7 @@ def test_upload_makes_a_pipeline_then_versions_of_it_and_no_version_twice(api, h
     assert "already" in err
     assert "--version" in err
     assert call("upload", package, "--host", host, "--version", "second")[0] == 0
-    assert [row["display_name"] for row in api.versions.values()] == ["mnist-tfx", made["version"], "second"]
+    assert [row["display_name"] for row in api.versions.values()] == ["mnist-tfx", result["version"], "second"]
 
 
 def test_upload_of_a_new_pipeline_with_a_version_of_ones_own(api, host, package, call):
@@ -179,7 +181,7 @@ def test_upload_of_a_new_pipeline_with_a_version_of_ones_own(api, host, package,
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         pytest.param({"schemaVersion": "2.0.0"}, "schema version 2.1.0", id="schema"),
         pytest.param({"root": None}, "root component is empty", id="root"),
@@ -187,11 +189,11 @@ def test_upload_of_a_new_pipeline_with_a_version_of_ones_own(api, host, package,
         pytest.param({"pipelineInfo": {}}, "no pipeline package", id="nameless"),
     ],
 )
-def test_upload_that_is_refused(api, host, tmp_path, call, change, said):
+def test_upload_that_is_refused(api, host, tmp_path, call, change, message):
     path = tmp_path / "bad.yaml"
     path.write_text(yaml.safe_dump({name: value for name, value in (spec() | change).items() if value is not None}))
     code, out, err = call("upload", path, "--host", host)
-    assert (code, out, one_sentence(err), said in err) == (2, "", True, True), err
+    assert (code, out, one_sentence(err), message in err) == (2, "", True, True), err
     assert not api.pipelines
 
 
@@ -229,8 +231,8 @@ def test_package_that_compile_wrote(api, host, tmp_path, call):
     assert call("compile", "--image", "registry.example.com/mnist:1", "--output", path)[0] == 0
     assert call("upload", path, "--host", host)[0] == 0
     assert call("run", "--host", host)[0] == 0
-    told = ("--param", "model=mlp", "--param", "train_steps=7", "--param", "learning_rate=0.5")
-    assert call("run", "--host", host, *told)[0] == 0
+    flags = ("--param", "model=mlp", "--param", "train_steps=7", "--param", "learning_rate=0.5")
+    assert call("run", "--host", host, *flags)[0] == 0
     plain, changed = (row["runtime_config"]["parameters"] for row in api.runs.values())
     assert (plain, changed) == ({}, {"model": "mlp", "train_steps": 7, "learning_rate": 0.5})
 
@@ -258,6 +260,20 @@ def test_run_sends_typed_parameters_and_what_it_is_told(api, host, call):
 
 
 @pytest.mark.usefixtures("uploaded")
+def test_names_of_runs_have_the_time_in_utc(host, call, monkeypatch):
+    monkeypatch.setenv("TZ", "EAST-14")
+    time.tzset()
+    try:
+        start = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        name = json.loads(call("run", "--host", host, "--json")[1])["name"]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    stamp = datetime.datetime.strptime(f"{name} +0000", "mnist-tfx %Y-%m-%d %H-%M-%S %z")
+    assert start <= stamp <= datetime.datetime.now(datetime.UTC)
+
+
+@pytest.mark.usefixtures("uploaded")
 def test_run_takes_the_newest_version_or_the_one_that_is_named(api, host, package, call):
     assert call("upload", package, "--host", host, "--version", "second")[0] == 0
     names = {row["pipeline_version_id"]: row["display_name"] for row in api.versions.values()}
@@ -271,7 +287,7 @@ def test_run_takes_the_newest_version_or_the_one_that_is_named(api, host, packag
 
 @pytest.mark.usefixtures("uploaded")
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         pytest.param(("--param", "modle=cnn"), "model", id="unknown parameter"),
         pytest.param(("--param", "model"), "NAME=VALUE", id="no value"),
@@ -286,9 +302,9 @@ def test_run_takes_the_newest_version_or_the_one_that_is_named(api, host, packag
         pytest.param(("--pipeline", "other"), "upload it first", id="unknown pipeline"),
     ],
 )
-def test_run_that_is_refused(api, host, call, arguments, said):
+def test_run_that_is_refused(api, host, call, arguments, message):
     code, out, err = call("run", "--host", host, *arguments)
-    assert (code, out, one_sentence(err), said in err) == (2, "", True, True), err
+    assert (code, out, one_sentence(err), message in err) == (2, "", True, True), err
     assert not api.runs
 
 
@@ -325,7 +341,7 @@ def test_run_that_lacks_a_parameter_or_has_a_task_that_the_server_refuses(api, h
 def test_run_waits_shows_the_tasks_and_exits_as_the_record_says(api, host, call, state, verdict, code):
     last = {"ingest": "cached", "train": state.capitalize(), "report": "Succeeded"}
     api.script = [STARTED, STARTED, {"state": state, "tasks": last}]
-    api.objects = Anywhere(PLACE, row_of(verdict))
+    api.objects = Anywhere(RECORD_URI, row_of(verdict))
     got, out, _ = call("run", "--host", host, "--wait")
     assert got == code
     lines = out.splitlines()
@@ -339,7 +355,7 @@ def test_run_waits_shows_the_tasks_and_exits_as_the_record_says(api, host, call,
 def test_table_on_a_terminal(api, host, call, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # by which the terminal's library takes any stream for one
     api.script = [STARTED, {"state": "SUCCEEDED", "tasks": dict.fromkeys(TASKS, "Succeeded")}]
-    api.objects = Anywhere(PLACE, row_of(run_record.PUSHED))
+    api.objects = Anywhere(RECORD_URI, row_of(run_record.PUSHED))
     code, out, _ = call("run", "--host", host, "--wait")
     assert code == 0
     assert "\x1b[?25l" in out  # the cursor is hidden while the table changes
@@ -354,7 +370,7 @@ def test_table_on_a_terminal(api, host, call, monkeypatch):
 @pytest.mark.usefixtures("uploaded")
 def test_record_of_a_waited_for_run_is_the_json(api, host, call, tmp_path):
     api.script = [{"state": "FAILED", "tasks": {"ingest": "Failed"}}]
-    api.objects = Anywhere(PLACE, row_of(run_record.STOPPED))
+    api.objects = Anywhere(RECORD_URI, row_of(run_record.STOPPED))
     code, out, err = call("run", "--host", host, "--wait", "--json")
     assert (code, json.loads(out)) == (3, row_of(run_record.STOPPED))
     assert "STOPPED: the limit" in err
@@ -365,8 +381,8 @@ def test_record_of_a_waited_for_run_is_the_json(api, host, call, tmp_path):
 
 @pytest.mark.usefixtures("uploaded")
 def test_nothing_is_started_whose_result_has_no_place(api, host, call, tmp_path):
-    for place in (tmp_path, tmp_path / "none" / "r.json"):
-        code, out, err = call("run", "--host", host, "--json", place)
+    for location in (tmp_path, tmp_path / "none" / "r.json"):
+        code, out, err = call("run", "--host", host, "--json", location)
         assert (code, out, one_sentence(err), "--json" in err) == (2, "", True, True)
     assert not api.runs
 
@@ -374,8 +390,8 @@ def test_nothing_is_started_whose_result_has_no_place(api, host, call, tmp_path)
 def test_record_of_a_pipeline_that_the_server_has_renamed(api, host, package, call):
     api.renames = True
     assert call("upload", package, "--host", host)[0] == 0
-    for place in (PLACE, PLACE.replace("mnist-tfx", "pipeline/mnist-tfx")):
-        api.objects = Anywhere(place, row_of(run_record.STOPPED))
+    for location in (RECORD_URI, RECORD_URI.replace("mnist-tfx", "pipeline/mnist-tfx")):
+        api.objects = Anywhere(location, row_of(run_record.STOPPED))
         assert call("run", "--host", host, "--wait")[0] == 3
 
 
@@ -400,7 +416,7 @@ def test_verdict_where_the_record_is_out_of_reach(api, host, tmp_path, call, sta
     assert call("upload", tmp_path / "p.yaml", "--host", host)[0] == 0
     api.script = [{"state": state, "tasks": tasks}]
     api.logs = {} if log is None else {workflows.pod("report"): log}
-    contents: tuple[dict[str, bytes], ...] = ({}, Anywhere(PLACE, {"verdict": "fine"}), Anywhere(PLACE, []))
+    contents: tuple[dict[str, bytes], ...] = ({}, Anywhere(RECORD_URI, {"verdict": "fine"}), Anywhere(RECORD_URI, []))
     for content in contents:
         api.objects = content
         got, out, err = call("run", "--host", host, "--wait", "--pipeline", "gated", "--json")
@@ -427,7 +443,7 @@ def test_record_in_a_store_that_the_user_interface_must_be_told_of(api, host, ca
         {"Provider": "s3", "Params": {"fromEnv": "false", "secretName": "own"}}, separators=(",", ":")
     )
     api.script = [{"state": "FAILED", "tasks": {"ingest": "Succeeded", "train": "Failed", "report": "Succeeded"}}]
-    api.objects = Anywhere(PLACE.replace(ROOT, "s3://own/runs"), row_of(run_record.STOPPED))
+    api.objects = Anywhere(RECORD_URI.replace(ROOT, "s3://own/runs"), row_of(run_record.STOPPED))
     code, out, _ = call("run", "--host", host, "--wait", "--json", "--pipeline-root", "s3://own/runs")
     assert (code, json.loads(out)) == (3, row_of(run_record.STOPPED))
 
@@ -435,21 +451,21 @@ def test_record_in_a_store_that_the_user_interface_must_be_told_of(api, host, ca
 @pytest.mark.usefixtures("uploaded")
 def test_waiting_outlives_a_server_that_fails_for_a_while(api, host, call, monkeypatch):
     api.script = [STARTED] * 4 + [{"state": "SUCCEEDED", "tasks": {"ingest": "Succeeded"}}]
-    api.objects = Anywhere(PLACE, row_of(run_record.PUSHED))
+    api.objects = Anywhere(RECORD_URI, row_of(run_record.PUSHED))
     assert call("run", "--host", host)[0] == 0
     run_id = next(iter(api.runs))
-    get = workflow.get
+    refresh = runs.Run.refresh
 
-    def failing_once_begun(server, run):
-        found = get(server, run)
-        api.failing = 1 if api.runs[run]["gets"] == 2 else 0
-        return found
+    def fail_after_the_second_response(run):
+        refresh(run)
+        api.failing = 1 if api.runs[run_id]["gets"] == 2 else 0
 
-    monkeypatch.setattr(workflow, "get", failing_once_begun)
-    assert call("status", run_id, "--wait", "--host", host)[0] == 0
-    monkeypatch.setattr(watch, "PATIENCE", 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Run, "refresh", fail_after_the_second_response)
+        assert call("status", run_id, "--wait", "--host", host)[0] == 0
+    assert api.runs[run_id]["gets"] == len(api.script)
+    monkeypatch.setattr(runs, "PATIENCE_SECONDS", 0.1)
     api.script, api.runs[run_id]["gets"] = [STARTED], 0
-    monkeypatch.setattr(workflow, "get", get)
     monkeypatch.setattr(api, "failing_from", 2)
     code, _, err = call("status", run_id, "--wait", "--host", host)
     assert (code, one_sentence(err), "503" in err) == (1, True, True)
@@ -458,11 +474,11 @@ def test_waiting_outlives_a_server_that_fails_for_a_while(api, host, call, monke
 @pytest.mark.usefixtures("uploaded")
 def test_schedule(api, host, call):
     code, out, _ = call("schedule", "--cron", "0 3 * * *", "--name", "nightly", "--param", "model=mlp", "--host", host)
-    made = next(iter(api.schedules.values()))
+    result = next(iter(api.schedules.values()))
     assert (code, "0 0 3 * * *" in out) == (0, True)
-    assert made["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * *"
-    assert (made["max_concurrency"], made["no_catchup"], made["mode"]) == (1, True, "ENABLE")
-    assert made["runtime_config"] == {"parameters": {"model": "mlp"}, "pipeline_root": ROOT}
+    assert result["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * *"
+    assert (result["max_concurrency"], result["no_catchup"], result["mode"]) == (1, True, "ENABLE")
+    assert result["runtime_config"] == {"parameters": {"model": "mlp"}, "pipeline_root": ROOT}
     code, out, err = call("schedule", "--cron", "0 3 * * *", "--name", "nightly", "--host", host)
     assert (code, one_sentence(err), "--name" in err) == (2, True, True)
     assert call("schedule", "--cron", "30 0 3 * * 1-5", "--host", host)[0] == 0
@@ -489,8 +505,8 @@ def test_status_and_logs(api, host, call):
     rows = [line.split()[1:3] for line in out.splitlines()[:3]]
     assert rows == [["ingest", "cached"], ["train", "running"], ["report", "waiting"]]
     assert out.splitlines()[3] == "The run is running."
-    answer = json.loads(call("status", run_id, "--json", "--host", host)[1])
-    assert [(task["name"], task["seconds"] is None) for task in answer["tasks"]][2] == ("report", True)
+    response = json.loads(call("status", run_id, "--json", "--host", host)[1])
+    assert [(task["name"], task["seconds"] is None) for task in response["tasks"]][2] == ("report", True)
 
     cached = "== ingest ==\n(it is cached, so no pod ran)\n"
     for api.has_user_interface in (True, False):
@@ -514,7 +530,7 @@ def test_logs_that_are_not_there(api, host, call):
     api.script = [{"state": "RUNNING", "tasks": {"ingest": "cached", "train": "Running"}}]
     for task, code, reason in (
         ("ingest", 1, "it is cached, so no pod ran"),
-        ("train", 1, "is gone and its log is in no archive"),
+        ("train", 1, "is gone without an archived log"),
         ("report", 1, "it is waiting, so no pod ran"),
         ("push", 2, "has no task push"),
     ):
@@ -522,7 +538,7 @@ def test_logs_that_are_not_there(api, host, call):
         assert (got, one_sentence(err), reason in err) == (code, True, True), err
     api.script = [{"state": "PENDING"}]
     code, out, err = call("logs", run_id, "--host", host)
-    assert (code, out, one_sentence(err), "no task has begun" in err) == (1, "", True, True)
+    assert (code, out, one_sentence(err), "no task has started" in err) == (1, "", True, True)
 
 
 @pytest.mark.usefixtures("uploaded")
@@ -545,7 +561,7 @@ def test_last_tasks_of_a_run_beyond_argos_limit(api, host, call):
     api.is_beyond_limit = True
     tasks = {"ingest": "Succeeded", "train": "cached", "report": "Succeeded"}
     api.script = [STARTED, {"state": "SUCCEEDED", "tasks": tasks}]
-    api.objects = Anywhere(PLACE, row_of(run_record.PUSHED))
+    api.objects = Anywhere(RECORD_URI, row_of(run_record.PUSHED))
     code, out, _ = call("run", "--host", host, "--wait")
     assert (code, [line.split()[1:3] for line in out.splitlines()[1:4]]) == (
         0, [["ingest", "done"], ["train", "cached"], ["report", "done"]],
@@ -563,7 +579,7 @@ def test_terminate(api, host, call, monkeypatch):
     api.script = [{"state": "CANCELING"}]
     code, _, err = call("terminate", run_id, "--host", host)
     assert (code, one_sentence(err), "being terminated already" in err) == (2, True, True), err
-    monkeypatch.setattr(watch, "CANCELING_PATIENCE", 0.1)
+    monkeypatch.setattr(commands, "CANCELING_SECONDS", 0.1)
     code, _, err = call("status", run_id, "--wait", "--host", host)
     assert (code, one_sentence(err), "does not end" in err) == (1, True, True), err
 
@@ -576,8 +592,8 @@ def test_terminate(api, host, call, monkeypatch):
     assert (code, "was terminated\n" in err) == (1, True)
 
 
-@pytest.mark.parametrize("way", ["variable", "file", "pod"])
-def test_token(api, host, package, call, monkeypatch, tmp_path, way):
+@pytest.mark.parametrize("source", ["variable", "file", "pod"])
+def test_token(api, host, package, call, monkeypatch, tmp_path, source):
     api.token = TOKEN
     arguments = ("upload", package, "--host", host)
     code, _, err = call(*arguments)
@@ -586,14 +602,14 @@ def test_token(api, host, package, call, monkeypatch, tmp_path, way):
     file.write_text(TOKEN + "\n")
     wrong = tmp_path / "wrong"
     wrong.write_text("another-token")
-    for place, expected in ((wrong, 2), (file, 0)):
-        if way == "variable":
-            monkeypatch.setenv("KFP_TOKEN", place.read_text().strip())
+    for location, expected in ((wrong, 2), (file, 0)):
+        if source == "variable":
+            monkeypatch.setenv("KFP_TOKEN", location.read_text().strip())
             code, out, err = call(*arguments)
-        elif way == "file":
-            code, out, err = call(*arguments, "--token-file", place)
+        elif source == "file":
+            code, out, err = call(*arguments, "--token-file", location)
         else:
-            monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(place))
+            monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(location))
             code, out, err = call(*arguments)
         assert code == expected, err
         assert "another-token" not in out + err
@@ -644,12 +660,12 @@ def test_home_folder_and_kfps_own_variables_are_left_alone(api, host, package, t
     """A namespace, a cookie and a header are there for whatever server, and kfp's constructor reads them."""
     context = tmp_path / "home" / ".config" / "kfp" / "context.json"
     context.parent.mkdir(parents=True)
-    whole = content + ', "client_authentication_header_value": "1", "client_authentication_cookie": "session=other"}'
-    context.write_text(whole if content.startswith('{"') else content)
+    settings = content + ', "client_authentication_header_value": "1", "client_authentication_cookie": "session=other"}'
+    context.write_text(settings if content.startswith('{"') else content)
     before = context.read_bytes()
     variables = {"HOME": str(tmp_path / "home"), "KF_PIPELINES_IAP_OAUTH2_CLIENT_ID": "other"}
-    done = as_a_person("upload", package, "--host", host, **variables)
-    assert (done.returncode, done.stderr) == (0, "")
+    completed = as_a_person("upload", package, "--host", host, **variables)
+    assert (completed.returncode, completed.stderr) == (0, "")
     assert [row["namespace"] for row in api.pipelines.values()] == [""]
     assert not [headers for headers in api.headers if {"x-other", "cookie"} & headers]
     assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == [context]
@@ -668,16 +684,16 @@ def test_output_is_quiet_where_the_reader_has_enough(api, host, reader, rows):
     api.page_limit = rows
     command = f"{sys.executable} {REPOSITORY / 'runner_kfp.py'} list versions --host {host} | {reader}"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    done = subprocess.run(
+    completed = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False, env=environment
     )
-    assert (done.stdout.count("\n"), done.stderr) == (1 if reader == "head -1" else 0, "")
+    assert (completed.stdout.count("\n"), completed.stderr) == (1 if reader == "head -1" else 0, "")
 
 
 def test_server_that_sends_pages_or_to_a_login(api, host, call):
     api.page = True
     code, _, err = call("list", "--host", host)
-    assert (code, one_sentence(err), "does not answer as Kubeflow" in err) == (2, True, True)
+    assert (code, one_sentence(err), "does not respond as Kubeflow" in err) == (2, True, True)
     api.page, api.redirect = False, True
     code, _, err = call("list", "--host", host)
     assert (code, one_sentence(err), "token" in err) == (2, True, True)
@@ -730,7 +746,7 @@ def silent(connection, stopped):
     stopped.wait(60)
 
 
-def dripping(connection, stopped):
+def dripping_bytes(connection, stopped):
     """A header for ever, one byte at a time: no limit of a single read ends it."""
     connection.recv(10_000)
     with contextlib.suppress(OSError):
@@ -744,7 +760,7 @@ def closing(connection, stopped):
     connection.close()
 
 
-def answering(status, content, kind="text/html", more=""):
+def responding(status, content, kind="text/html", more=""):
     def behave(connection, stopped):
         connection.recv(10_000)
         head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n{more}"
@@ -758,24 +774,30 @@ def answering(status, content, kind="text/html", more=""):
     ("behave", "reason"),
     [
         pytest.param(silent, "nothing in 8 s", id="silent"),
-        pytest.param(dripping, "nothing in 8 s", id="dripping"),
-        pytest.param(closing, "does not answer", id="closing"),
-        pytest.param(answering("200 OK", "<!doctype html><title>Log in"), "as Kubeflow Pipelines does", id="page"),
-        pytest.param(answering("302 Found", "", more="Location: /dex\r\n"), "wants a token (302)", id="redirect"),
-        pytest.param(answering("401 Unauthorized", "<html>"), "wants a token (401)", id="unauthorized"),
-        pytest.param(answering("200 OK", '{"status": "ok"}', "application/json"), "as Kubeflow", id="other JSON"),
-        pytest.param(answering("200 OK", "[]", "application/json"), "as Kubeflow", id="list"),
-        pytest.param(answering("502 Bad Gateway", "<html>no upstream"), "(502).", id="gateway"),
+        pytest.param(dripping_bytes, "nothing in 8 s", id="dripping"),
+        pytest.param(closing, "does not respond", id="closing"),
+        pytest.param(
+            responding("200 OK", "<!doctype html><title>Log in"),
+            "does not respond as Kubeflow Pipelines does",
+            id="page",
+        ),
+        pytest.param(responding("302 Found", "", more="Location: /dex\r\n"), "wants a token (302)", id="redirect"),
+        pytest.param(responding("401 Unauthorized", "<html>"), "wants a token (401)", id="unauthorized"),
+        pytest.param(responding("200 OK", '{"status": "ok"}', "application/json"), "as Kubeflow", id="other JSON"),
+        pytest.param(responding("200 OK", "[]", "application/json"), "as Kubeflow", id="list"),
+        pytest.param(responding("502 Bad Gateway", "<html>no upstream"), "(502).", id="gateway"),
     ],
 )
 def test_server_that_is_none(behave, reason):
     """As a person sees it, all imports included."""
     with listening(behave) as host:
-        done = as_a_person("list", "--host", host)
+        completed = as_a_person("list", "--host", host)
     code = 1 if "502" in reason else 2
-    assert (done.returncode, done.stdout, one_sentence(done.stderr)) == (code, "", True), done.stderr
-    assert reason in done.stderr
-    assert host in done.stderr
+    assert (completed.returncode, completed.stdout, one_sentence(completed.stderr)) == (code, "", True), (
+        completed.stderr
+    )
+    assert reason in completed.stderr
+    assert host in completed.stderr
 
 
 @pytest.mark.parametrize(
@@ -807,7 +829,7 @@ def test_server_that_falls_silent_after_the_first_answer(api, host, call, monkey
     monkeypatch.setattr(client, "SECONDS", 0.5)
     api.hang, api.hangs_at = 60, "/apis/v2beta1/runs"
     code, _, err = call("list", "--host", host)
-    assert (code, one_sentence(err), "does not answer (nothing in" in err) == (2, True, True), err
+    assert (code, one_sentence(err), "does not respond (nothing in" in err) == (2, True, True), err
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -242,8 +243,16 @@ def test_the_training_gets_its_own_nodes_and_every_task_volumes_and_environment(
         (("--secret", "hunter2"), "--secret takes SECRET:KEY=VARIABLE; received something else"),
         (("--env", "hunter2"), "--env takes VARIABLE=VALUE; received something else"),
         (("--node-selector", "gpu"), "--node-selector takes LABEL=VALUE"),
-        (("--data-dir", "/data"), "a path must be in the image or in a mounted volume; found '/data'"),
+        (("--data-dir", "/data"), "a path must be in the image or in a mounted volume; received '/data'"),
         (("--env", "AWS_SECRET_ACCESS_KEY=hunter2"), "mount it with --secret SECRET:KEY=AWS_SECRET_ACCESS_KEY"),
+        (("--env", "A B=c"), "environment: A B: a variable's name is of letters"),
+        (("--env", "A={{workflow.name}}"), "write a space between the braces"),
+        (("--secret", "store:key=A B"), "environment: A B: a variable's name is of letters"),
+        (("--image", "MNIST:1"), "image: --image: an image is [HOST[:PORT]/]NAME[:TAG][@DIGEST]"),
+        (("--gpus", "1", "--gpu-image", "mnist:"), "image: --gpu-image: an image is"),
+        (("--pvc", "models=models"), "mount: --pvc.mountPath: a volume is mounted at an absolute path of its own"),
+        (("--pvc", "a=/data", "--pvc", "b=/data"), "at an absolute path of its own; received '/data'"),
+        (("--beam-arg=--x=AKIAHUNTER2XHUNTER2X",), "a package holds no secret; received an access key of AWS"),
         (("--output", "/nowhere/there.yaml"), "a file in a folder that is there; /nowhere is not"),
         (("--dataset", "digits"), "--data-dir must say where its files are"),
         (("--model", "rnn"), "invalid choice: 'rnn'"),
@@ -279,10 +288,11 @@ def test_a_profile_must_be_in_the_image_and_have_a_floor_for_each_model(tmp_path
     assert "has no [model-gate.accuracy] linear, dnn, dnn_dropout, keras_cnn, mlp, fast, best" in capfd.readouterr().err
 
 
-def test_the_command_line_answers_without_tensorflow():
+@pytest.mark.parametrize("arguments", [("a", "--gpus", "-1"), ("MNIST:1",), ("a", "--pvc", "models=models")])
+def test_wrong_flags_are_refused_before_tensorflow_is_imported(arguments):
     code = (
-        "import sys, runner_kfp; runner_kfp.main(['compile', '--image', 'a', '--gpus', '-1']); "
-        "sys.exit(any(name in sys.modules for name in ('tensorflow', 'tfx', 'kfp')))"
+        f"import sys, runner_kfp; code = runner_kfp.main(['compile', '--image', *{arguments!r}]); "
+        "sys.exit(code != 2 or any(name in sys.modules for name in ('tensorflow', 'tfx', 'kfp')))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True).returncode == 0
 
@@ -341,6 +351,16 @@ def test_every_package_holds_what_servers_and_runners_ask_for(arguments):
     spec, kubernetes = packages.documents(*packages.DIGITS, *arguments)
     components, executors = spec["components"], spec["deploymentSpec"]["executors"]
     assert spec["sdkVersion"]
+    assert spec["schemaVersion"] == "2.1.0"  # the only one that servers accept
+    assert re.fullmatch(r"[a-z0-9][a-z0-9-]{0,127}", spec["pipelineInfo"]["name"])
+    assert list(kubernetes["platforms"]) == ["kubernetes"]
+    assert set(kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"]) <= set(executors)
+    for executor in executors.values():
+        quantities = executor["container"].get("resources", {})
+        for name in ("Cpu", "Memory"):
+            bounds = [quantities.get(f"resource{name}{bound}") for bound in ("Request", "Limit")]
+            request, limit = (resources.amount(name, text) for text in bounds)
+            assert 0 < request <= limit
     for name, parameter in spec["root"]["inputDefinitions"]["parameters"].items():
         types: dict[str, set[type]] = {"STRING": {str}, "NUMBER_INTEGER": {int}, "NUMBER_DOUBLE": {int, float}}
         assert type(parameter["defaultValue"]) in types[parameter["parameterType"]], name
@@ -404,6 +424,6 @@ def _check_source(source, component, tasks, components):
 def test_malformed_image_is_refused(image, tmp_path, capfd):
     assert runner_kfp.main(["compile", "--image", image, "--output", str(tmp_path / "p.yaml")]) == 2
     error = capfd.readouterr().err
-    assert f"found '{image}'" in error
+    assert f"received '{image}'" in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())

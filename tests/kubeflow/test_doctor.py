@@ -18,7 +18,7 @@ import yaml
 
 import runner_kfp
 from pipeline import code_digest
-from pipeline.kubeflow import client, probe, probe_run
+from pipeline.kubeflow import client, probe, probe_run, runs
 from pipeline.kubeflow.training_job import cluster
 from tests import object_stores
 from tests.kubeflow import api_stub, cluster_stub, launcher, workflows
@@ -65,11 +65,11 @@ class Api(api_stub.Api):
         return super()._run(body)
 
     def _nodes(self, step):
-        made = super()._nodes(step)
-        for node in made.values():
+        stub = super()._nodes(step)
+        for node in stub.values():
             if node["displayName"].startswith("executor") and node["phase"] in ("Pending", "Failed"):
                 node["message"] = self.message
-        return made
+        return stub
 
     def _execute(self, body):
         assert self.scratch is not None
@@ -77,7 +77,7 @@ class Api(api_stub.Api):
         spec = package.get("pipeline_spec", package)
         container = spec["deploymentSpec"]["executors"]["exec-probe"]["container"]
         environment = {name: value for name, value in os.environ.items() if name != "AWS_ENDPOINT_URL"}
-        environment |= {one["name"]: one["value"] for one in container.get("env", ())}
+        environment |= {item["name"]: item["value"] for item in container.get("env", ())}
         environment |= {"KFP_POD_NAME": "pod", "PYTHONPATH": str(launcher.ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
         def start(command, folder, log):
@@ -86,28 +86,28 @@ class Api(api_stub.Api):
                 work = [sys.executable, "-c", IN_CONTAINER, str(folder), *command[2:]]
                 return subprocess.run(work, stdout=stream, stderr=stream, env=environment, cwd=folder).returncode
 
-        there = launcher.Cluster(
+        cluster_of_tasks = launcher.Cluster(
             body["runtime_config"]["pipeline_root"], self.scratch, start, spec["pipelineInfo"]["name"]
         )
-        there.new_run()
+        cluster_of_tasks.new_run()
         outputs = spec["components"]["comp-probe"]["outputDefinitions"]["artifacts"]
-        told = {
+        flags = {
             "outputs": {
-                "artifacts": {key: {"artifacts": [{"type": one["artifactType"]}]} for key, one in outputs.items()}
+                "artifacts": {key: {"artifacts": [{"type": item["artifactType"]}]} for key, item in outputs.items()}
             }
         }
         with contextlib.ExitStack() as stack:
             if not self.uploads:
                 patch = stack.enter_context(pytest.MonkeyPatch.context())
                 patch.setattr(launcher.Cluster, "_publish", lambda *_: None)
-            published = there.run_task("probe", [*container["command"], *container["args"]], told)
+            published = cluster_of_tasks.run_task("probe", [*container["command"], *container["args"]], flags)
         state = "Succeeded" if published else "Failed"
         end = (
             "I1127 launcher_v2.go:1] publish success"
             if published
             else "F1127 main.go:50] failed to upload: AccessDenied"
         )
-        self.logs[workflows.pod("probe")] = f"{there.tasks[-1].log}{end}\n"
+        self.logs[workflows.pod("probe")] = f"{cluster_of_tasks.tasks[-1].log}{end}\n"
         self.script = [{"state": state.upper(), "tasks": {"probe": state}}]
 
 
@@ -125,9 +125,9 @@ def own_machine(monkeypatch, tmp_path):
 
 @pytest.fixture
 def api():
-    made = Api()
-    yield made
-    for thread in made.threads:
+    stub = Api()
+    yield stub
+    for thread in stub.threads:
         thread.join()
 
 
@@ -151,8 +151,8 @@ def doctor(host, capfd):
         assert answer["blocked"] == [name for name, row in checks.items() if row[0] == BAD]
         assert code == (2 if answer["blocked"] else 0)
         assert [name for name in checks if name != "probe"] == NAMES
-        for state, found, _ in checks.values():
-            assert found.startswith("not known: ") == (state == OPEN)
+        for state, summary, _ in checks.values():
+            assert summary.startswith("not known: ") == (state == OPEN)
         return code, checks
 
     return call
@@ -257,7 +257,7 @@ def test_lines_are_for_people_too(host, capfd):
         ("v2.14.0", GOOD, "minio-service:9000"),
         ("2.5.0", ODD, "2.5.0"),
         ("3.0.1", ODD, "3.0.1"),
-        ("unknown", OPEN, "does not say its version"),
+        ("unknown", OPEN, "does not give its version"),
     ],
 )
 def test_version(doctor, api, tag, state, part):
@@ -268,10 +268,10 @@ def test_version(doctor, api, tag, state, part):
 
 def test_version_that_only_the_cluster_says(doctor, api, kubernetes, kubeconfig):
     healthz(api, tag_name="unknown")
-    told = ("--kubeconfig", kubeconfig, "--namespace", "team")
-    assert doctor(*told)[1]["server"][1].startswith("Kubeflow Pipelines 2.17.0: ")
+    flags = ("--kubeconfig", kubeconfig, "--namespace", "team")
+    assert doctor(*flags)[1]["server"][1].startswith("Kubeflow Pipelines 2.17.0: ")
     kubernetes.objects[ML_PIPELINE] = deployment("registry.example:5000/api-server@sha256:12")
-    assert doctor(*told)[1]["server"][0] == OPEN
+    assert doctor(*flags)[1]["server"][0] == OPEN
 
 
 def test_no_server(capfd):
@@ -317,8 +317,8 @@ def test_a_kubeconfig_shows_the_cluster_and_nothing_is_changed(
     _, checks = by_kubeconfig()
     assert {name for name, row in checks.items() if row[0] != GOOD} == {"push", "image", "pod"}
     assert "seaweedfs.kubeflow:8333" in checks["store"][2]
-    asked = {request for request in kubernetes.requests if not request.startswith("GET ")}
-    assert asked == {"POST /apis/authorization.k8s.io/v1/subjectaccessreviews"}
+    posts = {request for request in kubernetes.requests if not request.startswith("GET ")}
+    assert posts == {"POST /apis/authorization.k8s.io/v1/subjectaccessreviews"}
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     assert doctor("--namespace", "team")[1] == checks
 
@@ -326,7 +326,7 @@ def test_a_kubeconfig_shows_the_cluster_and_nothing_is_changed(
 # line -> flags, the change of the cluster, the state, and parts of what is said
 LINES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, str]] = {
     "cluster: none": ((), {ML_PIPELINE: None}, ODD, "no ml-pipeline"),
-    "cluster: refused": ((), {ML_PIPELINE: 403}, ODD, "answered with 403"),
+    "cluster: refused": ((), {ML_PIPELINE: 403}, ODD, "account (403)"),
     "store: the one of 2.14": (
         (), {f"{SERVICES}/seaweedfs": None, f"{SERVICES}/minio-service": service(9000)}, BAD,
         "--env AWS_ENDPOINT_URL=http://minio-service.kubeflow:9000",
@@ -337,14 +337,14 @@ LINES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, str]] = {
     ),
     "store: another port": (("--env", "AWS_ENDPOINT_URL=http://seaweedfs.kubeflow"), {}, BAD, "the ports 8333, 8888"),
     "store: outside": (("--env", "AWS_ENDPOINT_URL=https://s3.example.com"), {}, OPEN, "outside of the cluster"),
-    "store: refused": ((), {f"{SERVICES}/seaweedfs": 403}, OPEN, "answered with 403"),
+    "store: refused": ((), {f"{SERVICES}/seaweedfs": 403}, OPEN, "account (403)"),
     "secret: none": ((), {f"{TEAM}/secrets/mlpipeline-minio-artifact": None}, BAD, "mlpipeline-minio-artifact"),
     "secret: one's own": (("--storage", "own", "--secret", "mine:key=AWS_KEY"), {}, BAD, "mine: not in the namespace"),
-    "secret: refused": ((), {f"{TEAM}/secrets/mlpipeline-minio-artifact": 403}, OPEN, "answered with 403"),
+    "secret: refused": ((), {f"{TEAM}/secrets/mlpipeline-minio-artifact": 403}, OPEN, "account (403)"),
     "launcher: provider": (("--pipeline-root", "s3://mine/runs"), {}, GOOD, "has a provider of s3://"),
     "launcher: none": (("--pipeline-root", "gs://mine/runs"), {}, ODD, "no provider of gs://"),
     "launcher: refused": (
-        ("--pipeline-root", "s3://mine/runs"), {f"{TEAM}/configmaps/kfp-launcher": 403}, OPEN, "answered with 403"
+        ("--pipeline-root", "s3://mine/runs"), {f"{TEAM}/configmaps/kfp-launcher": 403}, OPEN, "account (403)"
     ),
     "nodes: too small": ((), {"/api/v1/nodes": {"items": [node(cpu="900m")]}}, BAD, "evaluate (1 CPU, 2Gi)"),
     "nodes: too little memory": (("--memory", "train=16Gi"), {}, BAD, "no node takes train (1 CPU, 16Gi)"),
@@ -353,7 +353,7 @@ LINES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, str]] = {
     "nodes: labelled": (
         ("--node-selector", "pool=gpu"), {"/api/v1/nodes": {"items": [node(labels={"pool": "gpu"})]}}, GOOD, "2 CPU"
     ),
-    "nodes: refused": ((), {"/api/v1/nodes": 403}, OPEN, "GET /api/v1/nodes is answered with 403"),
+    "nodes: refused": ((), {"/api/v1/nodes": 403}, OPEN, "the API refuses GET /api/v1/nodes to"),
     "GPUs: none": (("--gpus", "1"), {}, BAD, "no node has 1 nvidia.com/gpu"),
     "GPUs: others": (
         ("--gpus", "1"), {"/api/v1/nodes": {"items": [node(**{"amd.com_gpu": "2"})]}}, BAD, "--gpu-resource amd.com/gpu"
@@ -370,7 +370,7 @@ LINES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, str]] = {
         ("--workers", "2", "--gpus-per-worker", "2"), {"/api/v1/nodes": {"items": [node(**{"nvidia.com_gpu": "1"})]}},
         BAD, "no node has 2",
     ),
-    "GPUs: refused": (("--gpus", "1"), {"/api/v1/nodes": 403}, OPEN, "answered with 403"),
+    "GPUs: refused": (("--gpus", "1"), {"/api/v1/nodes": 403}, OPEN, "account (403)"),
     "volume: bound": (
         ("--pvc", "models=/models"),
         {f"{TEAM}/persistentvolumeclaims/models": {
@@ -385,13 +385,13 @@ LINES: dict[str, tuple[tuple[str, ...], dict[str, Any], str, str]] = {
         ("--pvc", "models=/models"),
         {f"{TEAM}/persistentvolumeclaims/models": {"spec": {}, "status": {"phase": "Pending"}}}, ODD, "Pending",
     ),
-    "volume: none": (("--pvc", "models=/models"), {}, BAD, "models at /models: not there"),
+    "volume: none": (("--pvc", "models=/models"), {}, BAD, "models at /models: missing"),
     "volume: refused": (
-        ("--pvc", "models=/models"), {f"{TEAM}/persistentvolumeclaims/models": 403}, OPEN, "answered with 403"
+        ("--pvc", "models=/models"), {f"{TEAM}/persistentvolumeclaims/models": 403}, OPEN, "account (403)"
     ),
     "account: none": (("--service-account", "other"), {}, BAD, "other: not in the namespace team"),
-    "account: for workers": (("--workers", "2", "--gpus-per-worker", "0"), {}, GOOD, "make training jobs"),
-    "account: refused": ((), {f"{TEAM}/serviceaccounts/pipeline-runner": 403}, OPEN, "answered with 403"),
+    "account: for workers": (("--workers", "2", "--gpus-per-worker", "0"), {}, GOOD, "create training jobs"),
+    "account: refused": ((), {f"{TEAM}/serviceaccounts/pipeline-runner": 403}, OPEN, "account (403)"),
 }  # fmt: skip
 
 
@@ -457,7 +457,7 @@ def test_push_without_a_default(doctor):
     _, checks = doctor("--storage", "own")
     assert checks["push"][1] == "not known: needs --serving-dir, as --storage own has no default"
     assert checks["store"][1] == "not known: no AWS_ENDPOINT_URL is given; needs --submit"
-    assert checks["secret"][:2] == (GOOD, "none asked for (--secret)")
+    assert checks["secret"][:2] == (GOOD, "none requested (--secret)")
 
 
 @pytest.mark.parametrize(
@@ -490,8 +490,8 @@ def submit(doctor, api, s3, tmp_path):
     s3.reset()
 
     def call(*arguments, endpoint=s3.url):
-        told = ("--env", f"AWS_ENDPOINT_URL={endpoint}", "--pipeline-root", "minio://artifacts/root", "--submit")
-        return doctor("--image", IMAGE, "--serving-dir", "s3://models/serving", *told, *arguments)
+        flags = ("--env", f"AWS_ENDPOINT_URL={endpoint}", "--pipeline-root", "minio://artifacts/root", "--submit")
+        return doctor("--image", IMAGE, "--serving-dir", "s3://models/serving", *flags, *arguments)
 
     return call
 
@@ -501,7 +501,7 @@ def test_task_finds_out_the_rest_and_leaves_no_run(submit, api, s3, tmp_path):
     code, checks = submit("--pvc", f"models={tmp_path / 'volume'}", "--service-account", "trainer")
     assert code == 0, checks
     assert {name for name, row in checks.items() if row[0] != GOOD} == {"cluster"}
-    assert checks["push"][1] == "s3://models/serving/mnist takes models, and the store heeds If-None-Match"
+    assert checks["push"][1] == "s3://models/serving/mnist accepts models, and the store obeys If-None-Match"
     assert code_digest.of_project()[:12] in checks["image"][1]
     assert checks["account"][1] == "trainer ran a task"
     assert "/dev/shm of" in checks["pod"][1]
@@ -509,7 +509,7 @@ def test_task_finds_out_the_rest_and_leaves_no_run(submit, api, s3, tmp_path):
     assert not api.runs
     assert not api.pipelines
     assert not list(s3.resource("models").objects.all())
-    keys = [one.key for one in s3.resource("artifacts").objects.all()]
+    keys = [item.key for item in s3.resource("artifacts").objects.all()]
     assert [key.rpartition("/")[2] for key in keys] == ["findings"]
     [sent] = api.sent
     assert (sent["display_name"].startswith("mnist-tfx-doctor "), sent["service_account"]) == (True, "trainer")
@@ -530,8 +530,8 @@ def test_task_that_finds_faults(submit, api, s3, monkeypatch):
     assert set(wrong) == {"image", "push", "GPUs", "pod", "volume", "launcher"}
     assert "The image must hold the code" in wrong["image"][1]
     assert "If-None-Match" in wrong["push"][1]
-    assert wrong["GPUs"][1] == "TensorFlow sees 0 of the 1 that were asked for"
-    assert "--shared-memory asks for 4000Gi" in wrong["pod"][1]
+    assert wrong["GPUs"][1] == "TensorFlow sees 0 of 1"
+    assert "--shared-memory is 4000Gi" in wrong["pod"][1]
     assert "not writable: /proc/none" in wrong["volume"][1]
     assert "failed to upload: AccessDenied" in wrong["launcher"][1]
     assert checks["store"][0] == GOOD
@@ -626,13 +626,13 @@ def test_run_that_is_refused(doctor, api, monkeypatch):
 def test_server_that_falls_silent_while_the_task_runs(doctor, api, monkeypatch):
     api.script = [{"state": "RUNNING", "tasks": {"probe": "Running"}}]
     api.failing_from = 1
-    monkeypatch.setattr(probe_run, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(runs, "PATIENCE_SECONDS", 0.1)
     row = doctor("--image", IMAGE, "--submit")[1]["probe"]
     assert (row[0], "503" in row[1]) == (BAD, True)
 
 
 def test_rights_that_the_task_finds(kubernetes):
-    assert probe._account() == ("account", GOOD, "pipeline-runner ran a task, and may make training jobs", "")
+    assert probe._account() == ("account", GOOD, "pipeline-runner ran a task, and may create training jobs", "")
     kubernetes.rights -= {("", "pods/log", "get")}
     assert probe._account()[1:3] == (BAD, "pipeline-runner may not get pods/log")
 

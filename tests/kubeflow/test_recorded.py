@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import json
 import re
-import types
 from typing import Any
 
 import pytest
 
 import runner_kfp
-from pipeline.kubeflow import workflow
+from pipeline.kubeflow import client, runs
 from tests.kubeflow import api_stub, workflows
 
 INDEX = json.loads(workflows.recorded("index.json"))
@@ -33,9 +32,8 @@ SKIPPED = dict.fromkeys(NAMES, "skipped")
 WAITING = dict.fromkeys(NAMES, "waiting")
 
 
-@pytest.fixture(scope="module")
-def host():
-    """Serves every recorded answer at its path; each run's version has the graph of those that were recorded."""
+def recorded_api() -> api_stub.Api:
+    """Every recorded response at its path; each run's version has the graph of those that were recorded."""
     api = api_stub.Api()
     for row in INDEX:
         method, _, target = row["request"].partition(" ")
@@ -51,7 +49,12 @@ def host():
         for node in parsed(name).nodes:
             if node.pod:
                 api.logs[node.pod] = f"log of {node.path[-2]}\n"
-    with api_stub.serving(api) as address:
+    return api
+
+
+@pytest.fixture(scope="module")
+def host():
+    with api_stub.serving(recorded_api()) as address:
         yield address
 
 
@@ -65,9 +68,9 @@ def call(host, capfd):
     return call
 
 
-def parsed(name: str) -> workflow.Workflow:
+def parsed(name: str) -> runs.Workflow:
     runtime = json.loads(workflows.recorded(name))["pipeline_runtime"]
-    return workflow.parse(json.loads(runtime["workflow_manifest"]))
+    return runs.parse(json.loads(runtime["workflow_manifest"]))
 
 
 @pytest.mark.parametrize(
@@ -139,20 +142,19 @@ def test_logs_are_those_of_the_pods(call, name, cached):
 def test_pods_have_the_names_that_argo_gave_them():
     """The workflow says where the log of each was archived, under the pod's name."""
     for name in ("v1beta1-run-pushed.json.gz", "v1beta1-run-stopped-by-gate.json.gz"):
-        found = parsed(name)
-        archived = set(re.findall(r"/([\w-]+)/main\.log", found.text))
-        pods = {node.pod for node in found.nodes if node.pod}
+        parsed_workflow = parsed(name)
+        archived = set(re.findall(r"/([\w-]+)/main\.log", parsed_workflow.text))
+        pods = {node.pod for node in parsed_workflow.nodes if node.pod}
         assert len(pods) >= 14
         assert pods <= archived
 
 
 def test_workflow_of_a_server_before_2_17():
     """Its nodes have no attempts above and below them: `train` and `train.executor`, which is the pod."""
-    runtime = json.loads(workflows.recorded("v1beta1-run-stopped-by-gate.json.gz"))["pipeline_runtime"]
-    argo = json.loads(runtime["workflow_manifest"])
-    wrapped = workflow.parse(argo)
+    response = json.loads(workflows.recorded("v1beta1-run-stopped-by-gate.json.gz"))
+    manifest = json.loads(response["pipeline_runtime"]["workflow_manifest"])
     nodes = {}
-    for key, node in argo["status"]["nodes"].items():
+    for key, node in manifest["status"]["nodes"].items():
         is_pod = ".executor(" in node["name"]
         if is_pod or not (
             node["name"].endswith(")") or (node["type"] == "Retry" and node["displayName"] == "executor")
@@ -161,14 +163,18 @@ def test_workflow_of_a_server_before_2_17():
                 "name": node["name"].replace("(0)", ""),
                 "displayName": node["name"].rpartition(".")[2],
             }
-    argo["status"]["nodes"] = nodes
-    plain = workflow.parse(argo)
-    run = json.loads(workflows.recorded("run-stopped-by-gate.json"))
-    listed = json.loads(workflows.recorded("pipeline-versions.json.gz"))["pipeline_versions"]
-    spec = workflow.unwrapped(listed[0]["pipeline_spec"])
-    finished = types.SimpleNamespace(state=run["state"], state_history=[], run_details=None)
-    assert len(plain.nodes) < len(wrapped.nodes)
-    assert workflow.tasks(finished, spec, plain) == workflow.tasks(finished, spec, wrapped)
+    manifest["status"]["nodes"] = nodes
+    run_id = IDS["run-stopped-by-gate.json"]
+    api = recorded_api()
+    with api_stub.serving(api) as host:
+        server = client.connect(host)
+        wrapped = runs.Run(server, run_id)
+        tasks = wrapped.tasks
+        response["pipeline_runtime"]["workflow_manifest"] = json.dumps(manifest)
+        api.recorded[f"/apis/v1beta1/runs/{run_id}"] = (200, json.dumps(response).encode())
+        plain = runs.Run(server, run_id)
+        assert 0 < len(plain.workflow.nodes) < len(wrapped.workflow.nodes)
+        assert plain.tasks == tasks
 
 
 def test_store_of_a_run_is_what_the_server_told_its_tasks():
@@ -180,7 +186,7 @@ def test_store_of_a_run_is_what_the_server_told_its_tasks():
 
 def test_logs_where_there_are_none(call):
     for name, reason in (
-        ("run-terminated-before-first-task.json", "no task has begun"),
+        ("run-terminated-before-first-task.json", "no task has started"),
         ("run-failed-first-task.json", "the server has no workflow of this run"),
     ):
         code, _, err = call("logs", IDS[name])
@@ -221,8 +227,8 @@ def test_emulation_answers_as_recorded():
     run = json.loads(workflows.recorded("run-stopped-by-gate.json"))
     real = run["run_details"]["task_details"]
     tasks = {"schema": "cached", "model-gate": "Failed", "infra-gate": "Succeeded", "push": "Omitted"}
-    made = workflows.nodes(tasks)
-    emulated = workflows.details(made)
+    nodes_by_id = workflows.nodes(tasks)
+    emulated = workflows.details(nodes_by_id)
     assert fields(emulated) == fields(real)
     assert "pod_name" not in fields(real)
 
@@ -247,8 +253,8 @@ def test_emulation_answers_as_recorded():
     argo = json.loads(runtime["workflow_manifest"])
     nodes = argo["status"]["nodes"]
     assert {workflows.node_id(node["name"], argo["metadata"]["name"]) for node in nodes.values()} == set(nodes)
-    assert fields(list(made.values())) <= fields(list(nodes.values()))
-    for node in made.values():
+    assert fields(list(nodes_by_id.values())) <= fields(list(nodes.values()))
+    for node in nodes_by_id.values():
         suffix = node["name"].removeprefix(workflows.NAME)
         twin = next(other for other in nodes.values() if other["name"].endswith(suffix))
         assert (node["type"], node["phase"]) == (twin["type"], twin["phase"])
@@ -264,4 +270,6 @@ def test_emulation_answers_as_recorded():
         json.loads(workflows.recorded("v1beta1-run-pushed.json.gz"))["pipeline_runtime"]["workflow_manifest"]
     )
     assert "nodes" not in compressed["status"]
-    assert json.loads(workflows.manifest(made, is_compressed=True))["status"].keys() <= compressed["status"].keys()
+    assert (
+        json.loads(workflows.manifest(nodes_by_id, is_compressed=True))["status"].keys() <= compressed["status"].keys()
+    )

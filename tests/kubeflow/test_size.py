@@ -19,7 +19,7 @@ from tests.kubeflow import packages
 RECORDED = json.loads(gzip.decompress(pathlib.Path(__file__).with_name("recorded").joinpath(
     "workflow-sizes.json.gz").read_bytes()))  # fmt: skip
 DEFAULT = ("--image", "mnist:1")
-WANTED = 800_000
+MAXIMUM = 800_000
 
 
 @pytest.mark.parametrize("run", RECORDED)
@@ -45,7 +45,7 @@ def test_the_estimate_agrees_with_recorded_runs(run):
     ],
 )
 def test_a_run_stays_below_what_the_server_can_follow(arguments):
-    assert sum(size.estimate(packages.documents(*DEFAULT, *arguments)).values()) < WANTED
+    assert sum(size.estimate(packages.documents(*DEFAULT, *arguments)).values()) < MAXIMUM
 
 
 def test_a_search_in_a_store_of_ones_own_stays_below_the_limit_too():
@@ -57,8 +57,8 @@ def test_a_package_whose_run_would_pass_the_limit_is_refused(tmp_path, capfd):
     output = tmp_path / "pipeline.yaml"
     environment = [part for number in range(60) for part in ("--env", f"VARIABLE_{number}={'x' * 60}")]
     assert runner_kfp.main(["compile", *DEFAULT, *environment, "--output", str(output)]) == 2
-    told = capfd.readouterr().err
-    assert "the workflow of a run must stay below 1 MiB (1,049 KB)" in told
-    assert "Give fewer or shorter --env" in told
-    assert told.count("\n") == 1
+    message = capfd.readouterr().err
+    assert "the workflow of a run must stay below 1 MiB (1,049 KB)" in message
+    assert "give fewer or shorter --env" in message
+    assert message.count("\n") == 1
     assert not output.exists()

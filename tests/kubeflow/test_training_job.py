@@ -175,12 +175,13 @@ def test_gpus_of_a_config_file_are_the_workers_and_a_search_has_none(tmp_path):
 BROKEN = {
     "secret": (
         lambda job: pod(job)["containers"][0]["env"].append({"name": "AWS_SECRET_ACCESS_KEY", "value": "hunter2"}),
-        "secret", "found a value of AWS_SECRET_ACCESS_KEY",
+        "secret", "received a value of AWS_SECRET_ACCESS_KEY",
     ),
     "local path": (
-        lambda job: pod(job)["containers"][0]["args"].append("/home/me/mnist"), "local-path", "found '/home/me/mnist'"
+        lambda job: pod(job)["containers"][0]["args"].append("/home/me/mnist"),
+        "local-path", "received '/home/me/mnist'",
     ),
-    "image": (lambda job: pod(job)["containers"][0].update(image="MNIST"), "image", "found 'MNIST'"),
+    "image": (lambda job: pod(job)["containers"][0].update(image="MNIST"), "image", "received 'MNIST'"),
 }  # fmt: skip
 
 
@@ -194,7 +195,7 @@ def test_what_must_not_be_in_a_job_is_found_in_it(text, name):
     change(changed["training_job"])
     told(spec)["custom_config"]["runtimeValue"]["constant"] = json.dumps(changed)
     findings = checks.check("\n---\n".join(map(json.dumps, (spec, kubernetes))))
-    assert [one for one in findings if one.rule == rule and reason in one.received], findings
+    assert [finding for finding in findings if finding.rule == rule and reason in finding.message], findings
     assert "hunter2" not in str(findings)
 
 

@@ -47,7 +47,7 @@ def nodes(tasks: dict[str, str], attempts: int = 1, provider: str = "") -> Json:
         attempts: of each command.
         provider: of the store, as the server gives it to a task with its input artifacts.
     """
-    made: list[Json] = []
+    nodes_by_id: list[Json] = []
 
     def add(name: str, kind: str, phase: str, template: str, number: int, children: list[str]) -> None:
         node: Json = {
@@ -59,7 +59,7 @@ def nodes(tasks: dict[str, str], attempts: int = 1, provider: str = "") -> Json:
             node["finishedAt"] = None
         if phase in ("Omitted", "Skipped"):
             node["finishedAt"] = node["startedAt"]
-        made.append(node)
+        nodes_by_id.append(node)
 
     def wrapped(name: str, kind: str, phase: str, template: str, number: int, count: int = 1) -> None:
         names = [f"{name}({attempt})" for attempt in range(count)]
@@ -81,13 +81,13 @@ def nodes(tasks: dict[str, str], attempts: int = 1, provider: str = "") -> Json:
         else:
             wrapped(f"{base}(0).executor", "Pod", phase, "system-container-impl", number, attempts)
         if state == "cached":
-            for node in made[-4:]:
+            for node in nodes_by_id[-4:]:
                 if not node["displayName"].endswith(("-driver", "-driver(0)")):
                     node["finishedAt"] = node["startedAt"]
         if provider:
             patch = json.dumps({"metadata": {"store_session_info": provider}})
-            made[-1]["inputs"] = {"parameters": [{"name": "pod-spec-patch", "value": json.dumps([patch])}]}
-    return {node["id"]: node for node in made}
+            nodes_by_id[-1]["inputs"] = {"parameters": [{"name": "pod-spec-patch", "value": json.dumps([patch])}]}
+    return {node["id"]: node for node in nodes_by_id}
 
 
 def pod(task: str, attempt: int = 0) -> str:
@@ -96,17 +96,17 @@ def pod(task: str, attempt: int = 0) -> str:
     return f"{NAME}-system-container-impl-{node_id(name).rpartition('-')[2]}"
 
 
-def manifest(made: Json, is_compressed: bool = False) -> str:
+def manifest(nodes_by_id: Json, is_compressed: bool = False) -> str:
     """The workflow as JSON."""
-    packed = base64.b64encode(gzip.compress(json.dumps(made).encode())).decode()
-    status = {"phase": "Running"} | ({"compressedNodes": packed} if is_compressed else {"nodes": made})
+    packed = base64.b64encode(gzip.compress(json.dumps(nodes_by_id).encode())).decode()
+    status = {"phase": "Running"} | ({"compressedNodes": packed} if is_compressed else {"nodes": nodes_by_id})
     return json.dumps({"metadata": {"name": NAME, "namespace": "kubeflow"}, "spec": {}, "status": status})
 
 
-def details(made: Json) -> list[Json]:
+def details(nodes_by_id: Json) -> list[Json]:
     """What `/apis/v2beta1/runs/RUN` lists: the nodes and, without names and states, executions of ML Metadata."""
     rows = []
-    for node in made.values():
+    for node in nodes_by_id.values():
         row = {
             "run_id": "1", "task_id": node["id"], "display_name": node["displayName"],
             "create_time": START.format(0), "start_time": node["startedAt"],
