@@ -153,6 +153,9 @@ def _tasks(spec: Json) -> Iterator[Finding]:
             if not _TASK_NAME.fullmatch(name):
                 message = f"Argo refuses names that do not match {_TASK_NAME.pattern}"
                 yield Finding("task-name", part, message, "use letters, digits and hyphens")
+            if not task.get("taskInfo", {}).get("name"):
+                message = "the driver refuses a task without taskInfo.name at the run; received none"
+                yield Finding("task-name", part, message, "compile it again")
             if "artifactIterator" in task:
                 message = "servers have not implemented artifactIterator; received one"
                 yield Finding("iterator", part, message, "iterate over a parameter")

@@ -185,11 +185,12 @@ def schedule(args: argparse.Namespace, server: Server) -> Row:
     """Starts runs by the server's clock, one at a time, without making up for missed ones."""
     version, options = _prepare(args, server)
     name = args.name or run_name(args.pipeline)
+    # The server accepts two schedules of one name, which then run side by side.
+    query = {"filter": _name_filter(name), "namespace": server.namespace or None}
+    if server.call("list schedules", server.kfp.list_recurring_runs, **query).recurring_runs:
+        raise BadInput(f"{server.host} has a schedule {name!r} already: give another --name.")
     options |= {"cron_expression": args.cron, "max_concurrency": 1, "no_catchup": True}
-    try:
-        response = server.call("make a schedule", server.kfp.create_recurring_run, job_name=name, **options)
-    except Conflict:
-        raise BadInput(f"{server.host} has a schedule {name!r} already: give another --name.") from None
+    response = server.call("make a schedule", server.kfp.create_recurring_run, job_name=name, **options)
     key = response.recurring_run_id
     url = f"{server.host}/#/recurringrun/details/{key}"
     cli.print_lines(args.json, f"Scheduled {version} at {args.cron}: {url}")

@@ -349,8 +349,6 @@ class Api:
             raise Refused(400, f"Schedule cron is not supported({cron}). Please use a valid cron expression.")
         if not 1 <= int(body.get("max_concurrency", 0)) <= 10:
             raise Refused(400, "Max concurrency of the recurring run is out of range. Support 1-10")
-        if any(row["display_name"] == body["display_name"] for row in self.schedules.values()):
-            raise Refused(409, "Already exist error: a recurring run with this name exists")
         key = str(uuid.uuid4())
         self.schedules[key] = body | {"recurring_run_id": key, "created_at": self.now(), "status": "ENABLED"}
         return self.schedules[key]

@@ -66,6 +66,7 @@ BROKEN = {
     ),
     "task with an underscore": (lambda s, k: rename_task(s, "push_it"), "task-name", "task push_it"),
     "task with a dot": (lambda s, k: rename_task(s, "push.it"), "task-name", "task push.it"),
+    "task without its name": (lambda s, k: inner(s)["push"].pop("taskInfo"), "task-name", "without taskInfo.name"),
     "task with a long name": (lambda s, k: rename_task(s, "p" * 122), "task-name", "do not match"),
     "no such component": (
         lambda s, k: inner(s)["push"]["componentRef"].update(name="comp-x"), "component", "received 'comp-x'"

@@ -480,7 +480,7 @@ def test_schedule(api, host, call):
     assert (result["max_concurrency"], result["no_catchup"], result["mode"]) == (1, True, "ENABLE")
     assert result["runtime_config"] == {"parameters": {"model": "mlp"}, "pipeline_root": ROOT}
     code, out, err = call("schedule", "--cron", "0 3 * * *", "--name", "nightly", "--host", host)
-    assert (code, one_sentence(err), "--name" in err) == (2, True, True)
+    assert (code, one_sentence(err), "--name" in err, len(api.schedules)) == (2, True, True, 1)
     assert call("schedule", "--cron", "30 0 3 * * 1-5", "--host", host)[0] == 0
     code, out, _ = call("list", "schedules", "--host", host)
     assert (code, len(out.splitlines()), "nightly  enabled  0 0 3 * * *" in out) == (0, 2, True)
