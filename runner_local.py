@@ -29,6 +29,7 @@ from pipeline.local import commands, supervisor
 if TYPE_CHECKING:
     from components.ingest.source import DatasetChoice
     from pipeline.local.console import Console
+    from pipeline.run_record import RunRecord
     from pipeline.settings import Config
 
 _STOPPED = "stopped: what was finished is kept, and the same command goes on from there"
@@ -100,9 +101,12 @@ def run(args: argparse.Namespace) -> int:
         lock.refuse_unwritable(draft.output)
     with contextlib.closing(Console(cli.message_stream(args.json))) as console:
         effective, choice = _settle(draft, named, flags, file, console)
-        row = _explain(effective, choice, console) if args.explain else _run(effective, choice, console)
-    cli.write_json(row, args.json)
-    return int(row.get("exit_code", 0))
+        if args.explain:
+            cli.write_json(_explain(effective, choice, console), args.json)
+            return 0
+        record = _run(effective, choice, console)
+    cli.write_json(record.to_json(), args.json)
+    return record.exit_code
 
 
 def _settle(
@@ -136,21 +140,20 @@ def _explain(effective: Config, choice: DatasetChoice, console: Console) -> dict
     return {"stages": local_run.explain_run(effective, choice, console)}
 
 
-def _run(effective: Config, choice: DatasetChoice, console: Console) -> dict[str, Any]:
-    """Runs, and says how it ended; returns the record."""
+def _run(effective: Config, choice: DatasetChoice, console: Console) -> RunRecord:
+    """Runs the pipeline, shows the verdict, and returns the record."""
     from components import findings
     from pipeline import run_record
     from pipeline.local import runner as local_run
     from pipeline.report import content
 
-    row = local_run.run_pipeline(effective, choice, console)
-    if excluded := (row["dataset"] or {}).get("excluded"):
-        console.say(f"Left out, as their label is no class: {findings.excluded_words(excluded)}")
-    good = row["verdict"] in (run_record.PUSHED, run_record.UNCHANGED)
-    console.say(run_record.verdict_sentence(row), style="bold green" if good else "bold red")
-    console.verdict(content.short_gates(row))
-    console.say(f"Record and log: {pathlib.Path(row['log']).parent}")
-    return row
+    record = local_run.run_pipeline(effective, choice, console)
+    if record.dataset and record.dataset.excluded:
+        console.say(f"Left out, as their label is no class: {findings.excluded_words(record.dataset.excluded)}")
+    console.say(record.sentence or "", style="bold green" if record.verdict.is_good else "bold red")
+    console.verdict(content.short_gates(record))
+    console.say(f"Record and log: {run_record.run_folder(effective.output, record.run_id)}")
+    return record
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -172,37 +175,38 @@ def died(arguments: Sequence[str], number: int, folder: pathlib.Path | None) -> 
         The exit code.
     """
     from pipeline import run_record
+    from pipeline.run_record import State, Verdict
 
-    row = run_record.read_record(folder) if folder else run_record.new_record("")
-    if row["reason"] != run_record.DID_NOT_END:  # the process came to write it
-        return int(row["exit_code"]) or 1
+    record = run_record.read_record(folder) if folder else run_record.RunRecord(run_id="")
+    if record.has_ended:  # the process came to write it
+        return record.exit_code or 1
     if number in supervisor.INTERRUPTIONS:
         print(_STOPPED, file=sys.stderr)
-        row["reason"] = supervisor.reason(number)
+        reason = supervisor.signal_reason(number)
     else:
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        running = [stage["name"] for stage in row["stages"] if stage["state"] == "running"]
+        running = [stage.name for stage in record.stages if stage.state == State.RUNNING]
         stages = f" in the stage {' or '.join(running)}" if running else ""
         guess = "" if number == signal.SIGQUIT else " (the kernel and libraries do that when memory runs out)"
-        row["reason"] = (
+        reason = (
             f"{signal.Signals(number).name} ended the process{stages}, which had used {peak / 2**30:.1f} GiB{guess}; "
             "what was finished is kept, and the same command goes on from there"
         )
-    row["sentence"] = run_record.verdict_sentence(row)
+    record = record.end(Verdict.FAILED, reason)
     told = None
     try:
         told = parse(arguments).json if folder else None
     except ProjectError as error:  # its file could be written when the run began
         print(f"The record could not be written: {error}", file=sys.stderr)
-    cli.print_lines(told, row["sentence"])
+    cli.print_lines(told, record.sentence or "")
     try:
         if folder:
             cli.print_lines(told, f"Record and log: {folder}")
-            run_record.write_record(row, folder / run_record.RECORD_FILE)
-        cli.write_json(row, told)
+            run_record.write_record(record, folder)
+        cli.write_json(record.to_json(), told)
     except (OSError, ProjectError) as error:  # the disk may be full as well
         print(f"The record could not be written: {error}", file=sys.stderr)
-    return int(row["exit_code"])
+    return record.exit_code
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ from typing import Any
 
 import tenacity
 
+from components import progress
 from components.errors import Unavailable
 
 # Seconds before another try: 5, 10, 20 and so on, and a random part, so that tasks do not come back all at once.
 WAIT = tenacity.wait_exponential_jitter(initial=5, max=60)
-
-_progress = logging.getLogger("progress")
 
 
 def _is_unavailable(error: BaseException) -> bool:
@@ -42,4 +41,5 @@ def retrying(retries: int, passes: Callable[[Any], bool] = _is_unavailable) -> t
 
 def _announce(state: tenacity.RetryCallState) -> None:
     if state.outcome is not None and state.next_action is not None:
-        _progress.warning("tried again in %.0f s: %s", state.next_action.sleep, state.outcome.exception())
+        text = f"tried again in {state.next_action.sleep:.0f} s: {state.outcome.exception()}"
+        progress.report(progress.Message(text), logging.WARNING)

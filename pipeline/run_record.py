@@ -1,190 +1,425 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runs of an output folder, by their records."""
+"""The record of a run: its typed model, the file `record.json` that holds it, and the verdict that it ends with.
+
+A record is never changed: each step of a run makes a new one. Fields that a run does not know are None.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 import pathlib
 import re
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from components import findings
 from components.errors import BadInput, GateStopped, NotBlessed, ProjectError
+from components.findings import Finding, GateResult
 
 RECORD_FILE, REPORT_FILE = "record.json", "report.html"
 SCHEMA_VERSION = 1
+_CONFIG = ConfigDict(ser_json_inf_nan="constants")  # a loss may be NaN, and null would mean unknown
 
 
-def all_runs(output: pathlib.Path) -> list[dict[str, Any]]:
-    """The record of every run that has one, in the order in which they began; one that cannot be read is left out."""
-    found = []
-    for path in (output / "runs").glob(f"*/{RECORD_FILE}"):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(record, dict) and record.get("schema_version") == SCHEMA_VERSION:
-            found.append(rebase(record, output))
-    return sorted(found, key=run_order)
+class Verdict(enum.StrEnum):
+    """The outcome of a run."""
+
+    PUSHED = "pushed"
+    UNCHANGED = "unchanged"
+    NOT_BLESSED = "not_blessed"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the model in production is the one that the run asked for."""
+        return self in (Verdict.PUSHED, Verdict.UNCHANGED)
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the process: 0, 3 where a gate stopped the run, else 1."""
+        return 0 if self.is_good else 1 if self is Verdict.FAILED else GateStopped.exit_code
+
+    @property
+    def words(self) -> str:
+        """The verdict in capitals, such as "NOT BLESSED"."""
+        return self.value.replace("_", " ").upper()
 
 
-def run_order(record: Mapping[str, Any]) -> tuple[int, str]:
-    """A key to sort records by the order of their runs, whatever clocks said; former records have their id alone."""
-    return int(record.get("sequence") or 0), str(record.get("run_id"))
+class State(enum.StrEnum):
+    """The state of a stage."""
+
+    RUNNING = "running"
+    DONE = "done"
+    CACHED = "cached"
+    SKIPPED = "skipped"
+    FAILED = "failed"
 
 
-def rebase(record: Any, output: pathlib.Path | str) -> Any:
-    """A record, or a provenance, whose paths are where its output folder is now; that may have been copied or moved.
+@dataclass(frozen=True, config=_CONFIG)
+class StageRecord:
+    """The state of a stage and its wall time in seconds."""
+
+    name: str
+    state: State
+    seconds: float
+
+    @classmethod
+    def of(cls, stage: Stage) -> StageRecord:
+        """Takes state and time of a stage, to 10 ms."""
+        return cls(stage.name, stage.state, round(stage.seconds, 2))
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class DatasetRecord:
+    """The data of a run; `excluded` maps a split to the labels, outside the classes, whose images were left out."""
+
+    name: str
+    images: int | None = None
+    sha256: str | None = None
+    choice: str | None = None
+    excluded: dict[str, dict[str, int]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class ModelRecord:
+    """The trained model; `version` and `path` (or URL) are those in the serving folder, once it is pushed."""
+
+    type: str
+    parameters: int | None = None
+    best_epoch: int | None = None
+    stopped_early: bool | None = None
+    version: int | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class CalibrationPoint:
+    """Mean confidence and accuracy, 0 to 1, of the test images in one bin of confidence."""
+
+    confidence: float
+    accuracy: float
+    examples: int
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Calibration:
+    """The expected calibration error, 0 to 1, and the curve that it sums up."""
+
+    error: float | None
+    curve: tuple[CalibrationPoint, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class SliceMetrics:
+    """The accuracy, 0 to 1, on a slice of the test images."""
+
+    accuracy: float
+    examples: int
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Metrics:
+    """The metrics of a model on the test images.
+
+    Attributes:
+        accuracy: 0 to 1.
+        loss: cross-entropy in nats; NaN where the model diverged.
+        examples: number of test images.
+        intervals: metric -> ends of its 95 % interval.
+        recall: class -> 0 to 1; a class without test images is missing. So it is in `precision` and `f1`.
+        top2: share of images whose class is among the two most probable, 0 to 1.
+        confusion: counts [true class][predicted class].
+        slices: feature -> slice -> metrics.
+    """
+
+    accuracy: float
+    loss: float | None = None
+    examples: int | None = None
+    intervals: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    recall: dict[str, float] = dataclasses.field(default_factory=dict)
+    precision: dict[str, float] = dataclasses.field(default_factory=dict)
+    f1: dict[str, float] = dataclasses.field(default_factory=dict)
+    top2: float | None = None
+    confusion: tuple[tuple[int, ...], ...] = ()
+    calibration: Calibration | None = None
+    slices: dict[str, dict[str, SliceMetrics]] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Baseline:
+    """The version that was in production, and its metrics on the same test images."""
+
+    version: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Trial:
+    """One trial of a search; a trial that diverged has a `reason` and no metrics. `number` counts from 1."""
+
+    number: int
+    values: dict[str, Any]
+    state: str
+    val_accuracy: float | None = None
+    val_loss: float | None = None
+    seconds: float | None = None
+    steps: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Tuning:
+    """A search: `winner` is the number of a trial, `share` of a whole training's images is what a trial trained on."""
+
+    trials: tuple[Trial, ...]
+    winner: int
+    space: dict[str, str]
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Fingerprint:
+    """The state that a run depended on, by which a later run knows that nothing has changed.
+
+    Attributes:
+        files: path in the project -> SHA-256.
+        checkpoints: folder of a training that did not end -> time of its last change, in nanoseconds since 1970.
+        code_digest: SHA-256 of the project's code.
+        lock_digest: SHA-256 of the locked dependencies.
+        git_commit: None outside a checkout.
+        artifacts: folder -> SHA-256 of its content.
+        inputs: SHA-256 of configuration, data and code; None until the run ends.
+        serving: state of the serving folder after the run; None where it could not be read.
+    """
+
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
+    checkpoints: dict[str, int] = dataclasses.field(default_factory=dict)
+    code_digest: str | None = None
+    lock_digest: str | None = None
+    git_commit: str | None = None
+    artifacts: dict[str, str] = dataclasses.field(default_factory=dict)
+    inputs: str | None = None
+    serving: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class RunRecord:
+    """A run from its first stage to its verdict; until it ends, that it did not.
+
+    Attributes:
+        run_id: the run's name, and that of its folder.
+        sequence: number of the run in its output folder, from 1.
+        created_at: start of the run in UTC, ISO 8601.
+        exit_code: of the process.
+        reason: the cause of the verdict.
+        sentence: the verdict in one line.
+        forced: the reason given to push past the model gate.
+        config: the effective configuration as JSON values.
+        candidate: path or URI of the trained model.
+        artifacts: STAGE.KEY -> path or URI.
+        report: path or URI of the page.
+        log: path of the log.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    sequence: int | None = None
+    created_at: str | None = None
+    verdict: Verdict = Verdict.FAILED
+    exit_code: int = Verdict.FAILED.exit_code
+    reason: str = "the run did not end"
+    sentence: str | None = None
+    forced: str | None = None
+    dataset: DatasetRecord | None = None
+    config: dict[str, Any] | None = None
+    model: ModelRecord | None = None
+    tuning: Tuning | None = None
+    candidate: str | None = None
+    metrics: Metrics | None = None
+    baseline: Baseline | None = None
+    findings: tuple[Finding, ...] = ()
+    gates: tuple[GateResult, ...] = ()
+    devices: tuple[str, ...] | None = None
+    stages: tuple[StageRecord, ...] = ()
+    artifacts: dict[str, str] = dataclasses.field(default_factory=dict)
+    report: str | None = None
+    log: str | None = None
+    fingerprint: Fingerprint | None = None
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """The key that sorts records in the order of their runs, also where a clock was set back."""
+        return self.sequence or 0, self.run_id
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run has written its verdict."""
+        return self.sentence is not None
+
+    def end(self, verdict: Verdict, reason: str, exit_code: int | None = None) -> RunRecord:
+        """Returns the record with a verdict, the sentence that says it, and its exit code unless another is passed."""
+        code = verdict.exit_code if exit_code is None else exit_code
+        record = dataclasses.replace(self, verdict=verdict, reason=reason, exit_code=code)
+        return dataclasses.replace(record, sentence=_sentence(record))
+
+    def rebase(self, output: pathlib.Path | str) -> RunRecord:
+        """Returns the record with paths in the output folder at its present location; see `rebase`."""
+        return _ADAPTER.validate_python(rebase(self.to_json(), output))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the record as JSON values."""
+        values: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return values
+
+    def to_text(self) -> str:
+        """Returns the content of `record.json`."""
+        return json.dumps(self.to_json(), indent=1) + "\n"
+
+
+_ADAPTER = TypeAdapter(RunRecord)
+_METRICS = TypeAdapter(dict[str, Metrics])
+_TUNING = TypeAdapter(Tuning)
+
+
+def _sentence(record: RunRecord) -> str:
+    parts = []
+    if not record.verdict.is_good:
+        parts.append(record.reason)
+    elif record.metrics:
+        parts.append(f"accuracy {record.metrics.accuracy:.2%}")
+        if record.baseline:
+            parts.append(f"baseline {record.baseline.metrics.accuracy:.2%} (version {record.baseline.version})")
+        else:
+            parts.append("no baseline yet")
+        if record.model and record.model.path:
+            parts.append(f"version {record.model.version} in {record.model.path}")
+        if record.forced:
+            parts.append(f"FORCED past the model gate: {record.forced}")
+    return f"{record.verdict.words}: {', '.join(parts)}"
+
+
+def rebase(values: Any, output: pathlib.Path | str) -> Any:
+    """Returns JSON values in which paths below the output folder's former location are below its present one.
 
     Args:
-        record: JSON values; `config.output` is where the folder was.
-        output: where it is now.
+        values: of a record or a provenance; `config.output` is the former location.
+        output: the present location, or another text to put in its place.
     """
-    former = (record.get("config") or {}).get("output")
+    former = (values.get("config") or {}).get("output")
     if not former or former == str(output):
-        return record
+        return values
     # As a whole path or the beginning of one, also amid a sentence.
     mention = re.compile(rf"""(?<![\w./~-]){re.escape(former)}(?=[/\s,;:'")\]]|$)""")
 
     def rebased(value: Any) -> Any:
         if isinstance(value, str):
             return mention.sub(lambda _: str(output), value)
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             return {rebased(key): rebased(item) for key, item in value.items()}
         return [rebased(item) for item in value] if isinstance(value, list) else value
 
-    return rebased(record)
+    return rebased(values)
 
 
-def find_run(output: pathlib.Path, name: str) -> dict[str, Any]:
-    """The record of one run.
+def parse_record(text: str | bytes) -> RunRecord:
+    """Reads the content of a `record.json`.
+
+    Raises:
+        BadInput: a newer version of the project wrote it.
+        ValueError: it is damaged.
+    """
+    values = json.loads(text)
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise BadInput(
+            f"a run's record has schema version {SCHEMA_VERSION}, but that of {values.get('run_id')} has {version}; "
+            "use the version of this project that wrote it, or name another folder with --output"
+        )
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"a record has schema_version {SCHEMA_VERSION}, not {version}")
+    return _ADAPTER.validate_python(values)
+
+
+def read_record(folder: pathlib.Path) -> RunRecord:
+    """Reads the record in a run's folder, with paths in the output folder at its present location.
+
+    Raises:
+        BadInput: a newer version of the project wrote it.
+        OSError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    return parse_record((folder / RECORD_FILE).read_bytes()).rebase(folder.parent.parent)
+
+
+def write_record(record: RunRecord, folder: pathlib.Path) -> None:
+    """Writes a record into a run's folder in one step, so that a reader never sees half of it."""
+    temporary = folder / f".{RECORD_FILE}.part"
+    temporary.write_text(record.to_text(), encoding="utf-8")
+    temporary.replace(folder / RECORD_FILE)
+
+
+def all_runs(output: pathlib.Path) -> list[RunRecord]:
+    """Returns the records of an output folder in the order of their runs, without those that are damaged.
+
+    Raises:
+        BadInput: a newer version of the project wrote one of them.
+    """
+    records = []
+    for path in (output / "runs").glob(f"*/{RECORD_FILE}"):
+        try:
+            records.append(read_record(path.parent))
+        except (OSError, ValueError):
+            continue
+    return sorted(records, key=lambda record: record.order)
+
+
+def find_run(output: pathlib.Path, name: str) -> RunRecord:
+    """Returns the record of one run.
 
     Args:
         output: the output folder.
-        name: the run's id, or a part of it that no other run's has.
+        name: the run's id, or a part that no other id has.
 
     Raises:
-        BadInput: there is no such run, or more than one.
+        BadInput: no run matches, or more than one.
     """
-    known = all_runs(output)
-    exact = [record for record in known if record["run_id"] == name]
-    matching = exact or [record for record in known if name and name in record["run_id"]]
-    if len(matching) != 1:
-        what = f"{len(matching)} of them match" if matching else "none of them matches"
-        names = ", ".join(record["run_id"] for record in known[-5:]) or "none"
-        raise BadInput(f"a run is named by its id or a part of it, but {what} {name!r}; the last in {output}: {names}")
-    return matching[0]
+    records = all_runs(output)
+    exact = [record for record in records if record.run_id == name]
+    matches = exact or [record for record in records if name and name in record.run_id]
+    if len(matches) != 1:
+        count = f"{len(matches)} of them match" if matches else "none of them matches"
+        names = ", ".join(record.run_id for record in records[-5:]) or "none"
+        raise BadInput(f"a run is named by its id or a part of it, but {count} {name!r}; the last in {output}: {names}")
+    return matches[0]
 
 
-def run_folder(output: pathlib.Path, record: dict[str, Any]) -> pathlib.Path:
-    """Where the record and the report of a run lie."""
-    return output / "runs" / str(record["run_id"])
-
-
-PUSHED, UNCHANGED, NOT_BLESSED, STOPPED, FAILED = "pushed", "unchanged", "not_blessed", "stopped", "failed"
-DID_NOT_END = "the run did not end"
-EXIT_CODES = {PUSHED: 0, UNCHANGED: 0, NOT_BLESSED: 3, STOPPED: 3, FAILED: 1}
-
-
-def new_record(run_id: str, **known: Any) -> dict[str, Any]:
-    """A record in which what is not known is null.
-
-    Args:
-        run_id: the run's name.
-        **known: fields that are.
-    """
-    fields: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": run_id,
-        "sequence": None,
-        "created_at": None,
-        "verdict": FAILED,
-        "exit_code": EXIT_CODES[FAILED],
-        "reason": DID_NOT_END,
-        "sentence": None,
-        "forced": None,
-        "dataset": None,
-        "config": None,
-        "model": None,
-        "tuning": None,
-        "candidate": None,
-        "metrics": None,
-        "baseline": None,
-        "findings": [],
-        "gates": [],
-        "devices": None,
-        "stages": [],
-        "artifacts": {},
-        "report": None,
-        "log": None,
-        "fingerprint": None,
-    }
-    unknown = set(known) - set(fields)
-    if unknown:
-        raise KeyError(f"a record has no field {sorted(unknown)[0]!r}")
-    return fields | known
-
-
-def write_record(record: Mapping[str, Any], path: pathlib.Path) -> None:
-    """Writes a record so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def read_record(folder: pathlib.Path) -> dict[str, Any]:
-    """The record of the run that a folder belongs to, with paths in the output folder as that is named now."""
-    row = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-    return dict(rebase(row, folder.parent.parent))
-
-
-def newest_record(output: pathlib.Path) -> dict[str, Any] | None:
-    """The record of the last run that has a complete one, None without any.
-
-    The last in the order of `sequence`: neither the zone of a run's clock nor one that was set back has a say in it.
-    """
-    fields = new_record("").keys() - {"sequence", "created_at"}  # which former records do not have
-    return next((row for row in reversed(all_runs(output)) if row.keys() >= fields), None)
+def newest_record(output: pathlib.Path) -> RunRecord | None:
+    """Returns the record of the last run by `sequence`, whatever the clocks were; None without any."""
+    return next(reversed(all_runs(output)), None)
 
 
 def next_sequence(output: pathlib.Path) -> int:
-    """The number of the run that begins now in an output folder, 1 or more: one more than the highest there."""
-    return max((run_order(row)[0] for row in all_runs(output)), default=0) + 1
+    """Returns the number of the next run in an output folder: one more than the highest, from 1."""
+    return max((record.order[0] for record in all_runs(output)), default=0) + 1
+
+
+def run_folder(output: pathlib.Path, run_id: str) -> pathlib.Path:
+    """Returns the folder with the record, the report and the log of a run."""
+    return output / "runs" / run_id
 
 
 def run_ids(output: pathlib.Path) -> list[str]:
-    """The name of each folder of a run, in the order in which they began; first those without a record."""
-    known = [str(row["run_id"]) for row in all_runs(output)]
-    return [*sorted({path.name for path in (output / "runs").glob("*") if path.is_dir()} - {*known}), *known]
-
-
-def verdict_sentence(record: Mapping[str, Any]) -> str:
-    """The verdict in one line."""
-    metrics, model, baseline = record["metrics"], record["model"], record["baseline"]
-    words = {
-        PUSHED: "PUSHED", UNCHANGED: "UNCHANGED", NOT_BLESSED: "NOT BLESSED", STOPPED: "STOPPED", FAILED: "FAILED"
-    }  # fmt: skip
-    parts = []
-    if record["verdict"] not in (PUSHED, UNCHANGED):
-        parts.append(record["reason"])
-    elif metrics:
-        parts.append(f"accuracy {metrics['accuracy']:.2%}")
-        if baseline:
-            parts.append(f"baseline {baseline['metrics']['accuracy']:.2%} (version {baseline['version']})")
-        else:
-            parts.append("no baseline yet")
-        if model and model.get("path"):
-            parts.append(f"version {model['version']} in {model['path']}")
-        if record["forced"]:
-            parts.append(f"FORCED past the model gate: {record['forced']}")
-    return f"{words[record['verdict']]}: {', '.join(parts)}"
-
-
-RUNNING, DONE, CACHED, SKIPPED = "running", "done", "cached", "skipped"  # and FAILED
-_VERDICTS = ((NotBlessed, NOT_BLESSED), (GateStopped, STOPPED))
+    """Returns the name of each folder of a run in the order of the runs; first those without a record."""
+    recorded = [record.run_id for record in all_runs(output)]
+    folders = {path.name for path in (output / "runs").glob("*") if path.is_dir()}
+    return [*sorted(folders - {*recorded}), *recorded]
 
 
 class Stage(Protocol):
@@ -194,7 +429,7 @@ class Stage(Protocol):
     def name(self) -> str: ...
 
     @property
-    def state(self) -> str: ...
+    def state(self) -> State: ...
 
     @property
     def seconds(self) -> float: ...
@@ -205,121 +440,134 @@ class Stage(Protocol):
         ...
 
     def uri(self, key: str) -> pathlib.Path:
-        """The folder of an output on this machine."""
+        """Returns the folder of an output on this machine."""
         ...
 
     def location(self, key: str) -> str:
-        """Where an output lies for good: the same, or its address in the store."""
+        """Returns the permanent address of an output: the same folder, or a URI in the store."""
         ...
 
     def property(self, key: str, name: str) -> Any:
-        """A custom property of an output, None where it has none of that name."""
+        """Returns a custom property of an output, None where it has none of that name."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """Why a run did not get to its end.
+    """The reason why a run did not get to its end.
 
     Attributes:
-        exit_code: of the process that it ends.
-        sentence: for a person, one line.
-        verdict: of the run that it ends: `record.STOPPED` by a gate, NOT_BLESSED by the model's, else FAILED.
+        exit_code: of the process.
+        sentence: one line for a person.
+        verdict: STOPPED by a gate, NOT_BLESSED by the model's, else FAILED.
         expected: whether the sentence was written for a person; else it is a library's.
     """
 
     exit_code: int
     sentence: str
-    verdict: str = FAILED
+    verdict: Verdict = Verdict.FAILED
     expected: bool = True
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
-        """What an error says."""
-        if isinstance(error, ProjectError):
-            verdict = next((verdict for kind, verdict in _VERDICTS if isinstance(error, kind)), FAILED)
-            return cls(error.exit_code, " ".join(str(error).split()), verdict)
-        if isinstance(error, shutil.Error):  # a list of all files that could not be copied, from where and why
+        """Puts an error into one line."""
+        if isinstance(error, shutil.Error):  # (source, target, reason) of every file that could not be copied
             error = OSError(f"{error.args[0][0][1]}: {error.args[0][0][2]}")
         text = " ".join(str(error).split())
-        return cls(EXIT_CODES[FAILED], f"{type(error).__name__}: {text[:300]}", expected=False)
+        if not isinstance(error, ProjectError):
+            return cls(Verdict.FAILED.exit_code, f"{type(error).__name__}: {text[:300]}", expected=False)
+        if isinstance(error, NotBlessed):
+            return cls(error.exit_code, text, Verdict.NOT_BLESSED)
+        return cls(error.exit_code, text, Verdict.STOPPED if isinstance(error, GateStopped) else Verdict.FAILED)
 
 
 def failure_cause(failure: Exception) -> Exception:
-    """The first error behind a failure that is meant for a person, else the one that it comes from."""
+    """Returns the first error behind a failure that is meant for a person, else the one that it comes from."""
     errors = [failure]
     error: BaseException | None = failure.__cause__
-    while isinstance(error, Exception) and not any(error is one for one in errors):  # they may name each other
+    while isinstance(error, Exception) and not any(error is former for former in errors):  # causes may form a circle
         errors.append(error)
         error = error.__cause__ or error.__context__
-    return next((one for one in errors if isinstance(one, ProjectError)), errors[:2][-1])
+    return next((error for error in errors if isinstance(error, ProjectError)), errors[:2][-1])
 
 
-def fill_record(row: dict[str, Any], stages: Sequence[Stage]) -> None:
-    """Puts what the stages published into the record."""
-    row["stages"] = [stage_row(stage) for stage in stages]
-    by_name = {stage.name: stage for stage in stages if stage.outputs}
-    row["artifacts"] = {
-        f"{stage.name}.{key}": stage.location(key) for stage in by_name.values() for key in sorted(stage.outputs)
-    }
-    if "ingest" in by_name and row["dataset"]:
-        excluded = json.loads(by_name["ingest"].property("examples", "excluded") or "{}")
-        row["dataset"]["excluded"] = {split: told["labels"] for split, told in excluded.items()}
-    if "data-check" in by_name:
-        found, _ = findings.read(by_name["data-check"].uri("checks"))
-        row["findings"] = [vars(finding) for finding in found]
-        closed = [finding for finding in found if not finding.allowed]
-        reason = (
-            closed[0].sentence if closed else f"{len(found)} findings, all of them allowed" if found else "no findings"
-        )
-        row["gates"].append(vars(findings.GateResult("data", len(closed), 0, not closed, reason)))
-    if "tune" in by_name:
-        row["tuning"] = _read_json(by_name["tune"].uri("tuner_results") / "trials.json")
-    if "train" in by_name:
-        training = _read_json(by_name["train"].uri("model_run") / "training.json")
-        row["candidate"] = by_name["train"].location("model")
-        row["devices"] = training["devices"]
-        # What was trained with, be it told or found by a search.
-        row["config"] = row["config"] | {"training": training["hyperparameters"]}
-        row["model"] = {
-            "type": row["config"]["training"]["model"],
-            "parameters": training["parameters"],
-            "best_epoch": training["best_epoch"],
-            "stopped_early": training["stopped_early"],
-            "version": None,
-            "path": None,
-        }
-    for name in ("infra-check", "evaluate"):
-        if name in by_name:
-            row["gates"] += [vars(gate) for gate in findings.read(by_name[name].uri("checks"))[1]]
-    if "evaluate" in by_name:
-        figures = _read_json(by_name["evaluate"].uri("checks") / "metrics.json")
-        row["metrics"] = figures["candidate"]
-        if baseline := figures.get("baseline"):
-            row["baseline"] = {"version": baseline["version"], "metrics": baseline}
-    if "push" in by_name:
-        row["model"] |= {key: by_name["push"].property("pushed_model", key) for key in ("version", "path")}
+def judge(record: RunRecord, stages: Sequence[Stage], failure: Failure | None) -> RunRecord:
+    """Returns the record of a run that has ended: the results of its stages, and the verdict.
 
-
-def stage_row(stage: Stage) -> dict[str, Any]:
-    """A stage as the record has it."""
-    return {"name": stage.name, "state": stage.state, "seconds": round(stage.seconds, 2)}
-
-
-def judge(row: dict[str, Any], stages: Sequence[Stage], failure: Failure | None) -> None:
-    """Decides verdict, exit code and reason."""
+    Args:
+        record: of the run until now.
+        stages: of the whole graph, each in its final state.
+        failure: None where every stage is done.
+    """
+    record = _add_results(record, stages)
     if failure is None:
         push = next(stage for stage in stages if stage.name == "push")
-        pushed = push.property("pushed_model", "pushed")
-        row["verdict"] = PUSHED if pushed else UNCHANGED
-        row["reason"] = "every gate is open" if pushed else "this very model is in production already"
-        row["exit_code"] = EXIT_CODES[row["verdict"]]
-        return
-    failed = next((stage.name for stage in stages if stage.state == FAILED), "start")
-    row["verdict"] = failure.verdict
-    row["exit_code"] = failure.exit_code
-    row["reason"] = failure.sentence if failure.expected else f"the stage {failed} failed: {failure.sentence}"
+        if push.property("pushed_model", "pushed"):
+            return record.end(Verdict.PUSHED, "every gate is open")
+        return record.end(Verdict.UNCHANGED, "this very model is in production already")
+    failed = next((stage.name for stage in stages if stage.state == State.FAILED), "start")
+    reason = failure.sentence if failure.expected else f"the stage {failed} failed: {failure.sentence}"
+    return record.end(failure.verdict, reason, failure.exit_code)
 
 
-def _read_json(path: pathlib.Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _add_results(record: RunRecord, stages: Sequence[Stage]) -> RunRecord:
+    replace = dataclasses.replace
+    published = {stage.name: stage for stage in stages if stage.outputs}
+    record = replace(
+        record,
+        stages=tuple(map(StageRecord.of, stages)),
+        artifacts={
+            f"{stage.name}.{key}": stage.location(key) for stage in published.values() for key in sorted(stage.outputs)
+        },
+    )
+    if (stage := published.get("ingest")) and record.dataset:
+        splits = json.loads(stage.property("examples", "excluded") or "{}")
+        excluded = {split: counts["labels"] for split, counts in splits.items()}
+        record = replace(record, dataset=replace(record.dataset, excluded=excluded))
+    if stage := published.get("data-check"):
+        data_findings, _ = findings.read(stage.uri("checks"))
+        gate = _data_gate(data_findings)
+        record = replace(record, findings=tuple(data_findings), gates=(*record.gates, gate))
+    if stage := published.get("tune"):
+        trials = (stage.uri("tuner_results") / "trials.json").read_bytes()
+        record = replace(record, tuning=_TUNING.validate_json(trials))
+    if stage := published.get("train"):
+        training = json.loads((stage.uri("model_run") / "training.json").read_bytes())
+        record = replace(
+            record,
+            candidate=stage.location("model"),
+            devices=tuple(training["devices"]),
+            # The hyperparameters in force: as configured, or as a search chose them.
+            config={**(record.config or {}), "training": training["hyperparameters"]},
+            model=ModelRecord(
+                type=training["hyperparameters"]["model"],
+                parameters=training["parameters"],
+                best_epoch=training["best_epoch"],
+                stopped_early=training["stopped_early"],
+            ),
+        )
+    for name in ("infra-check", "evaluate"):
+        if stage := published.get(name):
+            record = replace(record, gates=(*record.gates, *findings.read(stage.uri("checks"))[1]))
+    if stage := published.get("evaluate"):
+        text = (stage.uri("checks") / "metrics.json").read_bytes()
+        metrics = _METRICS.validate_json(text)
+        record = replace(record, metrics=metrics["candidate"])
+        if "baseline" in metrics:
+            version = json.loads(text)["baseline"]["version"]
+            record = replace(record, baseline=Baseline(version=version, metrics=metrics["baseline"]))
+    if (stage := published.get("push")) and record.model:
+        version, path = (stage.property("pushed_model", name) for name in ("version", "path"))
+        record = replace(record, model=replace(record.model, version=version, path=path))
+    return record
+
+
+def _data_gate(data_findings: Sequence[Finding]) -> GateResult:
+    closed = [finding for finding in data_findings if not finding.allowed]
+    if closed:
+        reason = closed[0].sentence
+    elif data_findings:
+        reason = f"{len(data_findings)} findings, all of them allowed"
+    else:
+        reason = "no findings"
+    return GateResult("data", len(closed), 0, not closed, reason)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import logging
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_component_specs
 
-from components import features
+from components import features, progress
 from components.errors import GateStopped
 from components.findings import LABEL_OUT_OF_RANGE
 from components.ingest import encode, idx, source
@@ -46,7 +45,6 @@ _MAX_EXAMPLES = 20  # ids of images that were left out, of each split
 
 Contents = Mapping[str, idx.Contents]
 
-_progress = logging.getLogger("progress")
 
 # The contents that this process read last, by the SHA-256 of the data set: where Beam runs in the executor's own
 # process, the files are read once.
@@ -103,7 +101,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         counts = {split: len(rows) for split, rows in _indices(contents, only_classes).items()}
         excluded = _excluded(contents) if only_classes else {}
         _check_any_left(counts, excluded)
-        _progress.info("writing %s", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+        splits = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+        progress.report(progress.Message(f"writing {splits}"))
         _describe(artifact, dataset, excluded)
         try:
             _contents[dataset.sha256] = contents
@@ -212,7 +211,7 @@ def write_shard(shard: Shard) -> int:
 
 def _load(exec_properties: dict[str, Any]) -> tuple[source.Source, dict[str, idx.Contents]]:
     data_dir, span = exec_properties[DATA_DIR_KEY], exec_properties.get(SPAN_KEY)
-    _progress.info("reading %s", data_dir)
+    progress.report(progress.Message(f"reading {data_dir}"))
     dataset, contents = source.load(
         data_dir,
         None if span is None or span < 0 else int(span),

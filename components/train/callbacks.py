@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Sequence
@@ -12,12 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from components import progress
 from components.errors import GateStopped
 from components.train import data
 from components.train.data import InMemoryDataset
 from components.train.optimization import GRADIENT_NORM
-
-_progress = logging.getLogger("progress")
 
 _BATCH = 500
 _LEAST_PROBABILITY = 1e-7  # as Keras has it
@@ -183,14 +181,15 @@ class History(keras.callbacks.Callback):
         )
         if not self._show:
             return
-        _progress.info(
-            "epoch %d/%d, step %d/%d: loss %.4f, accuracy %.2f %%, on val %.2f %%, %.0f s",
-            epoch + 1,
-            self._epochs,
-            self._steps,
-            self._train_steps,
-            measured["loss"],
-            100 * measured["accuracy"],
-            100 * measured["val_accuracy"],
-            seconds,
+        progress.report(
+            progress.EpochEnd(
+                epoch=epoch + 1,
+                epochs=self._epochs,
+                step=self._steps,
+                steps=self._train_steps,
+                loss=measured["loss"],
+                accuracy=measured["accuracy"],
+                val_accuracy=measured["val_accuracy"],
+                seconds=seconds,
+            )
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import math
 from collections.abc import Iterator
 
@@ -13,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from components import progress
 from components.errors import ProjectError
 from components.train import data, devices, models, optimization, replicas
 from components.train.callbacks import BestWeights, DivergenceWatch, EpochValidation, History, StopAfter
@@ -22,8 +22,6 @@ from components.train.devices import Compute
 from components.train.hyperparameters import Hyperparameters
 from components.train.optimization import watch_gradients
 from components.train.tensorboard import StepCurves, TensorBoardLogs
-
-_progress = logging.getLogger("progress")
 
 # A small data set has many short passes; several of them make one epoch, so that reports and validations stay few.
 MOST_EPOCHS = 20
@@ -130,7 +128,7 @@ def fit(
     best = BestWeights(exported, rows, len(val), hyperparameters.patience)
     checkpoints = Checkpoints(checkpoint_folder, network, rows, best) if checkpoint_folder else None
     if checkpoints and checkpoints.restore():
-        _progress.info("going on after epoch %d", len(rows))
+        progress.report(progress.Message(f"going on after epoch {len(rows)}"))
     if not alone and replicas.total(strategy, len(rows)) != len(rows) * strategy.num_replicas_in_sync:
         raise ProjectError(
             f"all workers must find the same checkpoint, but this one found that of epoch {len(rows)} and another one "

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import keras_tuner
@@ -21,14 +19,12 @@ from tfx import types
 from tfx.components.tuner import executor
 from tfx.types import artifact_utils, standard_component_specs
 
-from components import storage
+from components import progress, storage
 from components.errors import GateStopped, ProjectError
 from components.train import hyperparameters, loop
 from components.train.checkpoints import folder_of
 from components.train.executor import given_to_run, settled
 from components.train.hyperparameters import Hyperparameters
-
-_progress = logging.getLogger("progress")
 
 DONE, DIVERGED = "done", "diverged"
 _PROJECT, _LOGS = "search", "logs"
@@ -108,8 +104,8 @@ class Search(base_tuner.BaseTuner):
         """Trains one trial and returns what was measured; the errors raised are those that KerasTuner knows."""
         number = _number(trial)
         values = dict(trial.hyperparameters.values)
-        with _said_first(f"trial {number}/{self._trials}{self._best_so_far()}, "):
-            _progress.info(_shown(values))
+        with progress.scope(f"trial {number}/{self._trials}{self._best_so_far()}, "):
+            progress.report(progress.Message(_shown(values)))
             try:
                 training = self._train(
                     hyperparameters.trial_hyperparameters(self._base, values), self._log_folder(number)
@@ -129,9 +125,17 @@ class Search(base_tuner.BaseTuner):
     def on_trial_end(self, trial: Any) -> None:
         super().on_trial_end(trial)
         row = self._row(self.oracle.get_trial(trial.trial_id))
-        came_to = row["state"] if row["val_accuracy"] is None else f"{100 * row['val_accuracy']:.2f} % on val"
-        said = f"trial {row['number']}/{self._trials}: {_shown(row['values'])}: {came_to}, {row['seconds'] or 0:.0f} s"
-        _progress.info("%s%s", said, self._best_so_far())
+        progress.report(
+            progress.TrialEnd(
+                trial=row["number"],
+                trials=self._trials,
+                values=_shown(row["values"]),
+                state=row["state"],
+                val_accuracy=row["val_accuracy"],
+                seconds=row["seconds"] or 0,
+                best=self._best_so_far(),
+            )
+        )
 
     def on_search_end(self) -> None:
         """Refuses a search without a winner.
@@ -214,21 +218,6 @@ def _declared(base: Hyperparameters, space: hyperparameters.Space) -> keras_tune
         else:
             declared.Choice(name, list(one.values), default=default, ordered=True)
     return declared
-
-
-@contextmanager
-def _said_first(words: str) -> Iterator[None]:
-    """Puts words before everything that the logger `progress` says meanwhile."""
-
-    def prefix(record: logging.LogRecord) -> bool:
-        record.msg, record.args = f"{words}{record.getMessage()}", None
-        return True
-
-    _progress.addFilter(prefix)
-    try:
-        yield
-    finally:
-        _progress.removeFilter(prefix)
 
 
 def _number(trial: Any) -> int:

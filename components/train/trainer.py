@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from components import features, storage
+from components import features, progress, storage
 from components.train import checkpoints, data, devices, export, loop
 from components.train.data import TransformGraph
 from components.train.devices import Compute
@@ -21,8 +20,6 @@ from components.train.hyperparameters import Hyperparameters
 
 if TYPE_CHECKING:
     from tfx.components.trainer.fn_args_utils import FnArgs
-
-_progress = logging.getLogger("progress")
 
 
 def run_fn(fn_args: FnArgs) -> None:
@@ -59,18 +56,18 @@ def _run(fn_args: FnArgs) -> None:
     # Same data, configuration, seed and machine give the same weights, byte for byte, on a CPU: nothing on that path
     # sums in an order that depends on timing, so TensorFlow's op determinism, a switch for the whole process that can't
     # be undone, is not needed.
-    _progress.info("reading the images")
+    progress.report(progress.Message("reading the images"))
     transform = TransformGraph(fn_args.transform_graph_path)
     train = data.load(fn_args.train_files, transform, features.TRAIN)
     val = data.load(fn_args.eval_files, transform, features.VAL)
-    _progress.info("training %s on %s images", hyperparameters.model, f"{len(train):,}")
+    progress.report(progress.Message(f"training {hyperparameters.model} on {len(train):,} images"))
     checkpoint_folder = _checkpoint_folder(fn_args, strategy) if config.get("checkpoints") else ""
     network, training = loop.train(
         hyperparameters, compute, strategy, train, val, fn_args.model_run_dir, checkpoint_folder
     )
     if not devices.is_chief():
         return
-    _progress.info("exporting the model")
+    progress.report(progress.Message("exporting the model"))
     export.export(network, transform, fn_args.serving_model_dir)
     model_folder = fn_args.serving_model_dir.rstrip("/").rpartition("/")[0]
     tf.io.gfile.makedirs(f"{model_folder}/keras")

@@ -6,13 +6,12 @@ This module holds functions only: TFX loads it a second time when it resolves `t
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import keras
 from tfx.components.tuner.component import TunerFnResult
 
-from components import features
+from components import features, progress
 from components.train import data, devices, loop, search
 from components.train.data import TransformGraph
 from components.train.devices import Compute
@@ -20,8 +19,6 @@ from components.train.hyperparameters import Hyperparameters
 
 if TYPE_CHECKING:
     from tfx.components.trainer.fn_args_utils import FnArgs
-
-_progress = logging.getLogger("progress")
 
 
 def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
@@ -42,7 +39,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     config = fn_args.custom_config
     hyperparameters, compute = Hyperparameters.from_config(config), Compute.from_config(config)
     strategy = devices.strategy(compute)
-    _progress.info("reading the images")
+    progress.report(progress.Message("reading the images"))
     transform = TransformGraph(fn_args.transform_graph_path)
     train = data.load(fn_args.train_files, transform, features.TRAIN)
     val = data.load(fn_args.eval_files, transform, features.VAL)

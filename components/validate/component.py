@@ -3,7 +3,6 @@
 
 import dataclasses
 import json
-import logging
 import pathlib
 from concurrent import futures
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from tfx.types.channel import BaseChannel
 from tfx.types.standard_artifacts import ExampleAnomalies, Examples, ExampleStatistics, Model, Schema
 from tfx.utils import io_utils
 
-from components import features, findings
+from components import features, findings, progress
 from components.artifacts import Checks
 from components.validate.image_check import PixelLimits
 from components.validate.label_noise import LabelLimits
@@ -65,7 +64,7 @@ def ImageCheck(
 
     from components.validate import image_check, images, label_noise
 
-    logging.getLogger("progress").info("looking at every image and label")
+    progress.report(progress.Message("checking every image and label"))
     splits = {split: images.load_images(examples.uri, split) for split in features.SPLITS}
     training = images.in_file_order(splits[features.TRAIN], splits[features.VAL])
     classes = len(features.CLASSES)

@@ -31,8 +31,9 @@ from components.errors import ProjectError, Unavailable
 from pipeline import beam, code_digest, run_record
 from pipeline.kubeflow import launcher_adapter, parameters, task_records
 from pipeline.kubeflow.training_job import exchange
+from pipeline.run_record import Failure, State
 
-# Argo's executor starts a task with 0, so that everybody on a volume could change what it pushes there.
+# Argo's executor starts a task with 0, and every account could change the models pushed to a volume.
 UMASK = 0o022
 MEMORY_EVENTS = pathlib.Path("/sys/fs/cgroup/memory.events")
 _OUT_OF_MEMORY = (
@@ -42,12 +43,37 @@ _OUT_OF_MEMORY = (
 _ENDED_FROM_OUTSIDE = (
     "was ended from outside, by SIGTERM: the run was terminated, or its pod was deleted or evicted, or its node drained"
 )
-# The note of the task that runs, with the run's prefix.
-_unfinished: list[tuple[str, task_records.TaskRecord]] = []
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs one task and returns the exit code."""
+class RunningTask:
+    """The record of the task of this process, while it runs; shared with the thread of `on_sigterm`."""
+
+    def __init__(self) -> None:
+        self._record: tuple[str, task_records.TaskRecord] | None = None
+
+    def start(self, prefix: str, record: task_records.TaskRecord) -> None:
+        """Takes the record of a task that starts; `prefix` is the run's folder in the storage."""
+        self._record = (prefix, record)
+
+    def end(self) -> None:
+        """Drops the record: the task writes its end itself."""
+        self._record = None
+
+    def fail(self, sentence: str) -> None:
+        """Records the failure of the task, if it still runs, and prints it."""
+        if self._record is None:
+            return
+        prefix, record = self._record
+        failure = Failure(1, f"{record.task} {sentence}")
+        with contextlib.suppress(ProjectError):
+            task_records.write_task_record(
+                prefix, dataclasses.replace(record, state=State.FAILED, ended=time.time(), failure=failure)
+            )
+        print_error(ProjectError(failure.sentence))
+
+
+def main(arguments: Sequence[str], task: RunningTask | None = None) -> int:
+    """Runs one task and returns the exit code; `task` holds its record while it runs."""
     parser = argparse.ArgumentParser(prog="pipeline.kubeflow.entrypoint", description=__doc__, allow_abbrev=False)
     # By short names, as the server keeps the arguments in many copies; behind them are those of TFX's entrypoint.
     parser.add_argument("--executor", dest="executor_class_path", required=True)
@@ -56,27 +82,26 @@ def main(arguments: Sequence[str]) -> int:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--inputs", default="")
     parser.add_argument("--retries", type=int, default=0)
-    told, given = parser.parse_known_args(arguments)
-    beam_args = beam.arguments(given)
-    told.json_serialized_inputs_spec_args = json.dumps(_inputs_spec(told.inputs))
+    args, beam_options = parser.parse_known_args(arguments)
+    beam_args = beam.arguments(beam_options)
+    args.json_serialized_inputs_spec_args = json.dumps(_inputs_spec(args.inputs))
     try:
         with import_speedup.faster_imports():
             import_speedup.import_tensorflow()
-        told.json_serialized_invocation_args = _with_facts(told.json_serialized_invocation_args, told.task)
-        if not on_vertex():
-            told.json_serialized_invocation_args = _with_addresses(told.json_serialized_invocation_args, told.task)
+        args.json_serialized_invocation_args = _add_run(args.json_serialized_invocation_args, args.task)
         if on_vertex():
-            check_code(told.code_digest)
-            call_tfx(told, beam_args)
+            check_code(args.code_digest)
+            call_tfx(args, beam_args)
         else:
-            _run_noted(told, beam_args)
+            args.json_serialized_invocation_args = _add_urls(args.json_serialized_invocation_args, args.task)
+            _run_recorded(args, beam_args, task or RunningTask())
     except Exception as error:
         return exit_code(error)
     return 0
 
 
 def on_vertex() -> bool:
-    """Whether this is not the open-source launcher, which says the pod's name."""
+    """Returns whether this is Vertex AI; the open-source launcher sets the pod's name."""
     return "KFP_POD_NAME" not in os.environ
 
 
@@ -86,15 +111,15 @@ def check_code(expected: str) -> None:
     Raises:
         ProjectError: it does.
     """
-    found = code_digest.of_project()
-    if not expected or not found.startswith(expected):
+    digest = code_digest.of_project()
+    if not expected or not digest.startswith(expected):
         raise ProjectError(
             f"The image must hold the code that the package was compiled from, SHA-256 {expected[:12]}…; it holds "
-            f"{found[:12]}…. Build the image again, or compile the package with the image's code."
+            f"{digest[:12]}…. Build the image again, or compile the package with the image's code."
         )
 
 
-def call_tfx(told: argparse.Namespace, beam_args: Sequence[str]) -> None:
+def call_tfx(args: argparse.Namespace, beam_args: Sequence[str]) -> None:
     """Calls TFX's entrypoint, which imports every component that TFX has, and with them the client of Kubernetes."""
     from absl import logging
     from tfx.orchestration.kubeflow.v2 import compiler_utils
@@ -106,11 +131,11 @@ def call_tfx(told: argparse.Namespace, beam_args: Sequence[str]) -> None:
     # It imports a type by its title; for those of this project that is not the name of the class.
     for title, kind in task_executor.types().items():
         compiler_utils.TITLE_TO_CLASS_PATH[title] = f"{kind.__module__}.{kind.__qualname__}"
-    kubeflow_v2_run_executor.main((told, list(beam_args)))
+    kubeflow_v2_run_executor.main((args, list(beam_args)))
 
 
-def run_adapted(told: argparse.Namespace, beam_args: Sequence[str]) -> dict[str, Any]:
-    """Runs the executor with what the launcher gives, and gives the launcher what it answers.
+def run_adapted(args: argparse.Namespace, beam_args: Sequence[str]) -> dict[str, Any]:
+    """Runs the executor between the two adaptations.
 
     Returns:
         The ExecutorOutput, as the launcher gets it.
@@ -118,8 +143,8 @@ def run_adapted(told: argparse.Namespace, beam_args: Sequence[str]) -> dict[str,
     with import_speedup.faster_imports():
         from pipeline.kubeflow import task_executor
 
-    executor_input = json.loads(told.json_serialized_invocation_args)
-    inputs_spec = json.loads(told.json_serialized_inputs_spec_args)
+    executor_input = json.loads(args.json_serialized_invocation_args)
+    inputs_spec = json.loads(args.json_serialized_inputs_spec_args)
     uri_of = launcher_adapter.uris(executor_input)
     launcher_adapter.drop_launchers_outputs(executor_input)
     launcher_adapter.restore_input_types(executor_input, inputs_spec)
@@ -127,20 +152,20 @@ def run_adapted(told: argparse.Namespace, beam_args: Sequence[str]) -> dict[str,
     launcher_adapter.drop_servers_metadata(executor_input)
     launcher_adapter.localize(executor_input)
     launcher_adapter.make_output_folders(executor_input)
-    answer = task_executor.run_executor(told.executor_class_path, executor_input, inputs_spec, beam_args)
-    launcher_adapter.restore_uris(answer, uri_of)
-    launcher_adapter.restore_uris_in_metadata(answer, uri_of)
-    launcher_adapter.without_session(answer)
+    executor_output = task_executor.run_executor(args.executor_class_path, executor_input, inputs_spec, beam_args)
+    launcher_adapter.restore_uris(executor_output, uri_of)
+    launcher_adapter.restore_uris_in_metadata(executor_output, uri_of)
+    launcher_adapter.blank_session(executor_output)
     output_file = pathlib.Path(executor_input["outputs"]["outputFile"])
     output_file.parent.mkdir(parents=True, exist_ok=True)
-    output_file.write_text(json.dumps(answer), encoding="utf-8")
-    return answer
+    output_file.write_text(json.dumps(executor_output), encoding="utf-8")
+    return executor_output
 
 
 def _inputs_spec(inputs: str) -> dict[str, Any]:
-    """The ComponentInputsSpec of `KEY=TYPE,…`: titles of artifact types, and parameters that are whole numbers."""
+    """Returns the ComponentInputsSpec of `KEY=TYPE,…`: titles of artifact types, and parameters that are integers."""
     spec: dict[str, Any] = {"artifacts": {}, "parameters": {}}
-    for key, _, kind in (one.partition("=") for one in inputs.split(",") if one):
+    for key, _, kind in (part.partition("=") for part in inputs.split(",") if part):
         if kind == parameters.WHOLE:
             spec["parameters"][key] = {"parameterType": kind}
         else:
@@ -148,8 +173,8 @@ def _inputs_spec(inputs: str) -> dict[str, Any]:
     return spec
 
 
-def _with_facts(invocation: str, task: str) -> str:
-    """Completes what push writes into the provenance by what is only known now: the run's id and its parameters."""
+def _add_run(invocation: str, task: str) -> str:
+    """Adds the run's id and its parameters, unknown to the compiler, to the input of push, for the provenance."""
     executor_input = json.loads(invocation)
     values = executor_input.get("inputs", {}).get("parameterValues", {})
     if "run" not in values:
@@ -161,23 +186,24 @@ def _with_facts(invocation: str, task: str) -> str:
         else task_records.prefix(executor_input, task).rpartition("/")[2]
     )
     run = code_digest.provenance() | json.loads(values["run"])
-    told = {
+    run_values = {
         name.removeprefix(parameters.OF_THE_RUN): values.pop(name)
         for name in list(values)
         if name.startswith(parameters.OF_THE_RUN)
     }
-    config = parameters.effective(parameters.complete(run["config"]), told | {"serving_dir": values["serving_dir"]})
+    run_values["serving_dir"] = values["serving_dir"]
+    config = parameters.effective(parameters.complete(run["config"]), run_values)
     values["run"] = json.dumps(
         {**run, "run_id": run_id, "config": config, "forced": config["force_push"]}, sort_keys=True
     )
     return json.dumps(executor_input)
 
 
-def _with_addresses(invocation: str, task: str) -> str:
-    """Tells a task that launches a training job where in the store its inputs and outputs lie: the workers go there."""
+def _add_urls(invocation: str, task: str) -> str:
+    """Adds to the input of a task that launches a training job the URLs of its artifacts, for the workers."""
     executor_input = json.loads(invocation)
     values = executor_input.get("inputs", {}).get("parameterValues", {})
-    config = json.loads(values.get("custom_config") or "null")  # of other tasks TFX makes a null
+    config = json.loads(values.get("custom_config") or "null")  # null for other tasks
     if not config or exchange.MANIFEST not in config:
         return invocation
     urls = {path: task_records.address(uri) for path, uri in launcher_adapter.uris(executor_input).items()}
@@ -190,41 +216,39 @@ def _with_addresses(invocation: str, task: str) -> str:
     return json.dumps(executor_input)
 
 
-def _run_noted(told: argparse.Namespace, beam_args: Sequence[str]) -> None:
-    """Runs the task, and notes for the report how it went before the launcher learns of it."""
-    executor_input = json.loads(told.json_serialized_invocation_args)
+def _run_recorded(args: argparse.Namespace, beam_args: Sequence[str], task: RunningTask) -> None:
+    """Runs the task, and writes its record for the report before the launcher learns how it ended."""
+    executor_input = json.loads(args.json_serialized_invocation_args)
     for path in launcher_adapter.uris(executor_input):
         paths.refuse_patterns(pathlib.Path(path), "the pipeline root")
     paths.refuse_patterns(pathlib.Path(tempfile.gettempdir()), "TMPDIR")
-    prefix = task_records.prefix(executor_input, told.task)
+    prefix = task_records.prefix(executor_input, args.task)
     launcher_adapter.unwrap_metadata(executor_input)
     launcher_adapter.drop_servers_metadata(executor_input)
     inputs = _artifacts(executor_input.get("inputs", {}))
     started, kills = time.time(), _memory_kills()
-    attempts = retries.retrying(told.retries, lambda error: isinstance(run_record.failure_cause(error), Unavailable))
-    note = task_records.TaskRecord(told.task, run_record.RUNNING, started, None, inputs, {})
-    attempts(task_records.write_task_record, prefix, note)
-    _unfinished[:] = [(prefix, note)]
+    attempts = retries.retrying(args.retries, lambda error: isinstance(run_record.failure_cause(error), Unavailable))
+    record = task_records.TaskRecord(args.task, State.RUNNING, started, None, inputs, {})
+    attempts(task_records.write_task_record, prefix, record)
+    task.start(prefix, record)
     try:
-        check_code(told.code_digest)
-        answer = attempts(run_adapted, told, beam_args)
+        check_code(args.code_digest)
+        executor_output = attempts(run_adapted, args, beam_args)
     except Exception as error:
-        _unfinished.clear()
-        failure = run_record.Failure.of(run_record.failure_cause(error))
+        task.end()
+        failure = Failure.of(run_record.failure_cause(error))
         if (killed := _memory_kills() - kills) > 0:
-            failure = run_record.Failure(1, f"{told.task} {_OUT_OF_MEMORY.format(killed)} Then: {failure.sentence}")
-        note = task_records.TaskRecord(told.task, run_record.FAILED, started, time.time(), inputs, {}, failure)
+            failure = Failure(1, f"{args.task} {_OUT_OF_MEMORY.format(killed)} Then: {failure.sentence}")
+        record = dataclasses.replace(record, state=State.FAILED, ended=time.time(), failure=failure)
         try:
-            attempts(task_records.write_task_record, prefix, note)
-        except ProjectError as second:  # what the task failed of matters more
-            say(second)
+            attempts(task_records.write_task_record, prefix, record)
+        except ProjectError as second:  # the task's own error matters more
+            print_error(second)
         raise
-    _unfinished.clear()
-    attempts(
-        task_records.write_task_record,
-        prefix,
-        task_records.TaskRecord(told.task, run_record.DONE, started, time.time(), inputs, _artifacts(answer)),
-    )
+    task.end()
+    outputs = _artifacts(executor_output)
+    record = dataclasses.replace(record, state=State.DONE, ended=time.time(), outputs=outputs)
+    attempts(task_records.write_task_record, prefix, record)
 
 
 def _memory_kills() -> int:
@@ -236,27 +260,21 @@ def _memory_kills() -> int:
         return 0
 
 
-def note_sigterm() -> None:
-    """Makes SIGTERM note that the task was ended from outside, and end the process.
+def on_sigterm(task: RunningTask) -> None:
+    """Makes SIGTERM record that the task was ended from outside, and end the process.
 
-    A thread does it: a handler in Python would have to wait for TensorFlow, and the container may be gone in a moment.
+    A thread does it: a handler in Python would wait for TensorFlow, and the container is killed a moment later.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
 
     def pass_over(number: int, frame: object) -> None:
-        """The thread does the work."""
+        """Leaves the signal to the thread."""
 
     def end() -> None:
         while os.read(reader, 1) != bytes([signal.SIGTERM]):
             pass
-        for prefix, note in _unfinished:
-            failure = run_record.Failure(1, f"{note.task} {_ENDED_FROM_OUTSIDE}")
-            with contextlib.suppress(ProjectError):
-                task_records.write_task_record(
-                    prefix, dataclasses.replace(note, state=run_record.FAILED, ended=time.time(), failure=failure)
-                )
-            say(ProjectError(failure.sentence))
+        task.fail(_ENDED_FROM_OUTSIDE)
         if signal.getsignal(signal.SIGTERM) is pass_over:  # else a training job is removed first
             os._exit(128 + signal.SIGTERM)
 
@@ -268,31 +286,32 @@ def note_sigterm() -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
-def _artifacts(holder: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _artifacts(holder: dict[str, Any]) -> dict[str, task_records.TaskArtifact]:
     return {
-        key: {"uri": artifact["uri"], "metadata": artifact.get("metadata", {})}
+        key: task_records.TaskArtifact(artifact["uri"], artifact.get("metadata", {}))
         for key, entry in holder.get("artifacts", {}).items()
         for artifact in entry["artifacts"][:1]
     }
 
 
 def exit_code(error: Exception) -> int:
-    """Says why the process fails, in one sentence where it was written for a person; returns the code to end with."""
+    """Prints an error, in one line where it is meant for a person; returns the exit code of the process."""
     cause = run_record.failure_cause(error)
     if isinstance(cause, ProjectError):
-        say(cause)
+        print_error(cause)
         return cause.exit_code
     traceback.print_exception(error)
     return 1
 
 
-def say(error: Exception) -> None:
-    """Writes what an error says on one line, as the last line of a task's log."""
+def print_error(error: Exception) -> None:
+    """Prints an error on one line, the last of a task's log."""
     sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
 
 
 if __name__ == "__main__":
     environment.prepare()
     os.umask(UMASK)
-    note_sigterm()
-    stdio.run(lambda: main(sys.argv[1:]))
+    running_task = RunningTask()
+    on_sigterm(running_task)
+    stdio.run(lambda: main(sys.argv[1:], running_task))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between the open-source launcher and TFX's executors: what the one gives and what the others expect.
+"""Adapts the open-source launcher's input to TFX's executors, and their output to the launcher.
 
 The launcher downloads a task's inputs to /minio/…, /s3/… or /gcs/…, runs the command, and uploads the outputs from
-there. What it tells the command is an ExecutorInput as JSON, and what it expects back is an ExecutorOutput. Both follow
-one protocol, which TFX knows as Vertex AI writes it. Each function here makes up for one difference; they change the
-dictionary that they are given. The differences were read in kubeflow/pipelines 2.14 to 2.17
+there. The command gets an ExecutorInput as JSON and returns an ExecutorOutput, in the protocol that TFX has for Vertex
+AI. Each function here removes one difference, and changes the dictionary that is passed in. The differences are those
+of kubeflow/pipelines 2.14 to 2.17
 (backend/src/v2: driver, component/launcher_v2.go, metadata).
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
-# Where the launcher keeps the contents of each kind of store.
+# The folder in which the launcher mirrors each kind of store.
 FOLDERS = {"minio://": "minio", "s3://": "s3", "gs://": "gcs"}
 ROOT = pathlib.Path("/")
 # Outputs that the driver adds to those of the component.
@@ -27,7 +27,7 @@ SERVERS_METADATA = ("display_name", "store_session_info")
 
 
 def local_path(uri: str) -> str:
-    """Where the launcher keeps what a URI names; anything but the URI of a store stays as it is."""
+    """Returns the launcher's path for the URI of a store; any other text as it is."""
     for scheme, folder in FOLDERS.items():
         if uri.startswith(scheme):
             return str(ROOT / folder / uri.removeprefix(scheme))
@@ -35,13 +35,13 @@ def local_path(uri: str) -> str:
 
 
 def drop_launchers_outputs(executor_input: Json) -> None:
-    """The launcher's own outputs have types that TFX cannot import."""
+    """Removes the launcher's own outputs, whose types TFX cannot import."""
     for name in LAUNCHERS_OUTPUTS:
         executor_input.get("outputs", {}).get("artifacts", {}).pop(name, None)
 
 
 def restore_input_types(executor_input: Json, inputs_spec: Mapping[str, Any]) -> None:
-    """Inputs arrive without a type; the component's specification has it."""
+    """Adds the type of each input, which arrives without one, from the component's specification."""
     declared = inputs_spec.get("artifacts", {})
     for key, entry in executor_input.get("inputs", {}).get("artifacts", {}).items():
         for artifact in entry.get("artifacts", []):
@@ -63,33 +63,33 @@ def drop_servers_metadata(executor_input: Json) -> None:
 
 
 def localize(executor_input: Json) -> None:
-    """TFX opens URIs with TensorFlow, which knows neither minio:// nor s3://, so it gets the launcher's folders."""
+    """Replaces URIs by the launcher's paths: TFX opens them with TensorFlow, which has neither minio:// nor s3://."""
     for artifact in (*_inputs(executor_input), *_outputs(executor_input)):
         artifact["uri"] = local_path(artifact["uri"])
 
 
 def make_output_folders(executor_input: Json) -> None:
-    """The launcher makes the folder above an output; TFX's executors expect the output's own, and an empty one."""
+    """Makes an empty folder for each output, as TFX's executors expect; the launcher makes its parent alone."""
     for artifact in _outputs(executor_input):
-        shutil.rmtree(artifact["uri"], ignore_errors=True)  # what a try before this one left
+        shutil.rmtree(artifact["uri"], ignore_errors=True)  # a former try may have written to it
         pathlib.Path(artifact["uri"]).mkdir(parents=True)
 
 
 def restore_uris(executor_output: Json, uri_of: Mapping[str, str]) -> None:
-    """A local path in the answer makes the launcher skip the upload, and is nowhere in the next task's container.
+    """Replaces paths by URIs: with a path the launcher would skip the upload, and the next task would not have it.
 
     Args:
-        executor_output: the executor's answer.
+        executor_output: of the executor.
         uri_of: local path -> URI, of the task's inputs and outputs.
     """
-    for artifact in _answered(executor_output):
+    for artifact in _artifacts(executor_output):
         artifact["uri"] = uri_of.get(artifact["uri"], artifact["uri"])
 
 
 def restore_uris_in_metadata(executor_output: Json, uri_of: Mapping[str, str]) -> None:
-    """The same for text that mentions a path, such as where a component found its baseline."""
+    """Replaces the paths in text, such as that of a component's baseline."""
     longest_first = sorted(uri_of, key=len, reverse=True)
-    for artifact in _answered(executor_output):
+    for artifact in _artifacts(executor_output):
         for name, value in artifact.get("metadata", {}).items():
             if isinstance(value, str):
                 for path in longest_first:
@@ -97,20 +97,20 @@ def restore_uris_in_metadata(executor_output: Json, uri_of: Mapping[str, str]) -
                 artifact["metadata"][name] = value
 
 
-def without_session(executor_output: Json) -> None:
-    """Keeps the server from adding, to an artifact in the installation's own store, how the UI finds another store.
+def blank_session(executor_output: Json) -> None:
+    """Keeps the server from adding the session of the store to artifacts in the installation's own store.
 
-    It adds that to the metadata of each artifact that has no such field, and nobody but the UI reads it, which takes
-    `minio://` for its own store without it. Left there, it makes a task 4 KB larger for each input
+    It adds that to the metadata of each artifact without the field. The UI alone reads it, and takes `minio://` for its
+    own store without it. With it, a task becomes 4 KB larger for each input
     (`pipeline.kubeflow.size`).
     """
-    for artifact in _answered(executor_output):
+    for artifact in _artifacts(executor_output):
         if artifact["uri"].startswith("minio://"):
             artifact.setdefault("metadata", {})["store_session_info"] = ""
 
 
 def uris(executor_input: Json) -> dict[str, str]:
-    """Local path -> URI, of each input and output."""
+    """Returns path -> URI, of each input and output."""
     return {
         local_path(artifact["uri"]): artifact["uri"]
         for artifact in (*_inputs(executor_input), *_outputs(executor_input))
@@ -118,18 +118,14 @@ def uris(executor_input: Json) -> dict[str, str]:
 
 
 def _inputs(executor_input: Json) -> Iterator[Json]:
-    return _listed(executor_input.get("inputs", {}))
+    return _artifacts(executor_input.get("inputs", {}))
 
 
 def _outputs(executor_input: Json) -> Iterator[Json]:
-    return _listed(executor_input.get("outputs", {}))
+    return _artifacts(executor_input.get("outputs", {}))
 
 
-def _answered(executor_output: Json) -> Iterator[Json]:
-    return _listed(executor_output)
-
-
-def _listed(holder: Json) -> Iterator[Json]:
+def _artifacts(holder: Json) -> Iterator[Json]:
     for entry in holder.get("artifacts", {}).values():
         yield from entry.get("artifacts", [])
 

@@ -189,11 +189,11 @@ class Run:
             sentences += _SENTENCE.findall(self.log(next(task for task in tasks if task.name == "report")))
         sentence = sentences[-1]
         word = sentence.partition(":")[0].lower().replace(" ", "_") or None
-        code = run_record.EXIT_CODES.get(word or "", 1)
+        code = run_record.Verdict(word).exit_code if word else 1
         if word is None:
             failed = [task.name for task in tasks if task.state == "failed"]
             is_gate = bool(failed) and all(name.endswith("-gate") for name in failed)
-            code = 0 if self.state == "succeeded" else run_record.EXIT_CODES[run_record.STOPPED] if is_gate else 1
+            code = 0 if self.state == "succeeded" else run_record.Verdict.STOPPED.exit_code if is_gate else 1
             scope = f" in {', '.join(failed)}" if failed else ""
             sentence = f"{self.state.upper()}{scope}: the record is out of reach, see `logs {self.id}`."
         return {"run_id": self.id, "verdict": word, "exit_code": code, "sentence": sentence}
@@ -209,12 +209,12 @@ class Run:
         for folder in dict.fromkeys((name, name.rpartition("/")[2])):  # some servers put words before the name
             query["key"] = f"{root.path.rstrip('/')}/{folder}/{self.id}/{run_record.RECORD_FILE}".lstrip("/")
             try:
-                row = read_object(self._server.get("/artifacts/get", query))
-            except ProjectError:  # as where the store does not respond
+                response = self._server.get("/artifacts/get", query)
+                record = run_record.parse_record(response.content) if response.status_code == 200 else None
+            except (ProjectError, ValueError):  # as where the store does not respond, or sends a page
                 continue
-            if row.get("verdict") in run_record.EXIT_CODES:
-                sentence = row.get("sentence") or f"{row['verdict']}: {row.get('reason')}"
-                return row | {"exit_code": run_record.EXIT_CODES[row["verdict"]], "sentence": sentence}
+            if record:
+                return record.end(record.verdict, record.reason).to_json()
         return None
 
     def _task(self, name: str, by_name: Mapping[str, Sequence[Node]], is_complete: bool) -> Task:

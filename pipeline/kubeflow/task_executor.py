@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one executor by what a launcher tells, and imports no more than that executor needs.
+"""Runs one executor on the ExecutorInput of a launcher, and imports no more than that executor needs.
 
 TFX's own entrypoint imports every component that TFX has, and with them TensorFlow Model Analysis, Data Validation and
-Beam, before it looks at which one is to run: half of what a small task takes.
+Beam, whichever is to run: half of the time of a small task.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from pipeline import beam
 
 Json = dict[str, Any]
 
-# Under this key TFX packs what is JSON but no object.
-_ONE_VALUE = "__value__"
+# The key under which TFX packs JSON that is no object.
+_VALUE_KEY = "__value__"
 _BEAM_BASE = "tfx.dsl.components.base.base_beam_executor"
 
 
@@ -46,12 +46,12 @@ def run_executor(executor_path: str, executor_input: Json, inputs_spec: Json, be
     """
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
-    told = executor_input.get("inputs", {})
-    inputs, outputs = _artifacts(told), _artifacts(executor_input["outputs"])
+    task_inputs = executor_input.get("inputs", {})
+    inputs, outputs = _artifacts(task_inputs), _artifacts(executor_input["outputs"])
     kinds = inputs_spec.get("parameters", {})
     properties = {
         name: int(value) if kinds.get(name, {}).get("parameterType") == "NUMBER_INTEGER" else value
-        for name, value in told.get("parameterValues", {}).items()
+        for name, value in task_inputs.get("parameterValues", {}).items()
     }
     with import_speedup.faster_imports():
         kind = import_utils.import_class_by_path(executor_path)
@@ -68,26 +68,27 @@ def run_executor(executor_path: str, executor_input: Json, inputs_spec: Json, be
     outputs_utils.tag_output_artifacts_with_version(outputs)
     return {
         "artifacts": {
-            key: {"artifacts": [{"uri": made.uri, "metadata": _metadata(made)}]} for key, [made] in outputs.items()
+            key: {"artifacts": [{"uri": artifact.uri, "metadata": _metadata(artifact)}]}
+            for key, [artifact] in outputs.items()
         }
     }
 
 
 def _artifacts(holder: Json) -> dict[str, list[Artifact]]:
-    return {key: [_read(one) for one in entry["artifacts"]] for key, entry in holder.get("artifacts", {}).items()}
+    return {key: list(map(_artifact, entry["artifacts"])) for key, entry in holder.get("artifacts", {}).items()}
 
 
-def _read(told: Json) -> Artifact:
-    kind = told["type"]
+def _artifact(values: Json) -> Artifact:
+    kind = values["type"]
     title = kind.get("schemaTitle") or yaml.safe_load(kind["instanceSchema"])["title"]
     artifact = types()[title]()
-    artifact.uri = told["uri"]
-    for name, value in told.get("metadata", {}).items():
+    artifact.uri = values["uri"]
+    for name, value in values.get("metadata", {}).items():
         declared = artifact.artifact_type.properties.get(name)
         if declared == metadata_store_pb2.INT and isinstance(value, float):
-            value = int(value)  # JSON and the server know one kind of number
+            value = int(value)  # JSON and the server have one type of number
         if declared is None:
-            packed = value if isinstance(value, dict) else {_ONE_VALUE: value}
+            packed = value if isinstance(value, dict) else {_VALUE_KEY: value}
             artifact.mlmd_artifact.custom_properties[name].struct_value.update(packed)
         else:
             setattr(artifact, name, value)
@@ -95,9 +96,9 @@ def _read(told: Json) -> Artifact:
 
 
 def types() -> Mapping[str, type[Artifact]]:
-    """Title -> class, of TFX's standard types and this project's."""
-    ours = {one.TYPE_NAME: one for one in vars(artifacts).values() if _is_type(one)}
-    return {f"tfx.{one.__name__}": one for one in vars(standard_artifacts).values() if _is_type(one)} | ours
+    """Returns title -> class, of TFX's standard types and this project's."""
+    own = {kind.TYPE_NAME: kind for kind in vars(artifacts).values() if _is_type(kind)}
+    return {f"tfx.{kind.__name__}": kind for kind in vars(standard_artifacts).values() if _is_type(kind)} | own
 
 
 def _is_type(value: Any) -> bool:
@@ -105,12 +106,10 @@ def _is_type(value: Any) -> bool:
 
 
 def _metadata(artifact: Artifact) -> Json:
-    """Both kinds of properties, without those that hold nothing: with a null the launcher cannot publish them."""
-    told = artifact.mlmd_artifact
-    found = {
-        name: _value(value) for group in (told.custom_properties, told.properties) for name, value in group.items()
-    }
-    return {name: value for name, value in found.items() if value is not None}
+    """Returns both kinds of properties, without empty ones: the launcher cannot publish a null."""
+    groups = (artifact.mlmd_artifact.custom_properties, artifact.mlmd_artifact.properties)
+    values = {name: _value(value) for group in groups for name, value in group.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _value(value: metadata_store_pb2.Value) -> Any:
@@ -118,4 +117,4 @@ def _value(value: metadata_store_pb2.Value) -> Any:
     if kind != "struct_value":
         return getattr(value, kind) if kind else None
     struct = json_format.MessageToDict(value.struct_value)
-    return struct.get(_ONE_VALUE, struct)
+    return struct.get(_VALUE_KEY, struct)

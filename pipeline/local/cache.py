@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What earlier runs left behind: results that may be used again, and what a killed run did not clear away.
+"""The results of earlier runs: reuses those that are intact, and removes the leftovers of runs that were killed.
 
-TFX takes a cached result if its folder is there, whatever is in it. Here every published artifact bears the digest of
-its content, and only a result that still has it is used again.
+TFX reuses a cached result if its folder exists, whatever is in it. Here every published artifact has the digest of its
+content as a property, and a result is reused only while its content has that digest.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from components.push import versions
 from pipeline.metadata import place_of, relocate
 
 CONTENT_DIGEST = "content_sha256"
-# Parameters that say where something lies whose content is in the cache key anyway.
+# Parameters that locate something whose content is in the cache key anyway.
 LOCATIONS = frozenset({"data_dir", "schema_file"})
 _log = logging.getLogger(__name__)
 
 
 def seal(connection: metadata.Metadata, artifacts: Iterable[metadata_store_pb2.Artifact]) -> None:
-    """Gives artifacts the digest of their content.
+    """Adds to artifacts the digest of their content.
 
     Args:
         connection: to ML Metadata.
@@ -44,10 +44,10 @@ def seal(connection: metadata.Metadata, artifacts: Iterable[metadata_store_pb2.A
 
 
 def fault(artifact: metadata_store_pb2.Artifact) -> str:
-    """Why an artifact cannot be used again, such as "was changed"; empty where it can."""
+    """Returns the reason why an artifact cannot be reused, such as "was changed"; empty where it can."""
     folder = pathlib.Path(artifact.uri)
     if not folder.is_dir():
-        return "is gone"
+        return "is missing"
     if CONTENT_DIGEST not in artifact.custom_properties:
         return "was never completed"
     changed = artifact.custom_properties[CONTENT_DIGEST].string_value != versions.tree_digest(folder)
@@ -56,25 +56,25 @@ def fault(artifact: metadata_store_pb2.Artifact) -> str:
 
 @contextlib.contextmanager
 def by_content(output: pathlib.Path) -> Iterator[None]:
-    """While it lasts, TFX's launcher reuses results wherever they lie, but only with the content they were made with.
+    """Makes TFX's launcher, within the block, reuse a result in any folder, but only with its original content.
 
-    It asks `verify_artifacts` of each candidate and goes on to the next where that raises, which is the place for a
-    better check; and its cache key has paths in it, so that no result would be found again in an output folder that
-    was copied or moved, or from another checkout. The launcher has no parameter for either.
+    The launcher calls `verify_artifacts` with each candidate and takes the next where that raises; here it also
+    compares digests. Its cache key has paths in it, so that no result would match in an output folder that was copied
+    or moved, or from another checkout; here the key has none. The launcher has a parameter for neither.
     """
     verify, context = cache_utils.artifact_utils.verify_artifacts, cache_utils.get_cache_context
 
     def verify_content(artifacts: Any) -> None:
         verify(artifacts)
-        for key, ones in artifacts.items():
-            for one in ones:
-                if reason := fault(one.mlmd_artifact):
-                    _log.warning("the cached artifact %s in %s %s: its stage runs again", key, one.uri, reason)
-                    raise RuntimeError(f"{key} in {one.uri} {reason}")
+        for key, values in artifacts.items():
+            for artifact in values:
+                if reason := fault(artifact.mlmd_artifact):
+                    _log.warning("the cached artifact %s in %s %s: its stage runs again", key, artifact.uri, reason)
+                    raise RuntimeError(f"{key} in {artifact.uri} {reason}")
 
     def context_without_paths(**arguments: Any) -> metadata_store_pb2.Context:
         arguments["input_artifacts"] = {
-            key: list(map(_without_uri, ones)) for key, ones in (arguments.get("input_artifacts") or {}).items()
+            key: list(map(_without_uri, values)) for key, values in (arguments.get("input_artifacts") or {}).items()
         }
         arguments["parameters"] = {
             key: _without_output(value, output)
@@ -93,24 +93,24 @@ def by_content(output: pathlib.Path) -> Iterator[None]:
 
 
 def _without_uri(artifact: Any) -> Any:
-    """A copy of an artifact of TFX that is known by its id and its properties alone."""
-    known = copy.deepcopy(artifact)
-    known.uri = ""
+    """Returns a copy of an artifact of TFX with its id and its properties alone."""
+    bare = copy.deepcopy(artifact)
+    bare.uri = ""
     for field in ("create_time_since_epoch", "last_update_time_since_epoch"):
-        known.mlmd_artifact.ClearField(field)
-    return known
+        bare.mlmd_artifact.ClearField(field)
+    return bare
 
 
 def _without_output(value: Any, output: pathlib.Path) -> Any:
-    """A parameter in which the output folder is not named; strings may hold JSON."""
+    """Returns a parameter without the output folder's path; strings may hold JSON."""
     if isinstance(value, str):
         for path in (str(output), json.dumps(str(output))[1:-1]):
             value = value.replace(f"{path}/", "OUTPUT/")
     return value
 
 
-def clear_away(connection: metadata.Metadata, output: pathlib.Path) -> None:
-    """Removes what a killed or failed run left: executions that still "run", and folders that no artifact names.
+def remove_leftovers(connection: metadata.Metadata, output: pathlib.Path) -> None:
+    """Cancels the executions of a run that was killed, and removes folders that no artifact names.
 
     Args:
         connection: to ML Metadata.
@@ -119,14 +119,15 @@ def clear_away(connection: metadata.Metadata, output: pathlib.Path) -> None:
     states, pipeline_root = metadata_store_pb2.Execution, output / "pipeline_root"
     with connection as handle:
         relocate(handle.store, output)
-        stale = [one for one in handle.store.get_executions() if one.last_known_state in (states.NEW, states.RUNNING)]
+        active = (states.NEW, states.RUNNING)
+        stale = [execution for execution in handle.store.get_executions() if execution.last_known_state in active]
         for execution in stale:
             execution.last_known_state = states.CANCELED
         handle.store.put_executions(stale)
-        known = {place_of(artifact.uri) for artifact in handle.store.get_artifacts()}
-    # NODE/KEY/EXECUTION holds an artifact, NODE/.system/WHAT/EXECUTION what lives only as long as its execution.
-    published = [path for path in pipeline_root.glob("*/*/*") if path.parent.name != ".system"]
-    orphans = [path for path in published if path.relative_to(pipeline_root).as_posix() not in known]
+        paths = {place_of(artifact.uri) for artifact in handle.store.get_artifacts()}
+    # NODE/KEY/EXECUTION holds an artifact, NODE/.system/KIND/EXECUTION the working files of an execution.
+    folders = [path for path in pipeline_root.glob("*/*/*") if path.parent.name != ".system"]
+    orphans = [path for path in folders if path.relative_to(pipeline_root).as_posix() not in paths]
     for folder in [*orphans, *pipeline_root.glob("*/.system/*/*")]:
         _log.info("removing %s, which no finished stage has published", folder)
         shutil.rmtree(folder, ignore_errors=True)

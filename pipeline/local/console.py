@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console of a local run: a live table of the stages and one verdict line; all other output goes to a log file.
+"""The console of a local run: a live table of the stages, then the verdict; all other output goes to a log file.
 
 TensorFlow and Beam write thousands of lines, also from C++, so the file descriptors themselves are redirected, and the
-terminal is kept as a duplicate.
+console writes to a duplicate of the terminal's.
 """
 
 from __future__ import annotations
@@ -23,17 +23,24 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from components import stdio
+from components import progress, stdio
+from components.progress import EpochEnd, ProgressEvent, TrialEnd
 from pipeline import tables
+from pipeline.run_record import State
 
-_MARKS = {"done": ("✓", "green"), "cached": ("=", "cyan"), "failed": ("✗", "red"), "running": ("…", "yellow")}
-_BAR_COLUMNS = 60  # of a terminal on which the bar of a download has room beside the figures
+_MARKS = {
+    State.DONE: ("✓", "green"),
+    State.CACHED: ("=", "cyan"),
+    State.FAILED: ("✗", "red"),
+    State.RUNNING: ("…", "yellow"),
+}
+_BAR_COLUMNS = 60  # the least width of a terminal for the bar of a download beside its figures
 
 
 class _Live(Live):
-    """A table in place that a run in the background leaves alone: what is in the foreground has the terminal then.
+    """A table in place that is not drawn while the run is in the background, where the terminal belongs to another job.
 
-    It must not redirect sys.stdout and sys.stderr, as it does by default: what is written to them belongs to the log.
+    Use it with redirect_stdout and redirect_stderr off: the text written to them belongs to the log.
     """
 
     def refresh(self) -> None:
@@ -46,18 +53,19 @@ class _Live(Live):
 
 
 class Console(logging.Handler):
-    """Shows stages as they come; on a terminal in place, elsewhere a line for each that ends."""
+    """Shows the stages: on a terminal all of them in place, elsewhere a line for each that ends."""
 
     def __init__(self, stream: TextIO):
         super().__init__(logging.INFO)
-        # A duplicate, so that it stays the terminal when the stream's own descriptor is redirected.
+        # A duplicate stays the terminal when the stream's own descriptor is redirected.
         self._terminal = Terminal(file=stdio.duplicate(stream), highlight=False)
-        # Colours may be asked for elsewhere too (FORCE_COLOR); a table in place needs a terminal that can go back up.
+        # FORCE_COLOR gives colours elsewhere too; a table in place needs a terminal whose cursor can go up.
         self._in_place = stream.isatty() and self._terminal.is_terminal and not self._terminal.is_dumb_terminal
-        self._rows: dict[str, tuple[str, float, str]] = {}
+        self._rows: dict[str, tuple[State, float]] = {}
         self._started: dict[str, float] = {}
-        self._of_thread: dict[int | None, str] = {}
-        self._results: dict[str, str] = {}
+        self._stage_of_thread: dict[int | None, str] = {}
+        self._events: dict[str, ProgressEvent] = {}  # the newest of each stage
+        self._results: dict[str, ProgressEvent] = {}  # the last end of an epoch or a trial of each stage
         self._bar: Progress | None = None
 
     def close(self) -> None:
@@ -70,7 +78,7 @@ class Console(logging.Handler):
         tables.line(self._terminal, text, style)
 
     def verdict(self, gates: Sequence[Mapping[str, Any]]) -> None:
-        """Shows what the verdict depends on.
+        """Shows the table of the gates.
 
         Args:
             gates: rows as `pipeline.report.content` makes them.
@@ -87,12 +95,12 @@ class Console(logging.Handler):
         if rows:
             tables.show(self._terminal, rows, ("metric", *figures, ""), right=figures)
 
-    def download(self, done: int, total: int) -> None:
-        """Shows how far a download is."""
+    def download(self, completed: int, total: int) -> None:
+        """Shows the progress of a download in bytes."""
         if self._bar is None:
             columns = (TextColumn("Downloading MNIST"), BarColumn(), DownloadColumn())
             self._bar = Progress(
-                *(columns if self._terminal.width >= _BAR_COLUMNS else columns[-1:]),  # it would cut the figures
+                *(columns if self._terminal.width >= _BAR_COLUMNS else columns[-1:]),  # a bar would cut the figures
                 console=self._terminal,
                 transient=True,
                 disable=not self._in_place,
@@ -101,17 +109,16 @@ class Console(logging.Handler):
             )
             self._bar.add_task("", total=total)
             self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=done, total=total)
-        if done >= total:
+        self._bar.update(self._bar.task_ids[0], completed=completed, total=total)
+        if completed >= total:
             self._bar.stop()
             self._bar = None
 
     @contextlib.contextmanager
     def stages(self) -> Iterator[None]:
-        """While it lasts, stages are shown, and what the logger `progress` says is the running stage's note."""
-        logger = logging.getLogger("progress")
-        logger.setLevel(logging.INFO)
-        logger.addHandler(self)
+        """Shows the stages and their progress events within the block."""
+        progress.LOGGER.setLevel(logging.INFO)
+        progress.LOGGER.addHandler(self)
         try:
             if self._in_place:
                 with _Live(
@@ -122,28 +129,27 @@ class Console(logging.Handler):
             else:
                 yield
         finally:
-            logger.removeHandler(self)
+            progress.LOGGER.removeHandler(self)
 
-    def stage(self, name: str, state: str, seconds: float) -> None:
+    def stage(self, name: str, state: State, seconds: float) -> None:
         """Shows a stage's state."""
-        if state == "running":
+        if state == State.RUNNING:
             self._started[name] = time.monotonic()
-            self._of_thread[threading.get_ident()] = name
-        note = self._rows.get(name, ("", 0.0, ""))[2]
-        self._rows[name] = (state, seconds, note)
-        if not self._in_place and state != "running":
+            self._stage_of_thread[threading.get_ident()] = name
+        self._rows[name] = (state, seconds)
+        if not self._in_place and state != State.RUNNING:
             self._terminal.print(self._row(name), soft_wrap=True)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Takes what the logger `progress` says as the note of the stage that runs in this thread, else the last."""
-        running = [name for name, (state, _, _) in self._rows.items() if state == "running"]
-        if running:
-            own = self._of_thread.get(record.thread)
-            name = own if own in running else running[-1]
-            note = record.getMessage()
-            self._rows[name] = ("running", 0.0, note)
-            if note.startswith(("epoch ", "trial ")):  # the last one stays as the stage's result
-                self._results[name] = note
+        """Shows a progress event beside the stage that runs in its thread, else beside the last that runs."""
+        event = record.msg
+        running = [name for name, (state, _) in self._rows.items() if state == State.RUNNING]
+        if running and isinstance(event, ProgressEvent):
+            stage = self._stage_of_thread.get(record.thread)
+            name = stage if stage in running else running[-1]
+            self._events[name] = event
+            if isinstance(event, EpochEnd | TrialEnd):  # shown after the stage's end too, as its result
+                self._results[name] = event
 
     def __rich__(self) -> Table:
         table = Table.grid(padding=(0, 1))
@@ -152,13 +158,14 @@ class Console(logging.Handler):
         return table
 
     def _row(self, name: str) -> Text:
-        state, seconds, note = self._rows[name]
-        if state == "running":
+        state, seconds = self._rows[name]
+        if state == State.RUNNING:
             seconds = time.monotonic() - self._started.get(name, time.monotonic())
         mark, style = _MARKS.get(state, ("-", "dim"))
         mark = stdio.readable(mark, self._terminal.encoding)
-        shown = stdio.readable(note if state == "running" else self._results.get(name, ""), self._terminal.encoding)
-        return Text.assemble((f"{mark} {name:<12}", style), f" {state:<8}{seconds:7.1f} s  ", (shown, "dim"))
+        event = (self._events if state == State.RUNNING else self._results).get(name, "")
+        text = stdio.readable(str(event), self._terminal.encoding)
+        return Text.assemble((f"{mark} {name:<12}", style), f" {state:<8}{seconds:7.1f} s  ", (text, "dim"))
 
 
 @contextlib.contextmanager
@@ -166,7 +173,7 @@ def redirected(log: pathlib.Path) -> Iterator[None]:
     """Sends file descriptors 1 and 2, and with them all output of this process, to a log file."""
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = [os.dup(1), os.dup(2)]
+    originals = [os.dup(1), os.dup(2)]
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         os.dup2(target, 1)
@@ -176,7 +183,7 @@ def redirected(log: pathlib.Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # the disk with the log may be full
             sys.stdout.flush()
             sys.stderr.flush()
-        for descriptor, original in zip((1, 2), kept, strict=True):
+        for descriptor, original in zip((1, 2), originals, strict=True):
             os.dup2(original, descriptor)
             os.close(original)
         os.close(target)

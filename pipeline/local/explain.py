@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which stages a run would run, and the one reason why: the launcher's own questions, asked without launching."""
+"""Predicts the stages that a run would run, each with the reason, by the launcher's own look-ups in the cache."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pipeline import database, run_record
 from pipeline import metadata as pipeline_metadata
 from pipeline.local import cache, nodes
 
-_LABELS = {"state": "what is in production"}
+_LABELS = {"state": "the version in production"}
 Outputs = dict[str, list[types.Artifact]]
 
 
 class StagePlan(NamedTuple):
-    """What would become of a stage: whether it `runs`, or its former result is used again, and the reason."""
+    """The prediction for a stage: whether it `runs` or its former result is reused, and the reason."""
 
     stage: str
     runs: bool
@@ -41,53 +41,53 @@ def explain(
     code_digests: Mapping[str, str],
     fresh: bool,
 ) -> list[StagePlan]:
-    """Asks for each node, in the order in which they would run.
+    """Plans each node, in the order in which they would run.
 
     Args:
         ir: the compiled graph.
         output: folder of the runs; nothing in it is changed.
-        code: node id -> path of each file that its code is made of -> digest.
-        code_digests: as for `stages.run`.
-        fresh: whether the cache would be left aside.
+        code: node id -> path of each file of its code -> digest.
+        code_digests: as of `nodes.run_nodes`.
+        fresh: whether the run would bypass the cache.
     """
-    answers: list[StagePlan] = []
-    found: dict[str, Outputs] = {}
+    plans: list[StagePlan] = []
+    cached: dict[str, Outputs] = {}
     with (
         _copy_of(output / "metadata.db") as connection,
         metadata.Metadata(connection) as handle,
         cache.by_content(output),
     ):
         pipeline_metadata.relocate(handle.store, output)
-        for node in (one.pipeline_node for one in ir.nodes):
+        for node in (entry.pipeline_node for entry in ir.nodes):
             name = node.node_info.id
             nodes.add_code_digest(node, code_digests[name])
             if fresh:
-                answers.append(StagePlan(name, True, "--fresh runs every stage"))
+                plans.append(StagePlan(name, True, "--fresh runs every stage"))
                 continue
             if name in nodes.NEVER_CACHED:
-                answers.append(StagePlan(name, True, "it decides what is pushed, and so runs each time"))
+                plans.append(StagePlan(name, True, "it decides what is pushed, and so runs each time"))
                 continue
             producers = {
                 channel.producer_node_query.id: key
                 for key, spec in node.inputs.inputs.items()
                 for channel in spec.channels
             }
-            above = next((answer.stage for answer in answers if answer.runs and answer.stage in producers), None)
-            if above:
-                answers.append(StagePlan(name, True, f"{above} runs, and this works on what comes out of it"))
+            upstream = next((plan.stage for plan in plans if plan.runs and plan.stage in producers), None)
+            if upstream:
+                plans.append(StagePlan(name, True, f"{upstream} runs, and this stage reads its results"))
                 continue
-            outputs = _cached(handle, ir, node, found)
+            outputs = _cached_outputs(handle, ir, node, cached)
             if outputs is None:
-                answers.append(StagePlan(name, True, _reason(handle, ir, node, output, code[name])))
+                plans.append(StagePlan(name, True, _reason(handle, ir, node, output, code[name])))
             else:
-                found[name] = outputs
-                answers.append(StagePlan(name, False, "nothing that it depends on has changed"))
-    return answers
+                cached[name] = outputs
+                plans.append(StagePlan(name, False, "nothing that it depends on has changed"))
+    return plans
 
 
 @contextlib.contextmanager
 def _copy_of(file: pathlib.Path) -> Iterator[Any]:
-    """A copy to ask: asking TFX for a cached result makes an entry."""
+    """Yields the connection to a copy, as TFX's look-up of a cached result adds an entry."""
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder) / "metadata.db"
         try:
@@ -108,15 +108,15 @@ def _parameters(node: pipeline_pb2.PipelineNode) -> dict[str, Any]:
     )
 
 
-def _cached(
-    handle: metadata.Metadata, ir: pipeline_pb2.Pipeline, node: pipeline_pb2.PipelineNode, found: Mapping[str, Outputs]
+def _cached_outputs(
+    handle: metadata.Metadata, ir: pipeline_pb2.Pipeline, node: pipeline_pb2.PipelineNode, cached: Mapping[str, Outputs]
 ) -> Outputs | None:
-    """The result that the launcher would use again, None without one."""
+    """Returns the result that the launcher would reuse, None without one."""
     inputs = {
         key: [
             artifact
             for channel in spec.channels
-            for artifact in found[channel.producer_node_query.id][channel.output_key]
+            for artifact in cached[channel.producer_node_query.id][channel.output_key]
         ]
         for key, spec in node.inputs.inputs.items()
     }
@@ -143,49 +143,50 @@ def _reason(
     output: pathlib.Path,
     code: Mapping[str, str],
 ) -> str:
-    """What is not as it was when this stage last came to its end."""
-    former = _last(handle, ir, node)
+    """Returns the first difference from the last time that this stage was done."""
+    former = _last_execution(handle, ir, node)
     if former is None:
-        return "it has not come to its end yet"
+        return "it has not been completed yet"
     for artifact in _outputs_of(handle, former):
         if fault := cache.fault(artifact):
             return f"its result in {artifact.uri} {fault}"
-    was = {key: getattr(value, value.WhichOneof("value")) for key, value in former.custom_properties.items()}
+    before = {key: getattr(value, value.WhichOneof("value")) for key, value in former.custom_properties.items()}
     now = _parameters(node)
-    if was.get("code_digest") != now["code_digest"]:
+    if before.get("code_digest") != now["code_digest"]:
         return _changed_files(_files_of(handle, former, output), code)
-    for key in sorted(now.keys() | was.keys()):
-        if key in now and key not in cache.LOCATIONS and (difference := _difference(key, was.get(key), now[key])):
+    for key in sorted(now):
+        if key not in cache.LOCATIONS and (difference := _difference(key, before.get(key), now[key])):
             return difference
-    return "what it works on has changed"
+    return "its inputs have changed"
 
 
-def _last(
+def _last_execution(
     handle: metadata.Metadata, ir: pipeline_pb2.Pipeline, node: pipeline_pb2.PipelineNode
 ) -> metadata_store_pb2.Execution | None:
     context = handle.store.get_context_by_type_and_name("node", f"{ir.pipeline_info.id}.{node.node_info.id}")
     executions = handle.store.get_executions_by_context(context.id) if context else []
-    ended = [one for one in executions if one.last_known_state == metadata_store_pb2.Execution.COMPLETE]
-    return max(ended, key=lambda one: one.id, default=None)
+    complete = metadata_store_pb2.Execution.COMPLETE
+    ended = [execution for execution in executions if execution.last_known_state == complete]
+    return max(ended, key=lambda execution: execution.id, default=None)
 
 
 def _outputs_of(
     handle: metadata.Metadata, execution: metadata_store_pb2.Execution
 ) -> list[metadata_store_pb2.Artifact]:
     events = handle.store.get_events_by_execution_ids([execution.id])
-    made = [event.artifact_id for event in events if event.type == metadata_store_pb2.Event.OUTPUT]
-    artifacts: list[metadata_store_pb2.Artifact] = handle.store.get_artifacts_by_id(made)
+    ids = [event.artifact_id for event in events if event.type == metadata_store_pb2.Event.OUTPUT]
+    artifacts: list[metadata_store_pb2.Artifact] = handle.store.get_artifacts_by_id(ids)
     return artifacts
 
 
 def _files_of(
     handle: metadata.Metadata, execution: metadata_store_pb2.Execution, output: pathlib.Path
 ) -> dict[str, str]:
-    """The digests of the project's files in the run that an execution belongs to, empty where they are not known."""
+    """Returns the digests of the project's files in the run of an execution, empty without a record of it."""
     for context in handle.store.get_contexts_by_execution(execution.id):
-        path = output / "runs" / context.name / run_record.RECORD_FILE
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # pruned, or damaged
-            return dict((run_record.read_record(path.parent)["fingerprint"] or {}).get("files", {}))
+        with contextlib.suppress(OSError, ValueError):  # pruned, or damaged
+            record = run_record.read_record(run_record.run_folder(output, context.name))
+            return record.fingerprint.files if record.fingerprint else {}
     return {}
 
 
@@ -198,7 +199,7 @@ def _changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 
 def _difference(name: str, before: Any, now: Any) -> str:
-    """The first difference of two values, in words; JSON in strings is looked into."""
+    """Returns the first difference of two values, in words, also inside strings of JSON; empty without one."""
     if isinstance(now, str) and isinstance(before, str):
         with contextlib.suppress(ValueError):
             parsed = json.loads(before), json.loads(now)
@@ -206,7 +207,8 @@ def _difference(name: str, before: Any, now: Any) -> str:
                 before, now = parsed
     if isinstance(now, dict) and isinstance(before, dict):
         keys = [key for key in sorted(now.keys() | before.keys()) if not key.endswith(("code_digest", "checkpoints"))]
-        return next((said for key in keys if (said := _difference(key, before.get(key), now.get(key)))), "")
+        differences = (_difference(key, before.get(key), now.get(key)) for key in keys)
+        return next(filter(None, differences), "")
     if before == now or (before is None and now in ("", None)):
         return ""
     return f"{_LABELS.get(name, name)} changed from {_short(before)} to {_short(now)}"

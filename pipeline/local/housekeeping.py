@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of trainings that did not end, `checkpoints/IDENTITY` in the output folder, and when nobody needs it.
+"""Removes what runs leave behind, and puts older versions back in production.
 
-Each run notes which of them are there when it begins, and when each was last written. One with the same time now was
-left alone since: that it is the same says so, not which is later, for clocks are set back and forth.
+A training that did not end leaves its state in `checkpoints/IDENTITY` in the output folder. Each run records the time
+at which each of these folders was last changed. If a folder's time is the same now, no later run has used it; times are
+compared for equality only, as clocks are set back and forth.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import pathlib
 import re
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from components.errors import BadInput
@@ -19,83 +20,84 @@ from components.push import destination, history, rollback, versions
 from components.push.versions import Version
 from pipeline import database, metadata, run_record
 from pipeline.local import lock
+from pipeline.run_record import RunRecord
 from pipeline.settings import ModelLocation
 
-_SECONDS = 7 * 24 * 3600
+_CHECKPOINT_SECONDS = 7 * 24 * 3600
 
 
-def present(output: pathlib.Path) -> dict[str, int]:
-    """Name -> when it was last written or gone on from, in nanoseconds, of each that is there."""
+def checkpoint_times(output: pathlib.Path) -> dict[str, int]:
+    """Returns the name of each folder of checkpoints and the time of its last change, in nanoseconds since 1970."""
     return {path.name: path.stat().st_mtime_ns for path in (output / "checkpoints").glob("*")}
 
 
-def untouched(output: pathlib.Path, row: Mapping[str, Any]) -> list[pathlib.Path]:
-    """Those that were there when a run began, and which neither it nor a later one went on from."""
-    before = (row.get("fingerprint") or {}).get("checkpoints", {})
-    return [output / "checkpoints" / name for name, time_ns in present(output).items() if before.get(name) == time_ns]
+def unused_checkpoints(output: pathlib.Path, record: RunRecord) -> list[pathlib.Path]:
+    """Returns the folders that were there when a run began, and that neither it nor a later run has changed."""
+    before = record.fingerprint.checkpoints if record.fingerprint else {}
+    times = checkpoint_times(output)
+    return [output / "checkpoints" / name for name, time_ns in times.items() if before.get(name) == time_ns]
 
 
 def drop_old(output: pathlib.Path) -> None:
-    """Removes those that no run has gone on from for a week, and the last one did not either."""
-    row = run_record.newest_record(output)
-    for folder in untouched(output, row) if row else ():
-        if time.time() - folder.stat().st_mtime > _SECONDS:
+    """Removes checkpoints that no run has changed for a week, the last run included."""
+    record = run_record.newest_record(output)
+    for folder in unused_checkpoints(output, record) if record else ():
+        if time.time() - folder.stat().st_mtime > _CHECKPOINT_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
 
-def prune(place: ModelLocation, keep: int) -> dict[str, Any]:
+def prune(location: ModelLocation, count: int) -> dict[str, Any]:
     """Removes all but the newest `keep` runs and versions and what must stay.
 
     Args:
-        place: output folder and model.
-        keep: how many, 1 or more.
+        location: output folder and model.
+        keep: number of runs and versions, 1 or more.
 
     Returns:
-        `kept`: `versions` (number -> why) and `runs` (ids); `removed`: `versions` (numbers), `runs` (ids), `artifacts`
-        and `checkpoints` (counts); `freed`: bytes on this machine by the same keys, and `total`; `note`: what could not
-        be looked up, or None.
+        `kept`: `versions` (number -> reason) and `runs` (ids); `removed`: `versions` (numbers), `runs` (ids),
+        `artifacts` and `checkpoints` (counts); `freed`: bytes on this machine by the same keys, and `total`; `note`:
+        a sentence where the metadata could not be read, or None.
 
     Raises:
         BadInput: there is no such output folder, it is not writable, or a run or another program is using it.
     """
-    if keep < 1:
-        raise BadInput(f"--keep takes how many runs and versions stay, 1 or more, not {keep}")
-    if not place.output.is_dir():
-        raise BadInput(f"--output names the folder that runs have written; {place.output} is none")
-    with lock.held(place.output, room=False):  # this is what empties a full disk
-        _refuse_unavailable(place.database)
-        with history.one_at_a_time(place.model):
-            present = versions.all_versions(place.model)
-            why = _kept_versions(place.model, present, keep)
+    if count < 1:
+        raise BadInput(f"--keep takes the number of runs and versions that stay, 1 or more, not {count}")
+    if not location.output.is_dir():
+        raise BadInput(f"--output names the folder that runs have written; {location.output} is none")
+    with lock.exclusive(location.output, room=False):  # this is the command that empties a full disk
+        _refuse_unavailable(location.database)
+        with history.one_at_a_time(location.model):
+            present = versions.all_versions(location.model)
+            reasons = _protected_versions(location.model, present, count)
             freed = {"versions": 0, "runs": 0, "artifacts": 0, "checkpoints": 0}
-            gone = [version for version in present if version.number not in why]
-            for version in gone:
+            removed = [version for version in present if version.number not in reasons]
+            for version in removed:
                 freed["versions"] += _size(pathlib.Path(version.location))
-                place.model.remove(version.number)
-            if gone:
-                history.append(place.model, "prune", versions=[version.number for version in gone], keep=keep)
-        runs = [name for name in run_record.run_ids(place.output) if _RUN_ID.fullmatch(name)]
-        makers = {str(version.provenance.get("run_id")) for version in present if version.number in why}
-        kept_runs = [run for run in runs if run in runs[-keep:] or run in makers]
-        old_runs = [run for run in runs if run not in kept_runs]
-        artifacts, note = _forget(place, kept_runs)
-        states = _stale_checkpoints(place.output, kept_runs)
-        pages = [
-            page for page in (place.output / "runs").glob("compare-*.html") if any(run in page.name for run in old_runs)
-        ]
+                location.model.remove(version.number)
+            if removed:
+                history.append(location.model, "prune", versions=[version.number for version in removed], keep=count)
+        runs = [name for name in run_record.run_ids(location.output) if _RUN_ID.fullmatch(name)]
+        origins = {str(version.provenance.get("run_id")) for version in present if version.number in reasons}
+        recent_runs = [run for run in runs if run in runs[-count:] or run in origins]
+        old_runs = [run for run in runs if run not in recent_runs]
+        artifacts, note = _unused_artifacts(location, recent_runs)
+        states = _stale_checkpoints(location.output, recent_runs)
+        folder = location.output / "runs"
+        pages = [page for page in folder.glob("compare-*.html") if any(run in page.name for run in old_runs)]
         for key, paths in (
             ("artifacts", artifacts),
             ("checkpoints", states),
-            ("runs", [*(place.output / "runs" / run for run in old_runs), *pages]),
+            ("runs", [*(folder / run for run in old_runs), *pages]),
         ):
             freed[key] = _remove(paths)
     return {
-        "kept": {"versions": why, "runs": kept_runs},
+        "kept": {"versions": reasons, "runs": recent_runs},
         "removed": {
-            "versions": [version.number for version in gone],
+            "versions": [version.number for version in removed],
             "runs": old_runs,
             "artifacts": len(artifacts),
             "checkpoints": len(states),
@@ -106,7 +108,7 @@ def prune(place: ModelLocation, keep: int) -> dict[str, Any]:
 
 
 def _refuse_unavailable(file: pathlib.Path) -> None:
-    """Refuses to go on while the metadata cannot be told what goes; where they are damaged, records say what stays."""
+    """Refuses to go on while another program has the metadata open; damaged ones are replaced by the runs' records."""
     try:
         database.check(file)
     except database.Unavailable:
@@ -115,50 +117,50 @@ def _refuse_unavailable(file: pathlib.Path) -> None:
         pass
 
 
-def _kept_versions(model: destination.Destination, present: list[Version], keep: int) -> dict[int, str]:
-    """Number -> why it stays."""
-    why = {version.number: "among the newest" for version in present[-keep:]}
+def _protected_versions(model: destination.Destination, present: list[Version], count: int) -> dict[int, str]:
+    """Returns the number of each version that stays, and the reason."""
+    reasons = {version.number: "among the newest" for version in present[-count:]}
     production = versions.production_version(model)
     if production is not None:
         best = versions.best_version(model, production.dataset)
         if best is not None:
-            why[best.number] = "the best ever pushed"
+            reasons[best.number] = "the best ever pushed"
     for label, number in versions.read_labels(model).items():
-        why[number] = label
+        reasons[number] = label
     if production is not None:
-        why[production.number] = "in production"
-    return dict(sorted(why.items()))
+        reasons[production.number] = "in production"
+    return dict(sorted(reasons.items()))
 
 
-def _forget(place: ModelLocation, kept_runs: Iterable[str]) -> tuple[list[pathlib.Path], str | None]:
-    """Marks the artifacts that no kept run used or made as deleted; returns their folders, and what went wrong."""
-    root = place.output / "pipeline_root"
-    # NODE/KEY/EXECUTION holds an artifact, NODE/.system/WHAT/EXECUTION what lived only as long as its execution.
+def _unused_artifacts(location: ModelLocation, runs: Iterable[str]) -> tuple[list[pathlib.Path], str | None]:
+    """Marks the artifacts that none of the runs used or made as deleted; returns their folders, and any error."""
+    root = location.output / "pipeline_root"
+    # NODE/KEY/EXECUTION holds an artifact, NODE/.system/KIND/EXECUTION the working files of an execution.
     folders = [path for path in root.glob("*/*/*") if path.parent.name != ".system"]
     try:
-        kept, note = metadata.keep_only(metadata.connect(place.database, write=True), kept_runs), None
+        used, note = metadata.keep_only(metadata.connect(location.database, write=True), runs), None
     except metadata.LostError as error:
-        # The next run clears them away; until then the reports of the kept runs need theirs.
-        kept = {metadata.place_of(uri) for run in kept_runs for uri in _artifacts_of(place.output / "runs" / run)}
+        # The next run removes these artifacts; until then the reports of the runs need them.
+        used = {metadata.place_of(uri) for run in runs for uri in _artifacts_of(location.output / "runs" / run)}
         note = f"{error} Only artifacts that the records of the kept runs name are kept."
     return [
-        *(path for path in folders if path.relative_to(root).as_posix() not in kept),
+        *(path for path in folders if path.relative_to(root).as_posix() not in used),
         *root.glob("*/.system/*/*"),
     ], note
 
 
 def _artifacts_of(run: pathlib.Path) -> list[str]:
     try:
-        return list(run_record.read_record(run)["artifacts"].values())
-    except (OSError, ValueError, KeyError):  # a run that was killed before its record was written
+        return list(run_record.read_record(run).artifacts.values())
+    except (OSError, ValueError):  # the run was killed before it wrote its record
         return []
 
 
-def _stale_checkpoints(output: pathlib.Path, kept_runs: list[str]) -> list[pathlib.Path]:
-    """Those that the oldest kept run found and all left alone since: no kept run's training goes on from them."""
+def _stale_checkpoints(output: pathlib.Path, runs: list[str]) -> list[pathlib.Path]:
+    """Returns the checkpoints that neither the first of the runs nor a later one has used."""
     try:
-        return untouched(output, run_record.read_record(output / "runs" / kept_runs[0]))
-    except (IndexError, OSError, ValueError):  # no run, or one that was killed before its record was written
+        return unused_checkpoints(output, run_record.read_record(output / "runs" / runs[0]))
+    except (IndexError, OSError, ValueError):  # no run, or it was killed before it wrote its record
         return []
 
 
@@ -174,30 +176,30 @@ def _remove(paths: Iterable[pathlib.Path]) -> int:
 
 
 def _size(path: pathlib.Path) -> int:
-    """Bytes of a file or of all below a folder; 0 for what is not on this machine."""
+    """Returns the bytes of a file or of all files below a folder; 0 for a path that is not on this machine."""
     files = [path, *path.rglob("*")] if path.is_dir() else [path]
     return sum(file.lstat().st_size for file in files if file.is_file())
 
 
-def roll_back(place: ModelLocation, number: int | None, reason: str | None) -> tuple[Version, list[str]]:
+def roll_back(location: ModelLocation, number: int | None, reason: str | None) -> tuple[Version, list[str]]:
     """Puts an older version back in production.
 
     Args:
-        place: output folder and model.
+        location: output folder and model.
         number: the version; None: the one that was in production before.
-        reason: why; None: not told.
+        reason: for the record; None: none is given.
 
     Returns:
-        The new version, and sentences about what could not be noted.
+        The new version, and sentences about what could not be recorded.
 
     Raises:
         BadInput: there is no such version.
         GateStopped: something was pushed in the meantime.
     """
-    chosen = rollback.choose(place.model, number)
-    new = rollback.roll_back(place.model, chosen, reason)
+    chosen = rollback.choose(location.model, number)
+    new = rollback.roll_back(location.model, chosen, reason)
     try:
-        store = metadata.connect(place.database, write=True)
+        store = metadata.connect(location.database, write=True)
         origin = metadata.matching(metadata.pushed(store), chosen.number, chosen.location, chosen.provenance)
         metadata.record_rollback(store, origin, new.number, new.location, new.provenance)
     except metadata.LostError as error:

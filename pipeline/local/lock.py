@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process at a time may change an output folder: it holds `.lock` there, which the kernel frees when it ends."""
+"""One process at a time may change an output folder: it holds a lock on `.lock` there, which the kernel releases.
+
+filelock's FileLock does not replace this: it is exclusive only and creates its file, while a reader here shares
+the lock and creates nothing; it names no holder, and takes EACCES for a held lock. The doctor needs this without any
+package.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ from components import file_lock, paths
 from components.errors import BadInput
 
 LOCK_FILE = ".lock"
-# What a run writes below its output folder; in the first two, to the folders in there too.
+# The folders that a run writes to; in the first two, also to the folders in them.
 _FOLDERS = ("pipeline_root", "serving", "runs", "checkpoints", "tmp")
 _DATABASE = "metadata.db"
 NO_LOCKS = "Name a folder on a local disk with --output."
@@ -25,12 +30,12 @@ _SIGNATURE_BYTES = 100
 
 
 @contextlib.contextmanager
-def held(output: pathlib.Path, *, room: bool = True) -> Iterator[None]:
-    """Makes the output folder and keeps it for this process alone.
+def exclusive(output: pathlib.Path, *, room: bool = True) -> Iterator[None]:
+    """Creates the output folder and locks it for this process alone.
 
     Args:
         output: an absolute path.
-        room: whether a full disk is refused as well.
+        room: whether to refuse a full disk too.
 
     Raises:
         BadInput: it is not writable, its file system has no locks, or another process holds it.
@@ -54,13 +59,13 @@ def held(output: pathlib.Path, *, room: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def shared(output: pathlib.Path) -> Iterator[None]:
-    """Keeps runs away from an output folder while this process reads it; makes nothing, so a missing folder stays so.
+    """Locks an output folder against runs while this process reads it; creates nothing, not even a missing folder.
 
     Raises:
         BadInput: a process is changing it, or its file system has no locks.
     """
     with contextlib.ExitStack() as undo:
-        lock = _opened(output)
+        lock = _open_lock(output)
         if lock is not None:
             undo.callback(os.close, lock)
             if not file_lock.acquire(lock, fcntl.LOCK_SH | fcntl.LOCK_NB, output, NO_LOCKS):
@@ -69,12 +74,12 @@ def shared(output: pathlib.Path) -> Iterator[None]:
 
 
 def holder(output: pathlib.Path) -> str | None:
-    """Names who holds an output folder, such as "process 4711"; None where nobody does.
+    """Returns the process that holds an output folder, such as "process 4711"; None where it is free.
 
     Raises:
         BadInput: its file system has no locks.
     """
-    lock = _opened(output)
+    lock = _open_lock(output)
     if lock is None:
         return None
     try:
@@ -85,19 +90,19 @@ def holder(output: pathlib.Path) -> str | None:
 
 
 def probe(output: pathlib.Path) -> None:
-    """Raises `BadInput` where the file system of an output folder has no locks; leaves nothing behind."""
+    """Raises `BadInput` where the file system of an output folder has no locks; leaves no file."""
     with tempfile.TemporaryFile(dir=paths.nearest(output)) as file:
         file_lock.acquire(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, output, NO_LOCKS)
 
 
 def refuse_unwritable(output: pathlib.Path, *, room: bool = True) -> None:
-    """Raises `BadInput` where a run could not write to its output folder; makes nothing."""
+    """Raises `BadInput` where a run could not write to its output folder; creates nothing."""
     if fault := paths.fault(output, room=room):
         raise _unwritable(fault)
 
 
 def _refuse_unwritable_inside(output: pathlib.Path, *, room: bool) -> None:
-    """Does the same for what former runs left in it, while the lock keeps that as it is."""
+    """Does the same for the files of former runs; call it with the lock held, so that they do not change."""
     folders = [output / name for name in _FOLDERS]
     folders += (path for name in _FOLDERS[:2] for path in sorted((output / name).glob("*")) if path.is_dir())
     fault = next(filter(None, (paths.fault(folder, room=room) for folder in folders)), "")
@@ -108,8 +113,8 @@ def _refuse_unwritable_inside(output: pathlib.Path, *, room: bool) -> None:
         raise _unwritable(fault)
 
 
-def _opened(output: pathlib.Path) -> int | None:
-    """The lock file, open for reading; None where there is none that can be read."""
+def _open_lock(output: pathlib.Path) -> int | None:
+    """Opens the lock file for reading; returns None where there is none that can be read."""
     try:
         return os.open(output / LOCK_FILE, os.O_RDONLY)
     except OSError:
@@ -128,7 +133,7 @@ def _in_use(lock: int, output: pathlib.Path) -> BadInput:
 
 
 def _owner(lock: int) -> str:
-    """Names the process that signed the lock; "another process" where that one has ended and so is not the holder."""
+    """Returns the process that signed the lock; "another process" where that has ended, and so is not the holder."""
     text = os.pread(lock, _SIGNATURE_BYTES, 0).decode(errors="replace").strip()
     signature = _SIGNATURE.fullmatch(text)
     if signature is None:
@@ -139,6 +144,6 @@ def _owner(lock: int) -> str:
         os.kill(int(signature[1]), 0)
     except ProcessLookupError:
         return "another process"
-    except OSError:  # somebody else's
+    except OSError:  # another user's process
         pass
     return f"process {signature[1]}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the graph's nodes on this machine, two at a time where they do not wait for each other; reports their states.
 
-TFX's LocalDagRunner says nothing between the first node and the last, and returns as if all were well when a node's
-inputs cannot be resolved. This does what its `run_with_ir` does, node by node, and looks after each.
+TFX's LocalDagRunner reports nothing between the first node and the last, and returns as if all were well when the
+inputs of a node cannot be resolved. This takes the steps of its `run_with_ir` node by node.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from tfx.proto.orchestration import pipeline_pb2
 from components.errors import ProjectError
 from pipeline import beam, database
 from pipeline.local import cache
+from pipeline.run_record import State
 
-RUNNING, DONE, CACHED, FAILED, SKIPPED = "running", "done", "cached", "failed", "skipped"
-# These look at what the cache key cannot cover: the serving folder as it is now.
+# Their results depend on the serving folder's present state, which is not in the cache key.
 NEVER_CACHED = frozenset({"push", "data-gate"})
 _CORES = os.cpu_count() or 1
 # ML Metadata's file takes one connection at a time.
@@ -46,32 +46,32 @@ class NodeRun:
 
     Attributes:
         name: id of the node.
-        state: one of the five above.
+        state: until the node starts, SKIPPED.
         seconds: wall time, once it has ended.
         outputs: output key -> its artifact, empty unless it is done or cached.
-        error: why it failed.
+        error: the cause of its failure.
     """
 
     name: str
-    state: str = SKIPPED
+    state: State = State.SKIPPED
     seconds: float = 0.0
     outputs: dict[str, metadata_store_pb2.Artifact] = dataclasses.field(default_factory=dict)
     error: Exception | None = None
 
     def uri(self, key: str) -> pathlib.Path:
-        """The folder of an output."""
+        """Returns the folder of an output."""
         return pathlib.Path(self.outputs[key].uri)
 
     def location(self, key: str) -> str:
-        """The same, as the record names it."""
+        """Returns the folder of an output as the record has it."""
         return str(self.outputs[key].uri)
 
     def content_digest(self, key: str) -> str:
-        """SHA-256 of all that an output's folder held when it was published."""
+        """Returns the SHA-256 of an output's content when it was published."""
         return self.outputs[key].custom_properties[cache.CONTENT_DIGEST].string_value
 
     def property(self, key: str, name: str) -> Any:
-        """A custom property of an output, None where it has none of that name."""
+        """Returns a custom property of an output, None where it has none of that name."""
         if name not in self.outputs[key].custom_properties:
             return None
         value = self.outputs[key].custom_properties[name]
@@ -100,24 +100,24 @@ def run_nodes(
     run_id: str,
     code_digests: Mapping[str, str],
     fresh: bool,
-    changed: Callable[[NodeRun], None],
-    side_by_side: bool,
+    on_change: Callable[[NodeRun], None],
+    concurrent: bool,
 ) -> list[NodeRun]:
-    """Runs every node until one fails; a second one runs in a thread beside the first where nothing keeps them apart.
+    """Runs every node until one fails; a second one runs in a thread beside the first where neither waits for it.
 
     Args:
         ir: the compiled graph.
         run_id: becomes the run's name in ML Metadata.
         code_digests: node id -> digest of its code, which becomes part of its cache key.
-        fresh: whether to leave the cache aside.
-        changed: called when a stage's state changes, by the thread that it runs in, one at a time.
-        side_by_side: whether nodes may run in another thread than this one.
+        fresh: whether to bypass the cache.
+        on_change: called when a stage's state changes, in the stage's thread, never by two threads at once.
+        concurrent: whether nodes may run in another thread than this one.
 
     Returns:
         Every stage with its final state.
 
     Raises:
-        StageFailed: a node failed; `stages` are those of the whole graph.
+        StageFailed: a node failed; `stages` are those of the graph.
     """
     beam.let_workers_import()
     beam.hurry()
@@ -126,18 +126,18 @@ def run_nodes(
     choice = deployment.metadata_connection_config
     connection = _Connection(getattr(choice, choice.WhichOneof("connection_config")))
     output = pathlib.Path(ir.runtime_spec.pipeline_root.field_value.string_value).parent
-    cache.clear_away(connection, output)
+    cache.remove_leftovers(connection, output)
     nodes = {node.pipeline_node.node_info.id: node.pipeline_node for node in ir.nodes}
     stages = {name: NodeRun(name) for name in nodes}
     for name, node in nodes.items():
         add_code_digest(node, code_digests[name])
         node.execution_options.caching_options.enable_cache = not fresh and name not in NEVER_CACHED
 
-    telling = threading.Lock()
+    report_lock = threading.Lock()
 
     def launch(name: str) -> None:
         stage = stages[name]
-        tell(stage)
+        report(stage)
         started = time.monotonic()
         try:
             info = launcher.Launcher(
@@ -150,42 +150,41 @@ def run_nodes(
             ).launch()
             if info is None or info.execution_id is None:
                 raise ProjectError(f"the inputs of the stage {name} are missing; run with --fresh")
-            stage.state, stage.outputs = _outcome(connection, info.execution_id)
-            if stage.state == DONE:
+            stage.state, stage.outputs = _read_results(connection, info.execution_id)
+            if stage.state == State.DONE:
                 cache.seal(connection, stage.outputs.values())
-            if stage.state == FAILED:
+            if stage.state == State.FAILED:
                 raise ProjectError(f"the stage {name} could not be started: the log has the cause")
         except Exception as error:
-            stage.state, stage.error = FAILED, error
+            stage.state, stage.error = State.FAILED, error
         finally:
             stage.seconds = time.monotonic() - started
-            tell(stage)
+            report(stage)
 
-    def tell(stage: NodeRun) -> None:
-        with telling:
-            changed(stage)
+    def report(stage: NodeRun) -> None:
+        with report_lock:
+            on_change(stage)
 
     def start(name: str) -> str:
-        stages[name].state = RUNNING
+        stages[name].state = State.RUNNING
         return name
 
-    def ready() -> list[str]:
-        ended = {name for name, stage in stages.items() if stage.state in (DONE, CACHED)}
-        waiting = (name for name, stage in stages.items() if stage.state == SKIPPED)
+    def ready_nodes() -> list[str]:
+        ended = {name for name, stage in stages.items() if stage.state in (State.DONE, State.CACHED)}
+        waiting = (name for name, stage in stages.items() if stage.state == State.SKIPPED)
         return [name for name in waiting if ended.issuperset(nodes[name].upstream_nodes)]
 
-    with cache.by_content(output), futures.ThreadPoolExecutor(1) as aside:
-        beside: futures.Future[None] | None = None
-        while not any(stage.state == FAILED for stage in stages.values()):
-            found = ready()
-            if found:
-                first = start(found[0])
-                if found[1:] and (beside is None or beside.done()) and side_by_side and _CORES > 1:
-                    beside = aside.submit(launch, start(found[1]))
+    with cache.by_content(output), futures.ThreadPoolExecutor(1) as executor:
+        second: futures.Future[None] | None = None
+        while not any(stage.state == State.FAILED for stage in stages.values()):
+            if ready := ready_nodes():
+                first = start(ready[0])
+                if ready[1:] and (second is None or second.done()) and concurrent and _CORES > 1:
+                    second = executor.submit(launch, start(ready[1]))
                 launch(first)
-            elif beside is not None:
-                beside.result()
-                beside = None
+            elif second is not None:
+                second.result()
+                second = None
             else:
                 break
     for stage in stages.values():
@@ -200,10 +199,10 @@ def add_code_digest(node: pipeline_pb2.PipelineNode, digest: str) -> None:
 
 
 class _Connection(metadata.Metadata):
-    """ML Metadata, for one thread at a time, and while no other program has their file open."""
+    """A connection to ML Metadata for one thread at a time, opened once no other program has their file open."""
 
     def __enter__(self) -> metadata.Metadata:
-        with contextlib.ExitStack() as undo, self._one_line():
+        with contextlib.ExitStack() as undo, self._readable_errors():
             undo.enter_context(_metadata_lock)
             if not self._users:
                 database.wait(self._file)
@@ -218,7 +217,7 @@ class _Connection(metadata.Metadata):
             super().__exit__(*error)
         finally:
             _metadata_lock.release()
-        with self._one_line():
+        with self._readable_errors():
             if isinstance(error[1], errors.StatusError):
                 raise error[1]
 
@@ -227,8 +226,8 @@ class _Connection(metadata.Metadata):
         return pathlib.Path(self.connection_config.sqlite.filename_uri)
 
     @contextlib.contextmanager
-    def _one_line(self) -> Iterator[None]:
-        """Puts into words what ML Metadata raises where its file cannot be used any longer."""
+    def _readable_errors(self) -> Iterator[None]:
+        """Makes one sentence of the errors that ML Metadata raises where its file cannot be used any longer."""
         try:
             yield
         except (errors.StatusError, RuntimeError) as error:
@@ -236,7 +235,7 @@ class _Connection(metadata.Metadata):
 
 
 class StageFailed(Exception):
-    """A node failed; `__cause__` says why."""
+    """A node failed; `__cause__` is its error."""
 
     def __init__(self, stage: NodeRun, stages: list[NodeRun], error: Exception):
         super().__init__(f"{stage.name}: {error}")
@@ -244,15 +243,18 @@ class StageFailed(Exception):
         self.stages = stages
 
 
-def _outcome(connection: metadata.Metadata, execution_id: int) -> tuple[str, dict[str, metadata_store_pb2.Artifact]]:
+def _read_results(
+    connection: metadata.Metadata, execution_id: int
+) -> tuple[State, dict[str, metadata_store_pb2.Artifact]]:
+    """Returns the state of an execution, and output key -> artifact."""
     with connection as handle:
         [execution] = handle.store.get_executions_by_id([execution_id])
         events = handle.store.get_events_by_execution_ids([execution_id])
-        made = {
+        keys = {
             event.artifact_id: event.path.steps[0].key
             for event in events
             if event.type == metadata_store_pb2.Event.OUTPUT
         }
-        artifacts = handle.store.get_artifacts_by_id(list(made))
-    states = {metadata_store_pb2.Execution.COMPLETE: DONE, metadata_store_pb2.Execution.CACHED: CACHED}
-    return states.get(execution.last_known_state, FAILED), {made[artifact.id]: artifact for artifact in artifacts}
+        artifacts = handle.store.get_artifacts_by_id(list(keys))
+    states = {metadata_store_pb2.Execution.COMPLETE: State.DONE, metadata_store_pb2.Execution.CACHED: State.CACHED}
+    return states.get(execution.last_known_state, State.FAILED), {keys[artifact.id]: artifact for artifact in artifacts}

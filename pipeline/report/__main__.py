@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from components import environment, paths, stdio
 from components.errors import BadInput, exit_code
 from pipeline import run_record
+from pipeline.run_record import RunRecord
 
 _DESCRIPTION = "Lists the runs of an output folder, writes the report of one again, or compares two."
 
@@ -69,28 +70,27 @@ def _do(args: argparse.Namespace) -> tuple[Any, list[str]]:
     try:
         if args.run:
             record = run_record.find_run(output, args.run)
-            path = page.write(record, run_record.run_folder(output, record))
+            path = page.write(record, run_record.run_folder(output, record.run_id))
             return _row(record) | {"report": str(path)}, [str(path)]
         one, other = (run_record.find_run(output, name) for name in args.compare)
-        path = output / "runs" / f"compare-{one['run_id']}-{other['run_id']}.html"
+        path = output / "runs" / f"compare-{one.run_id}-{other.run_id}.html"
         page.write_comparison(one, other, path)
     except OSError as error:
         raise BadInput(f"the page must be written below {output}, but: {error}") from None
     return {"compared": [_row(one), _row(other)], "report": str(path)}, [str(path)]
 
 
-def _row(record: Mapping[str, Any]) -> dict[str, Any]:
-    baseline = record["baseline"] or {}
+def _row(record: RunRecord) -> dict[str, Any]:
     return {
-        "run_id": record["run_id"],
-        "verdict": record["verdict"],
-        "accuracy": (record["metrics"] or {}).get("accuracy"),
-        "baseline_accuracy": (baseline.get("metrics") or {}).get("accuracy"),
-        "dataset": (record["dataset"] or {}).get("name"),
-        "model": (record["model"] or {}).get("type"),
-        "version": (record["model"] or {}).get("version"),
-        "forced": record["forced"],
-        "report": record["report"],
+        "run_id": record.run_id,
+        "verdict": record.verdict,
+        "accuracy": record.metrics and record.metrics.accuracy,
+        "baseline_accuracy": record.baseline and record.baseline.metrics.accuracy,
+        "dataset": record.dataset and record.dataset.name,
+        "model": record.model and record.model.type,
+        "version": record.model and record.model.version,
+        "forced": record.forced,
+        "report": record.report,
     }
 
 

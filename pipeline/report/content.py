@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from components import features
-from pipeline import run_record
+from components.findings import GateResult
 from pipeline.report import charts, data, figures, page, provenance
+from pipeline.run_record import Metrics, RunRecord, Tuning
 
 # Gate -> what it measures, and how its figures are written.
 _PERCENT, _POINTS = "{:.2%}".format, lambda value: f"{100 * value:+.2f} points"
@@ -37,7 +38,7 @@ _COMPARED = ("change", "best")
 _SHORT = ("change", "best", "accuracy-floor", "recall-floor")
 
 
-def gate_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def gate_rows(record: RunRecord) -> list[dict[str, Any]]:
     """One row for each gate.
 
     Returns:
@@ -45,28 +46,28 @@ def gate_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
         `difference`, `limit`, and `interval`: the two ends of the 95 % interval of the difference, or of the
         candidate's figure where there is no difference.
     """
-    return [_row(gate) for gate in record["gates"]]
+    return [_row(gate) for gate in record.gates]
 
 
-def short_gates(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def short_gates(record: RunRecord) -> list[dict[str, Any]]:
     """The rows for a glance: what models are compared by, and whatever did not pass."""
     return [row for row in gate_rows(record) if row["name"] in _SHORT or not row["passed"]]
 
 
-def _row(gate: Mapping[str, Any]) -> dict[str, Any]:
-    what, written = _KNOWN.get(gate["name"], (gate["name"], "{:.4g}".format))
-    compared = gate["name"] in _COMPARED
+def _row(gate: GateResult) -> dict[str, Any]:
+    what, written = _KNOWN.get(gate.name, (gate.name, "{:.4g}".format))
+    compared = gate.name in _COMPARED
     figure = _PERCENT if compared else written
     return {
-        "name": gate["name"],
+        "name": gate.name,
         "what": what,
-        "passed": gate["passed"],
-        "reason": gate["reason"],
-        "candidate": _shown(gate.get("candidate") if compared else gate["measured"], figure),
-        "baseline": _shown(gate.get("baseline"), figure),
-        "difference": _shown(gate["measured"], written) if compared else None,
-        "interval": _interval(gate.get("interval"), written),
-        "limit": _shown(gate["limit"], written),
+        "passed": gate.passed,
+        "reason": gate.reason,
+        "candidate": _shown(gate.candidate if compared else gate.measured, figure),
+        "baseline": _shown(gate.baseline, figure),
+        "difference": _shown(gate.measured, written) if compared else None,
+        "interval": _interval(gate.interval, written),
+        "limit": _shown(gate.limit, written),
     }
 
 
@@ -88,7 +89,7 @@ _WRONG, _LOST = 60, 30  # images in the galleries
 _log = logging.getLogger(__name__)
 
 
-def gather_report(record: Mapping[str, Any], artifacts: Mapping[str, pathlib.Path] | None = None) -> dict[str, Any]:
+def gather_report(record: RunRecord, artifacts: Mapping[str, pathlib.Path] | None = None) -> dict[str, Any]:
     """The variables of the template `report.html`.
 
     Args:
@@ -100,8 +101,8 @@ def gather_report(record: Mapping[str, Any], artifacts: Mapping[str, pathlib.Pat
         read, with the reason.
     """
     # The page may be copied or moved with its folder, so that it names files by their place in there.
-    shown = run_record.rebase(record, ".")
-    at = artifacts or {name: pathlib.Path(path) for name, path in record["artifacts"].items()}
+    shown = record.rebase(".")
+    at = artifacts or {name: pathlib.Path(path) for name, path in record.artifacts.items()}
     missing: list[str] = []
 
     def part(what: str, artifact: str, make: Callable[[pathlib.Path], Any]) -> Any:
@@ -123,7 +124,7 @@ def gather_report(record: Mapping[str, Any], artifacts: Mapping[str, pathlib.Pat
     counts = part("the counts", "statistics.statistics", data.counts)
     return {
         "record": shown,
-        "sentence": shown.get("sentence") or shown["reason"],
+        "sentence": shown.sentence or shown.reason,
         "gates": gate_rows(shown),
         "counts": counts,
         "classes_chart": counts and charts.classes(counts),
@@ -131,30 +132,32 @@ def gather_report(record: Mapping[str, Any], artifacts: Mapping[str, pathlib.Pat
         "samples": part("the sample images", "ingest.examples", data.samples),
         "findings": part("the findings", "data-check.checks", lambda _: data.findings(record, images)),
         "suspects": part("the suspect labels", "image-check.checks", lambda path: data.suspects(path, images)),
-        "tuning": record.get("tuning") and _tuning(record["tuning"]),
+        "tuning": record.tuning and _tuning(record.tuning),
         "training": part("the training", "train.model_run", _training),
         "evaluation": candidate and _evaluation(record, candidate, baseline),
         "galleries": answers and part("the galleries", "ingest.examples", lambda path: _galleries(path, *answers)),
         "changed": provenance.since_baseline(record, at.get("baseline.baseline")),
         "facts": provenance.facts(record),
-        "settings": provenance.settings(shown["config"]),
-        "artifacts": shown["artifacts"],
-        "longest": max((stage["seconds"] for stage in record["stages"]), default=0.0),
+        "settings": provenance.settings(shown.config),
+        "artifacts": shown.artifacts,
+        "longest": max((stage.seconds for stage in record.stages), default=0.0),
         "missing": missing,
     }
 
 
-def _tuning(tuning: Mapping[str, Any]) -> dict[str, Any]:
+def _tuning(tuning: Tuning) -> dict[str, Any]:
     """The trials, the best first, with a column for each hyperparameter that was searched."""
-    ended = [row for row in tuning["trials"] if row["val_accuracy"] is not None]
+    ended = [trial for trial in tuning.trials if trial.val_accuracy is not None]
     return {
-        **tuning,
-        "names": list(tuning["space"]),
-        "first": tuning["trials"][0],
-        "best": next(row for row in ended if row["number"] == tuning["winner"]),
+        "winner": tuning.winner,
+        "space": tuning.space,
+        "share": tuning.share,
+        "names": list(tuning.space),
+        "first": tuning.trials[0],
+        "best": next(trial for trial in tuning.trials if trial.number == tuning.winner),
         "trials": [
-            *sorted(ended, key=lambda row: (-row["val_accuracy"], row["val_loss"], row["number"])),
-            *(row for row in tuning["trials"] if row["val_accuracy"] is None),
+            *sorted(ended, key=lambda trial: (-(trial.val_accuracy or 0), trial.val_loss or 0, trial.number)),
+            *(trial for trial in tuning.trials if trial.val_accuracy is None),
         ],
     }
 
@@ -172,9 +175,7 @@ def _training(model_run: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _evaluation(
-    record: Mapping[str, Any], candidate: figures.Answers, baseline: figures.Answers | None
-) -> dict[str, Any]:
+def _evaluation(record: RunRecord, candidate: figures.Answers, baseline: figures.Answers | None) -> dict[str, Any]:
     models = {_CANDIDATE: candidate} | ({_BASELINE: baseline} if baseline else {})
     matrices = {name: figures.confusion(answers) for name, answers in models.items()}
     measured = _measured(record)
@@ -185,13 +186,13 @@ def _evaluation(
         if (interval := figures.share(int(matrix[index, index]), int(matrix[index].sum())))
     ]
     curves = {
-        name: [(point["confidence"], point["accuracy"], point["examples"]) for point in found["calibration"]["curve"]]
-        for name, found in measured.items()
-        if "calibration" in found
+        name: [(point.confidence, point.accuracy, point.examples) for point in metrics.calibration.curve]
+        for name, metrics in measured.items()
+        if metrics.calibration
     }
     return {
         "examples": len(candidate.labels),
-        "summary": [{"model": name, **found} for name, found in measured.items()],
+        "summary": [{"model": name, **vars(metrics)} for name, metrics in measured.items()],
         "matrix": _matrix(matrices[_CANDIDATE]),
         "classes": _classes(matrices),
         "recall_chart": charts.bars(recalls, "class", "recall"),
@@ -201,20 +202,20 @@ def _evaluation(
     }
 
 
-def _measured(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What the record knows of each model."""
-    models = {_CANDIDATE: record["metrics"], _BASELINE: (record["baseline"] or {}).get("metrics")}
+def _measured(record: RunRecord) -> dict[str, Metrics]:
+    """Returns the metrics of each model that the record has."""
+    models = {_CANDIDATE: record.metrics, _BASELINE: record.baseline and record.baseline.metrics}
     return {name: metrics for name, metrics in models.items() if metrics}
 
 
-def _slice_charts(record: Mapping[str, Any]) -> dict[str, Any]:
+def _slice_charts(record: RunRecord) -> dict[str, Any]:
     """Feature -> chart of the accuracy in each of its groups; empty for a record without slices."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for model, metrics in _measured(record).items():
-        for feature, groups in metrics.get("slices", {}).items():
+        for feature, groups in metrics.slices.items():
             for name, group in groups.items():
-                count = group["examples"]
-                if interval := figures.share(round(group["accuracy"] * count), count):
+                count = group.examples
+                if interval := figures.share(round(group.accuracy * count), count):
                     row = {"group": name, "model": model, "count": count, **interval._asdict()}
                     rows.setdefault(feature.replace("_", " "), []).append(row)
     return {feature: charts.bars(found, feature, "accuracy") for feature, found in rows.items()}

@@ -8,7 +8,7 @@ import json
 import pathlib
 import re
 import struct
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components import features
 from pipeline.report import page
+from pipeline.run_record import RunRecord
 
 
 class Image(NamedTuple):
@@ -172,13 +173,12 @@ def samples(artifact: pathlib.Path) -> list[dict[str, Any]]:
     ]
 
 
-def findings(record: Mapping[str, Any], artifact: pathlib.Path | None) -> list[dict[str, Any]]:
+def findings(record: RunRecord, artifact: pathlib.Path | None) -> list[dict[str, Any]]:
     """The findings of the data gate, each with the images that it names."""
-    found = record["findings"]
-    pictures = _pictures(artifact, [name for finding in found for name in finding["examples"][:_PICTURED]])
+    pictures = _pictures(artifact, [name for finding in record.findings for name in finding.examples[:_PICTURED]])
     return [
-        {**finding, "images": [pictures[name] for name in finding["examples"][:_PICTURED] if name in pictures]}
-        for finding in found
+        {**vars(finding), "images": [pictures[name] for name in finding.examples[:_PICTURED] if name in pictures]}
+        for finding in record.findings
     ]
 
 

@@ -24,13 +24,12 @@ import platformdirs
 
 from pipeline import run_record
 from pipeline.report import comparison, content
+from pipeline.run_record import RunRecord
 
 _HERE = pathlib.Path(__file__).parent
 
 
-def write(
-    record: Mapping[str, Any], folder: pathlib.Path, artifacts: Mapping[str, pathlib.Path] | None = None
-) -> pathlib.Path:
+def write(record: RunRecord, folder: pathlib.Path, artifacts: Mapping[str, pathlib.Path] | None = None) -> pathlib.Path:
     """Writes the report of a run into a folder and returns its path.
 
     Args:
@@ -41,7 +40,7 @@ def write(
     return _write("report.html", content.gather_report(record, artifacts), folder / run_record.REPORT_FILE)
 
 
-def write_comparison(one: Mapping[str, Any], other: Mapping[str, Any], path: pathlib.Path) -> pathlib.Path:
+def write_comparison(one: RunRecord, other: RunRecord, path: pathlib.Path) -> pathlib.Path:
     """Writes one page with two runs side by side and returns its path."""
     return _write("compare.html", comparison.gather_comparison(one, other), path)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components import findings, paths
-from pipeline import run_record
+from pipeline.run_record import RunRecord
 
 # Fields of the provenance beside a pushed model, and what a person calls them.
 _PROVENANCE = {
@@ -45,29 +45,30 @@ def _beside(model: pathlib.Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _code(record: Mapping[str, Any]) -> dict[str, Any]:
+def _code(record: RunRecord) -> dict[str, Any]:
     """The code that a run ran, whether it pushed or not; of a former record what lies beside the model it pushed."""
-    path = (record["model"] or {}).get("path")
-    known = {**(_beside(pathlib.Path(path)) if path else {}), **(record["fingerprint"] or {})}
-    return {name: known[name] for name in _PROVENANCE if known.get(name)}
+    beside = _beside(pathlib.Path(record.model.path)) if record.model and record.model.path else {}
+    values = {name: getattr(record.fingerprint, name, None) or beside.get(name) for name in _PROVENANCE}
+    return {name: value for name, value in values.items() if value}
 
 
-def facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def facts(record: RunRecord) -> list[tuple[str, str]]:
     """Names and values that identify the run, its data, its code and what it left behind below the output folder."""
-    shown = run_record.rebase(record, ".")
-    dataset, model = shown["dataset"] or {}, shown["model"] or {}
-    known = [
-        ("run", record["run_id"]),
-        ("began at", record.get("created_at")),
-        ("data set", dataset.get("name")),
-        ("where the data came from", dataset.get("choice")),
-        ("left out, as their label is no class", findings.excluded_words(dataset.get("excluded") or {})),
-        ("SHA-256 of the data", dataset.get("sha256")),
-        ("fingerprint of the inputs", (record["fingerprint"] or {}).get("inputs")),
+    shown = record.rebase(".")
+    dataset = shown.dataset
+    known: list[tuple[str, Any]] = [
+        ("run", record.run_id),
+        ("began at", record.created_at),
+        ("data set", dataset and dataset.name),
+        ("where the data came from", dataset and dataset.choice),
+        ("left out, as their label is no class", dataset and findings.excluded_words(dataset.excluded or {})),
+        ("SHA-256 of the data", dataset and dataset.sha256),
+        ("fingerprint of the inputs", record.fingerprint and record.fingerprint.inputs),
     ]
     code = _code(record)
     known += [(shown, code.get(name)) for name, shown in _PROVENANCE.items()]
-    known += [("pushed to", model.get("path")), ("candidate", shown["candidate"]), ("log", shown["log"])]
+    path = shown.model and shown.model.path
+    known += [("pushed to", path), ("candidate", shown.candidate), ("log", shown.log)]
     return [(name, str(value)) for name, value in known if value]
 
 
@@ -99,26 +100,24 @@ def _version(model: pathlib.Path, number: int) -> pathlib.Path:
     return model / next((name for name in names if paths.version_number(name) == number), str(number))
 
 
-def since_baseline(
-    record: Mapping[str, Any], baseline: pathlib.Path | None = None
-) -> list[tuple[str, str, str]] | None:
+def since_baseline(record: RunRecord, baseline: pathlib.Path | None = None) -> list[tuple[str, str, str]] | None:
     """What differs between the baseline's run and this one; None where the baseline's provenance is not known.
 
     Args:
         record: of the run.
         baseline: the artifact with the baseline's copy, which the run worked with wherever production lies.
     """
-    if not record["baseline"]:
+    if not record.baseline:
         return None
-    config = record["config"] or {}
+    config = record.config or {}
     before = _beside(baseline / "Format-Serving") if baseline else {}
     if not before and "output" in config:  # the artifact was pruned
         root = pathlib.Path(config.get("serving_root") or pathlib.Path(config["output"], "serving"))
-        before = _beside(_version(root / config["serving_name"], record["baseline"]["version"]))
+        before = _beside(_version(root / config["serving_name"], record.baseline.version))
     if not before:
         return None
     changed = []
-    sha256 = (record["dataset"] or {}).get("sha256")
+    sha256 = record.dataset and record.dataset.sha256
     if (former := before.get("dataset", {}).get("sha256")) != sha256:
         changed.append(("SHA-256 of the data", str(former), str(sha256)))
     now = _code(record)

@@ -84,24 +84,25 @@ class Kubeflow(api_stub.Api):
     def _end(self, key, parameters):
         """The record of a run that ends."""
         folder, baseline = parameters["serving_dir"], self.baselines[key]
-        fields: dict[str, Any] = {"report": "minio://report.html", "metrics": {"accuracy": 0.98}, "reason": "the limit"}
+        fields: dict[str, Any] = {"report": "minio://report.html", "metrics": {"accuracy": 0.98}}
         if baseline and self.fault != "judge":
             fields["baseline"] = {"version": baseline, "metrics": {"accuracy": 0.98}}
-        fields["gates"] = [{"name": "accuracy", "passed": parameters["train_steps"] > 1}]
+        passed = parameters["train_steps"] > 1
+        fields["gates"] = [{"name": "accuracy", "measured": 0.98, "limit": 0.9, "passed": passed, "reason": ""}]
         if parameters["train_steps"] == 1 and self.fault != "gate":
-            verdict = run_record.NOT_BLESSED
+            verdict = run_record.Verdict.NOT_BLESSED
         elif len(self.models[folder]) != baseline and self.fault != "two":
-            verdict = run_record.STOPPED
+            verdict = run_record.Verdict.STOPPED
         elif (folder.startswith("/") and self.fault == "volume") or self.fault == "push" or self._is_lost(key):
-            verdict = run_record.FAILED
+            verdict = run_record.Verdict.FAILED
         else:
-            verdict = run_record.PUSHED
+            verdict = run_record.Verdict.PUSHED
             self.models[folder].append(key)
             version = len(self.models[folder])
             location = "/elsewhere" if self.fault == "object store" and "://" in folder else folder
-            fields["model"] = {"version": version, "path": f"{location}/{version}"}
-        row = run_record.new_record(key, verdict=verdict, exit_code=run_record.EXIT_CODES[verdict], **fields)
-        return row | {"sentence": run_record.verdict_sentence(row)}
+            fields["model"] = {"type": "cnn", "version": version, "path": f"{location}/{version}"}
+        record = run_record.parse_record(json.dumps({"schema_version": 1, "run_id": key, **fields}))
+        return record.end(verdict, "the limit").to_json()
 
     def _is_lost(self, key):
         return key in self.deleted and self.tag < "2.17" and self.fault != "pod"

@@ -23,7 +23,7 @@ def test_an_edit_runs_the_stages_that_it_concerns(run: Any, checkout: pathlib.Pa
 
     untouched = explained()
     assert all(row["runs"] for row in untouched.values())
-    assert untouched["ingest"]["reason"] == "it has not come to its end yet"
+    assert untouched["ingest"]["reason"] == "it has not been completed yet"
     assert untouched["transform"]["reason"].startswith("ingest runs")
     first = run(*WORK, "--output", output, root=checkout)
     assert first.code in (0, 3), first.stdout + first.stderr

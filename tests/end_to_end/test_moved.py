@@ -116,7 +116,7 @@ def test_a_moved_folder_trains_nothing_again_even_with_something_else_at_its_for
     other.mkdir(parents=True)
     (other / "somebody's").write_text("own")
     assert run(*WORK, "--output", moved).record["model"]["path"] == str(moved / "serving" / "mnist" / "1")
-    (moved / "runs" / run_record.newest_record(moved)["run_id"] / "report.html").unlink()  # type: ignore[index]
+    (moved / "runs" / run_record.newest_record(moved).run_id / "report.html").unlink()  # type: ignore[union-attr]
     again = run(*WORK, "--output", moved)
     assert {name for name, state in states(again.record).items() if state != "cached"} == ANEW
     linked = tmp_path / "link"

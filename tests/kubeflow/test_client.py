@@ -121,10 +121,7 @@ def one_sentence(err):
 
 
 def row_of(verdict, **fields):
-    row = run_record.new_record(
-        "1", verdict=verdict, exit_code=run_record.EXIT_CODES[verdict], reason="the limit", **fields
-    )
-    return row | {"sentence": run_record.verdict_sentence(row)}
+    return run_record.RunRecord(run_id="1", **fields).end(verdict, "the limit").to_json()
 
 
 class Anywhere(dict[str, bytes]):
@@ -330,12 +327,12 @@ def test_run_that_lacks_a_parameter_or_has_a_task_that_the_server_refuses(api, h
 @pytest.mark.parametrize(
     ("state", "verdict", "code"),
     [
-        ("SUCCEEDED", run_record.PUSHED, 0),
-        ("FAILED", run_record.STOPPED, 3),
-        ("FAILED", run_record.NOT_BLESSED, 3),
-        ("SUCCEEDED", run_record.NOT_BLESSED, 3),
-        ("FAILED", run_record.FAILED, 1),
-        ("FAILED", run_record.PUSHED, 1),
+        ("SUCCEEDED", run_record.Verdict.PUSHED, 0),
+        ("FAILED", run_record.Verdict.STOPPED, 3),
+        ("FAILED", run_record.Verdict.NOT_BLESSED, 3),
+        ("SUCCEEDED", run_record.Verdict.NOT_BLESSED, 3),
+        ("FAILED", run_record.Verdict.FAILED, 1),
+        ("FAILED", run_record.Verdict.PUSHED, 1),
     ],
 )
 def test_run_waits_shows_the_tasks_and_exits_as_the_record_says(api, host, call, state, verdict, code):
@@ -355,7 +352,7 @@ def test_run_waits_shows_the_tasks_and_exits_as_the_record_says(api, host, call,
 def test_table_on_a_terminal(api, host, call, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # by which the terminal's library takes any stream for one
     api.script = [STARTED, {"state": "SUCCEEDED", "tasks": dict.fromkeys(TASKS, "Succeeded")}]
-    api.objects = Anywhere(RECORD_URI, row_of(run_record.PUSHED))
+    api.objects = Anywhere(RECORD_URI, row_of(run_record.Verdict.PUSHED))
     code, out, _ = call("run", "--host", host, "--wait")
     assert code == 0
     assert "\x1b[?25l" in out  # the cursor is hidden while the table changes
@@ -370,9 +367,9 @@ def test_table_on_a_terminal(api, host, call, monkeypatch):
 @pytest.mark.usefixtures("uploaded")
 def test_record_of_a_waited_for_run_is_the_json(api, host, call, tmp_path):
     api.script = [{"state": "FAILED", "tasks": {"ingest": "Failed"}}]
-    api.objects = Anywhere(RECORD_URI, row_of(run_record.STOPPED))
+    api.objects = Anywhere(RECORD_URI, row_of(run_record.Verdict.STOPPED))
     code, out, err = call("run", "--host", host, "--wait", "--json")
-    assert (code, json.loads(out)) == (3, row_of(run_record.STOPPED))
+    assert (code, json.loads(out)) == (3, row_of(run_record.Verdict.STOPPED))
     assert "STOPPED: the limit" in err
     code, out, _ = call("run", "--host", host, "--wait", "--json", tmp_path / "r.json")
     assert (code, json.loads((tmp_path / "r.json").read_text())["verdict"]) == (3, "stopped")
@@ -391,7 +388,7 @@ def test_record_of_a_pipeline_that_the_server_has_renamed(api, host, package, ca
     api.renames = True
     assert call("upload", package, "--host", host)[0] == 0
     for location in (RECORD_URI, RECORD_URI.replace("mnist-tfx", "pipeline/mnist-tfx")):
-        api.objects = Anywhere(location, row_of(run_record.STOPPED))
+        api.objects = Anywhere(location, row_of(run_record.Verdict.STOPPED))
         assert call("run", "--host", host, "--wait")[0] == 3
 
 
@@ -443,15 +440,15 @@ def test_record_in_a_store_that_the_user_interface_must_be_told_of(api, host, ca
         {"Provider": "s3", "Params": {"fromEnv": "false", "secretName": "own"}}, separators=(",", ":")
     )
     api.script = [{"state": "FAILED", "tasks": {"ingest": "Succeeded", "train": "Failed", "report": "Succeeded"}}]
-    api.objects = Anywhere(RECORD_URI.replace(ROOT, "s3://own/runs"), row_of(run_record.STOPPED))
+    api.objects = Anywhere(RECORD_URI.replace(ROOT, "s3://own/runs"), row_of(run_record.Verdict.STOPPED))
     code, out, _ = call("run", "--host", host, "--wait", "--json", "--pipeline-root", "s3://own/runs")
-    assert (code, json.loads(out)) == (3, row_of(run_record.STOPPED))
+    assert (code, json.loads(out)) == (3, row_of(run_record.Verdict.STOPPED))
 
 
 @pytest.mark.usefixtures("uploaded")
 def test_waiting_outlives_a_server_that_fails_for_a_while(api, host, call, monkeypatch):
     api.script = [STARTED] * 4 + [{"state": "SUCCEEDED", "tasks": {"ingest": "Succeeded"}}]
-    api.objects = Anywhere(RECORD_URI, row_of(run_record.PUSHED))
+    api.objects = Anywhere(RECORD_URI, row_of(run_record.Verdict.PUSHED))
     assert call("run", "--host", host)[0] == 0
     run_id = next(iter(api.runs))
     refresh = runs.Run.refresh
@@ -561,7 +558,7 @@ def test_last_tasks_of_a_run_beyond_argos_limit(api, host, call):
     api.is_beyond_limit = True
     tasks = {"ingest": "Succeeded", "train": "cached", "report": "Succeeded"}
     api.script = [STARTED, {"state": "SUCCEEDED", "tasks": tasks}]
-    api.objects = Anywhere(RECORD_URI, row_of(run_record.PUSHED))
+    api.objects = Anywhere(RECORD_URI, row_of(run_record.Verdict.PUSHED))
     code, out, _ = call("run", "--host", host, "--wait")
     assert (code, [line.split()[1:3] for line in out.splitlines()[1:4]]) == (
         0, [["ingest", "done"], ["train", "cached"], ["report", "done"]],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each adaptation to the launcher, by two tiny tasks that fail without it; and what a task notes."""
+"""The adaptations to the launcher, by two tiny tasks that fail without each, and the records of tasks."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def s3():
 
 
 @pytest.fixture(autouse=True)
-def logging_as_it_was():
-    """The entrypoint sets up logging, and what is garbage, for its whole process, which here is that of the tests."""
+def restored_logging():
+    """Restores logging and garbage collection, which the entrypoint sets up for its process."""
     handlers, level = list(logging.root.handlers), logging.root.level
     verbosity = absl.logging.get_verbosity()
     yield
@@ -65,9 +65,9 @@ def cluster(s3, tmp_path, monkeypatch):
 
     monkeypatch.setenv("KFP_POD_NAME", "pod")
     monkeypatch.chdir(tmp_path)
-    made = launcher.Cluster("minio://tiny/root", tmp_path / "containers", start)
-    made.new_run()
-    return made
+    cluster = launcher.Cluster("minio://tiny/root", tmp_path / "containers", start)
+    cluster.new_run()
+    return cluster
 
 
 def run(cluster, executor, inputs, digest=None, parameters=None, again=0):
@@ -84,41 +84,42 @@ def task(executor, inputs, digest=None, parameters=None, again=0):
         "--code_digest", digest or code_digest.of_project(), "--retries", str(again),
     ]  # fmt: skip
     artifacts = {key: {"artifacts": [artifact]} for key, artifact in inputs.items()}
-    told = {
+    executor_input = {
         "inputs": {"artifacts": artifacts, "parameterValues": parameters or {"steps": 3}},
         "outputs": {"artifacts": {"model": {"artifacts": [{"type": MODEL}]}}},
     }
-    return executor.lower(), command, told
+    return executor.lower(), command, executor_input
 
 
 def chain(cluster):
     """Whether both tasks succeed."""
-    made = run(cluster, "Produce", {})
-    return made is not None and run(cluster, "Consume", made) is not None
+    outputs = run(cluster, "Produce", {})
+    return outputs is not None and run(cluster, "Consume", outputs) is not None
 
 
 def test_tasks_are_adapted_to_the_launcher(cluster):
     assert chain(cluster)
-    noted: dict[str, Any] = dict(task_records.read_task_records(cluster.prefix))
-    assert {name: note.state for name, note in noted.items()} == {"produce": "done", "consume": "done"}
-    made = noted["produce"].outputs["model"]
-    assert made["uri"].startswith(f"{cluster.prefix}/produce/")
-    assert noted["consume"].inputs["model"]["uri"] == made["uri"]
-    assert noted["consume"].inputs["model"]["metadata"]["layers"] == [3, 5]
-    assert noted["produce"].ended >= noted["produce"].started
+    records = task_records.read_task_records(cluster.prefix)
+    assert {name: record.state for name, record in records.items()} == {"produce": "done", "consume": "done"}
+    model, ended = records["produce"].outputs["model"], records["produce"].ended
+    assert model.uri.startswith(f"{cluster.prefix}/produce/")
+    assert records["consume"].inputs["model"].uri == model.uri
+    assert records["consume"].inputs["model"].metadata["layers"] == [3, 5]
+    assert ended is not None
+    assert ended >= records["produce"].started
 
 
-@pytest.mark.parametrize("what", ["the pipeline root", "TMPDIR"])
-def test_a_folder_that_tensorflow_takes_for_a_pattern_is_refused(cluster, tmp_path, monkeypatch, capsys, what):
-    if what == "TMPDIR":
+@pytest.mark.parametrize("subject", ["the pipeline root", "TMPDIR"])
+def test_a_folder_that_tensorflow_takes_for_a_pattern_is_refused(cluster, tmp_path, monkeypatch, capsys, subject):
+    if subject == "TMPDIR":
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "b?"))
     else:
         cluster = launcher.Cluster("minio://tiny/b[1]", tmp_path / "containers", cluster.start)
         cluster.new_run()
     assert run(cluster, "Produce", {}) is None
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: {what} takes a path without")
-    assert told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {subject} takes a path without")
+    assert message.count("\n") == 1
 
 
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
@@ -133,41 +134,41 @@ def test_every_adaptation_is_left_out_once():
 
 
 def test_the_next_task_is_told_of_a_foreign_store_only(cluster, s3):
-    made = run(cluster, "Produce", {})
-    assert made is not None
-    assert made["model"]["metadata"]["store_session_info"] == ""
+    outputs = run(cluster, "Produce", {})
+    assert outputs is not None
+    assert outputs["model"]["metadata"]["store_session_info"] == ""
     cluster.root = "s3://tiny/root"  # one's own, which the UI finds by what is noted
-    made = run(cluster, "Produce", {})
-    assert made is not None
-    assert made["model"]["metadata"]["store_session_info"] == launcher.SESSION
+    outputs = run(cluster, "Produce", {})
+    assert outputs is not None
+    assert outputs["model"]["metadata"]["store_session_info"] == launcher.SESSION
 
 
 def test_push_is_told_the_run_and_what_its_parameters_made_of_the_configuration(cluster):
     compiled = {"config": {"profile": "digits", "data_dir": "/compiled", "tune": 3}, "git_commit": "abc"}
     changed = {"run_data_dir": "s3://data", "run_force_push": "I know", "serving_dir": "s3://models/digits"}
-    made = run(cluster, "Tell", {}, parameters={"run": json.dumps(compiled), "model": "mine", **changed})
-    assert made is not None
-    assert "run_data_dir" not in made["model"]["metadata"]
-    assert made["model"]["metadata"]["model"] == "mine"
-    told = json.loads(made["model"]["metadata"]["run"])
-    assert (told["run_id"], told["git_commit"], told["forced"]) == (cluster.run_id, "abc", "I know")
-    assert told["config"]["data_dir"] == "s3://data"
-    assert (told["config"]["tune"], told["config"]["serving_name"]) == (3, "digits")
-    assert told["config"]["model_gate"]["test_examples"] == 250
-    assert told["code_digest"] == code_digest.of_project()
+    outputs = run(cluster, "Tell", {}, parameters={"run": json.dumps(compiled), "model": "mine", **changed})
+    assert outputs is not None
+    assert "run_data_dir" not in outputs["model"]["metadata"]
+    assert outputs["model"]["metadata"]["model"] == "mine"
+    values = json.loads(outputs["model"]["metadata"]["run"])
+    assert (values["run_id"], values["git_commit"], values["forced"]) == (cluster.run_id, "abc", "I know")
+    assert values["config"]["data_dir"] == "s3://data"
+    assert (values["config"]["tune"], values["config"]["serving_name"]) == (3, "digits")
+    assert values["config"]["model_gate"]["test_examples"] == 250
+    assert values["code_digest"] == code_digest.of_project()
 
 
 def test_a_task_that_launches_a_training_job_is_told_where_its_files_lie(monkeypatch, tmp_path):
     monkeypatch.setattr(launcher_adapter, "ROOT", tmp_path)
-    told = {
+    values = {
         "inputs": {
             "artifacts": {"examples": {"artifacts": [{"uri": "minio://data/root/other/run0/ingest/examples"}]}},
             "parameterValues": {"custom_config": json.dumps({"seed": 3, "training_job": {"kind": "TFJob"}})},
         },
         "outputs": {"artifacts": {"model": {"artifacts": [{"uri": "minio://bucket/root/mnist/run1/train/0f/model"}]}}},
     }
-    told = json.loads(entrypoint._with_addresses(json.dumps(told), "train"))
-    assert json.loads(told["inputs"]["parameterValues"]["custom_config"]) == {
+    values = json.loads(entrypoint._add_urls(json.dumps(values), "train"))
+    assert json.loads(values["inputs"]["parameterValues"]["custom_config"]) == {
         "seed": 3,
         "training_job": {"kind": "TFJob"},
         "task": {
@@ -214,7 +215,7 @@ def test_push_refuses_by_the_verdicts_that_were_published(cluster, s3, tmp_path,
         findings.write(tmp_path / name, gates=[gate])
         for path in (tmp_path / name).iterdir():
             s3.resource("tiny").upload_file(str(path), f"{name}_checks/{path.name}")
-    given = {
+    parameters = {
         key: source["runtimeValue"]["constant"]
         if "runtimeValue" in source
         else spec["root"]["inputDefinitions"]["parameters"][source["componentInputParameter"]]["defaultValue"]
@@ -222,9 +223,9 @@ def test_push_refuses_by_the_verdicts_that_were_published(cluster, s3, tmp_path,
     } | {"run_force_push": forced}
     command = spec["deploymentSpec"]["executors"]["exec-push"]["container"]["args"]
     outputs = {"artifacts": {"pushed_model": {"artifacts": [{"type": {"schemaTitle": "tfx.PushedModel"}}]}}}
-    told = {"inputs": {"artifacts": inputs, "parameterValues": given}, "outputs": outputs}
+    values = {"inputs": {"artifacts": inputs, "parameterValues": parameters}, "outputs": outputs}
     for _ in range(2):  # as where the pod is lost after its work
-        assert cluster.run_task("push", command, told) is None
+        assert cluster.run_task("push", command, values) is None
         assert cluster.tasks[-1].exit_code == 3
         failure: Any = task_records.read_task_records(cluster.prefix)["push"].failure
         assert (failure.verdict, failure.exit_code, failure.sentence) == (verdict, 3, f"the {failed[0]} is bad")
@@ -276,8 +277,8 @@ def no_wait(monkeypatch):
     ],
 )
 def test_what_may_pass_is_tried_again_in_the_task(cluster, no_wait, error, times, attempts, succeeds):
-    made = run(cluster, "Fail", {}, parameters={"error": error, "times": times}, again=2)
-    assert (made is not None) == succeeds
+    outputs = run(cluster, "Fail", {}, parameters={"error": error, "times": times}, again=2)
+    assert (outputs is not None) == succeeds
     assert len(pathlib.Path("attempts").read_text()) == attempts
     assert task_records.read_task_records(cluster.prefix)["fail"].state == ("done" if succeeds else "failed")
 
@@ -325,13 +326,13 @@ def process(cluster, container, executor):
     """The entrypoint as a process of its own, started as Argo's executor does, in a container of its own."""
     container.mkdir()
     name, command, executor_input = task(executor, {})
-    told = cluster._drive(name, executor_input, container, "salt")
+    values = cluster._drive(name, executor_input, container, "salt")
     code = (
         "import pathlib, runpy; from pipeline.kubeflow import launcher_adapter; "
         f"launcher_adapter.ROOT = pathlib.Path({str(container)!r}); "
         "runpy.run_module('pipeline.kubeflow.entrypoint', run_name='__main__', alter_sys=True)"
     )
-    arguments = [json.dumps(told) if argument == "{{$}}" else argument for argument in command]
+    arguments = [json.dumps(values) if argument == "{{$}}" else argument for argument in command]
     environment = os.environ | {"PYTHONPATH": str(launcher.ROOT)}
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
@@ -343,8 +344,8 @@ def test_nobody_else_may_write_to_what_a_task_makes(cluster, tmp_path):
     with process(cluster, tmp_path / "container", "Produce") as started:
         _, log = started.communicate()
     assert started.returncode == 0, log
-    made = [path for path in (tmp_path / "container" / "minio").rglob("*") if path.name in ("model", "weights")]
-    assert {path.stat().st_mode & 0o777 for path in made} == {0o755, 0o644}
+    paths = [path for path in (tmp_path / "container" / "minio").rglob("*") if path.name in ("model", "weights")]
+    assert {path.stat().st_mode & 0o777 for path in paths} == {0o755, 0o644}
 
 
 def test_a_task_that_is_ended_from_outside_says_so(cluster, tmp_path):
@@ -366,7 +367,7 @@ def test_on_vertex_nothing_is_adapted(tmp_path, monkeypatch):
     monkeypatch.delenv("KFP_POD_NAME", raising=False)
     monkeypatch.chdir(tmp_path)
     pathlib.Path("model").mkdir()
-    told = {
+    values = {
         "inputs": {},
         "outputs": {
             "artifacts": {"model": {"artifacts": [{"uri": str(tmp_path / "model"), "type": MODEL, "metadata": {}}]}},
@@ -374,18 +375,18 @@ def test_on_vertex_nothing_is_adapted(tmp_path, monkeypatch):
         },
     }
     code = entrypoint.main(
-        ["--executor", "tests.kubeflow.tiny.Produce", "--input", json.dumps(told),
+        ["--executor", "tests.kubeflow.tiny.Produce", "--input", json.dumps(values),
          "--task", "produce", "--code_digest", code_digest.of_project()]
     )  # fmt: skip
     assert code == 0
-    answer = json.loads(pathlib.Path("task/executor_output.json").read_text())
-    [made] = answer["artifacts"]["model"]["artifacts"]
-    assert made["uri"] == str(tmp_path / "model")
-    assert "nothing" in made["metadata"]
+    executor_output = json.loads(pathlib.Path("task/executor_output.json").read_text())
+    [artifact] = executor_output["artifacts"]["model"]["artifacts"]
+    assert artifact["uri"] == str(tmp_path / "model")
+    assert "nothing" in artifact["metadata"]
 
 
 @pytest.mark.parametrize(
-    ("uri", "place"),
+    ("uri", "parts"),
     [
         ("minio://b/root/mnist/run1/train/0a-1b/model", ("minio://b/root/mnist/run1", "train", "model")),
         ("s3://b/mnist/run1/train/model", ("s3://b/mnist/run1", "train", "model")),
@@ -393,8 +394,8 @@ def test_on_vertex_nothing_is_adapted(tmp_path, monkeypatch):
         ("train/model", None),
     ],
 )
-def test_an_uri_says_the_run_the_task_and_the_key(uri, place):
-    assert task_records.place_of(uri, frozenset({"train", "push"})) == place
+def test_the_run_the_task_and_the_key_of_a_uri(uri, parts):
+    assert task_records.split_uri(uri, frozenset({"train", "push"})) == parts
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exit handler's task, from what the tasks of a made-up run have noted."""
+"""The exit handler's task, from the records of a made-up run's tasks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from components import findings
-from pipeline import run_record
 from pipeline.kubeflow import launcher_adapter, report, task_records
+from pipeline.run_record import Failure, Metrics, RunRecord, State, Verdict
 from tests import object_stores
 from tests.report.conftest import make_run  # noqa: F401 - a fixture
 
@@ -41,16 +41,17 @@ def store(tmp_path, monkeypatch):
 @pytest.fixture
 def run(store, make_run):  # noqa: F811
     """A run with all artifacts in the store, of which no task has noted anything yet."""
-    made = make_run()
-    for name, folder in made["artifacts"].items():
+    record = make_run()
+    for name, folder in record.artifacts.items():
         task, key = name.split(".")
         for path in folder_files(folder):
             store.upload_file(str(path), f"root/mnist-tfx/run-7/{task}/salt/{key}/{path.relative_to(folder)}")
-    figures = {"candidate": made["metrics"], "baseline": made["baseline"]["metrics"] | {"version": 1}}
+    values = record.to_json()
+    figures = {"candidate": values["metrics"], "baseline": values["baseline"]["metrics"] | {"version": 1}}
     put(store, "evaluate/salt/checks/metrics.json", figures)
-    put(store, "evaluate/salt/checks/gates.json", made["gates"][1:])
+    put(store, "evaluate/salt/checks/gates.json", values["gates"][1:])
     put(store, "evaluate/salt/checks/findings.json", [])
-    return made
+    return record
 
 
 def folder_files(folder):
@@ -64,7 +65,7 @@ def put(store, key, content):
 
 
 def artifact(task, key, **metadata):
-    return {"uri": f"{PREFIX}/{task}/salt/{key}", "metadata": metadata}
+    return task_records.TaskArtifact(f"{PREFIX}/{task}/salt/{key}", metadata)
 
 
 EXAMPLES = artifact("ingest", "examples", dataset="digits", images=60.0, dataset_sha256="ab" * 32)
@@ -78,15 +79,15 @@ OUTPUTS = {
 }
 
 
-def note(task, state=run_record.DONE, failure=None, inputs=None):
-    outputs = OUTPUTS.get(task, {}) if state == run_record.DONE else {}
+def note(task, state=State.DONE, failure=None, inputs=None):
+    outputs = OUTPUTS.get(task, {}) if state == State.DONE else {}
     task_records.write_task_record(
         PREFIX, task_records.TaskRecord(task, state, 100.0, 102.5, inputs or {}, outputs, failure)
     )
 
 
 def make_report(tmp_path, store, **values):
-    told = {
+    executor_input = {
         "inputs": {
             "parameterValues": {"config": json.dumps(CONFIG), "model": "cnn", "data_dir": "s3://data/x", **values}
         },
@@ -98,14 +99,14 @@ def make_report(tmp_path, store, **values):
             "outputFile": str(tmp_path / "kfp/output_metadata.json"),
         },
     }
-    arguments = ["--task", "report", "--stages", ",".join(NODES), "--input", json.dumps(told)]
+    arguments = ["--task", "report", "--stages", ",".join(NODES), "--input", json.dumps(executor_input)]
     assert report.main(arguments) == 0
-    answer = json.loads((tmp_path / "kfp/output_metadata.json").read_text())["artifacts"]
+    outputs = json.loads((tmp_path / "kfp/output_metadata.json").read_text())["artifacts"]
     container = tmp_path / "container/minio/reports/root/mnist-tfx/run-7/report/salt"
     row = json.loads((container / "record").read_text())
     assert json.loads(store.Object("root/mnist-tfx/run-7/record.json").get()["Body"].read()) == row
     html = (container / "html").read_text()
-    return row, html, {key: entry["artifacts"][0] for key, entry in answer.items()}
+    return row, html, {key: entry["artifacts"][0] for key, entry in outputs.items()}
 
 
 def states(row):
@@ -115,7 +116,7 @@ def states(row):
 def test_a_run_that_pushed(run, tmp_path, store, capsys):
     for task in NODES:
         note(task)
-    row, html, answer = make_report(tmp_path, store, train_steps=5.0)
+    row, html, outputs = make_report(tmp_path, store, train_steps=5.0)
     assert (row["verdict"], row["exit_code"], row["run_id"]) == ("pushed", 0, "run-7")
     assert row["sentence"].startswith("PUSHED: accuracy 95.00%, baseline 90.00% (version 1), version 2 in s3://models")
     assert row["dataset"] == {
@@ -138,46 +139,46 @@ def test_a_run_that_pushed(run, tmp_path, store, capsys):
     assert "data:image/png" in html  # the images were fetched
     assert "95.00%" in capsys.readouterr().out
 
-    metrics = answer["metrics"]["metadata"]
+    metrics = outputs["metrics"]["metadata"]
     assert metrics["accuracy"] == 0.95
     assert metrics["baseline accuracy"] == 0.9
     assert metrics["recall 4"] == 0.5
     assert (metrics["verdict"], metrics["version"]) == ("pushed", 2)
-    drawn = answer["classification_metrics"]["metadata"]
+    drawn = outputs["classification_metrics"]["metadata"]
     names = [spec["displayName"] for spec in drawn["confusionMatrix"]["annotationSpecs"]]
     rows = [row["row"] for row in drawn["confusionMatrix"]["rows"]]
     assert names == list("0123456789")
     assert np.array(rows).shape == (10, 10)
     assert rows[4][4] == rows[4][9] == 1
-    assert answer["html"]["uri"] == row["report"]
+    assert outputs["html"]["uri"] == row["report"]
 
 
-@pytest.mark.parametrize("transform", [run_record.DONE, run_record.FAILED])
+@pytest.mark.parametrize("transform", [State.DONE, State.FAILED])
 def test_a_run_that_the_data_gate_stopped(run, tmp_path, store, transform):
     put(store, "data-check/salt/checks/findings.json", [vars(FINDING)])
     for task in ("ingest", "baseline", "statistics", "data-check"):
         note(task)
-    note("data-gate", run_record.FAILED, run_record.Failure(3, FINDING.sentence, run_record.STOPPED))
-    note("transform", transform, run_record.Failure(1, "ValueError") if transform == run_record.FAILED else None)
-    row, html, answer = make_report(tmp_path, store)
+    note("data-gate", State.FAILED, Failure(3, FINDING.sentence, Verdict.STOPPED))
+    note("transform", transform, Failure(1, "ValueError") if transform == State.FAILED else None)
+    row, html, outputs = make_report(tmp_path, store)
     assert (row["verdict"], row["exit_code"], row["reason"]) == ("stopped", 3, FINDING.sentence)
     assert row["findings"][0]["name"] == "label-out-of-range"
     assert states(row)["data-gate"] == "failed"
     assert states(row)["train"] == states(row)["push"] == "skipped"
     assert FINDING.sentence in html
-    assert answer["metrics"]["metadata"] == {"verdict": "stopped"}
-    assert answer["classification_metrics"]["metadata"] == {}
+    assert outputs["metrics"]["metadata"] == {"verdict": "stopped"}
+    assert outputs["classification_metrics"]["metadata"] == {}
 
 
-@pytest.mark.parametrize("verdict", [run_record.NOT_BLESSED, run_record.STOPPED])
+@pytest.mark.parametrize("verdict", [Verdict.NOT_BLESSED, Verdict.STOPPED])
 def test_a_run_that_push_refused(run, tmp_path, store, verdict):
     for task in NODES[:8]:
         note(task)
-    note("push", run_record.FAILED, run_record.Failure(3, "recall missed by 10 points", verdict))
-    row, _, answer = make_report(tmp_path, store)
+    note("push", State.FAILED, Failure(3, "recall missed by 10 points", verdict))
+    row, _, outputs = make_report(tmp_path, store)
     assert (row["verdict"], row["exit_code"], row["reason"]) == (verdict, 3, "recall missed by 10 points")
     assert row["metrics"]["accuracy"] == 0.95
-    assert "confusionMatrix" in answer["classification_metrics"]["metadata"]
+    assert "confusionMatrix" in outputs["classification_metrics"]["metadata"]
 
 
 def test_what_a_cached_task_made_is_known_from_those_that_used_it(run, tmp_path, store):
@@ -194,12 +195,12 @@ def test_what_a_cached_task_made_is_known_from_those_that_used_it(run, tmp_path,
 def test_a_task_that_was_killed(run, tmp_path, store):
     for task in NODES[:5]:
         note(task)
-    task_records.write_task_record(PREFIX, task_records.TaskRecord("train", run_record.RUNNING, 100.0, None, {}, {}))
+    task_records.write_task_record(PREFIX, task_records.TaskRecord("train", State.RUNNING, 100.0, None, {}, {}))
     row, html, _ = make_report(tmp_path, store)
     assert (row["verdict"], row["exit_code"]) == ("failed", 1)
-    assert row["reason"].startswith("train started and noted no end: its process was killed or its pod was lost")
+    assert row["reason"].startswith("train started and recorded no end: its process was killed or its pod was lost")
     assert "memory" not in row["reason"]
-    assert "train started and noted no end" in html
+    assert "train started and recorded no end" in html
 
 
 def test_a_run_in_which_nothing_started(tmp_path, store):
@@ -234,8 +235,9 @@ def test_a_store_that_refuses_is_one_sentence(tmp_path, monkeypatch, capsys):
 
 
 def test_figures_that_are_not_finite_are_left_out():
-    row = {"verdict": "not_blessed", "metrics": {"accuracy": 0.5, "loss": math.nan}, "baseline": None, "model": None}
-    assert report.metrics_metadata(row) == {"verdict": "not_blessed", "accuracy": 0.5}
+    metrics = Metrics(accuracy=0.5, loss=math.nan)
+    record = RunRecord(run_id="run-7", verdict=Verdict.NOT_BLESSED, metrics=metrics)
+    assert report.metrics_metadata(record) == {"verdict": "not_blessed", "accuracy": 0.5}
 
 
 def test_the_roc_curve_rises_from_the_origin_to_one():

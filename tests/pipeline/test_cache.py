@@ -25,7 +25,7 @@ def test_what_no_finished_stage_has_published_goes_also_where_the_output_folder_
     for folder in ("train/model/3", "train/model/4", "train/model/5", "train/.system/executor_execution/5"):
         (root / folder).mkdir(parents=True)
 
-    cache.clear_away(metadata.Metadata(connection), tmp_path)
+    cache.remove_leftovers(metadata.Metadata(connection), tmp_path)
     assert {path.name for path in root.glob("train/model/*")} == {"3", "4"}
     assert not (root / "train" / ".system" / "executor_execution" / "5").exists()
     assert [artifact.uri for artifact in store.get_artifacts()] == [str(root / "train/model" / name) for name in "34"]

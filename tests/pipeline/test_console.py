@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 # A run's console without a run: stages, a library that writes and warns meanwhile, a download, and the verdict.
 PROGRAM = """
 import logging, pathlib, sys
-from components import stdio
+from components import progress, stdio
 from pipeline.local.console import Console, redirected
 
 def work():
@@ -26,7 +26,8 @@ def work():
     console = Console(sys.stdout)
     with redirected(pathlib.Path(sys.argv[1])), console.stages():
         console.stage("image-check", "running", 0)
-        logging.getLogger("progress").info("epoch 3/4, step 70/96: loss 0.5, on val 12345.67 %, 2 s")
+        progress.report(progress.EpochEnd(3, 4, 70, 96, 0.5, 0.5, 123.4567, 2.0))
+        progress.report(progress.Message("exporting"))
         print("printed by a library")
         logging.getLogger("library").addHandler(early)
         logging.getLogger("library").warning("logged by a library")
@@ -77,9 +78,9 @@ def test_a_terminal_shows_the_stages_and_the_log_has_the_rest(tmp_path: pathlib.
 
 def piped(tmp_path: pathlib.Path, **variables: str) -> bytes:
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "log.txt")]
-    done = subprocess.run(command, cwd=ROOT, env=environment(**variables), capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
-    return done.stdout
+    process = subprocess.run(command, cwd=ROOT, env=environment(**variables), capture_output=True, check=False)
+    assert (process.returncode, process.stderr) == (0, b"")
+    return process.stdout
 
 
 @pytest.mark.parametrize("columns", ["40", "20"])

@@ -33,21 +33,21 @@ def of(checks: list[Check], name: str) -> Check:
 
 def test_this_machine_can_run_it_and_is_told_so_in_one_screen(tmp_path: pathlib.Path) -> None:
     # As a user starts it; no packages are fetched, and no mirror is asked beyond a few seconds.
-    done = subprocess.run(
-        [sys.executable, "runner_local.py", "doctor", "--output", tmp_path, "--json", tmp_path / "told.json"],
+    process = subprocess.run(
+        [sys.executable, "runner_local.py", "doctor", "--output", tmp_path, "--json", tmp_path / "result.json"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         env={**os.environ, "https_proxy": "http://127.0.0.1:9"},
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    lines = done.stdout.splitlines()
+    assert (process.returncode, process.stderr) == (0, ""), process.stdout
+    lines = process.stdout.splitlines()
     assert len(lines) <= 28
     assert lines[-1] == "This machine can run it."
-    told = json.loads((tmp_path / "told.json").read_text())
-    assert told["can_run"] is True
-    checks = {check["name"]: check for check in told["checks"]}
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["can_run"] is True
+    checks = {check["name"]: check for check in result["checks"]}
     assert list(checks) == NAMES
     assert {checks[name]["state"] for name in NAMES} <= {"ok", "warning"}
     assert checks["packages"]["found"] == "as locked"
@@ -56,17 +56,17 @@ def test_this_machine_can_run_it_and_is_told_so_in_one_screen(tmp_path: pathlib.
 
 
 def test_without_any_package_it_says_what_is_missing(tmp_path: pathlib.Path) -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-S", "runner_local.py", "doctor", "--output", tmp_path, "--json"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 3
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1] == "Something blocks: packages."
-    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert process.returncode == 3
+    assert "Traceback" not in process.stderr
+    assert process.stderr.splitlines()[-1] == "Something blocks: packages."
+    checks = {check["name"]: check for check in json.loads(process.stdout)["checks"]}
     assert list(checks) == NAMES
     assert checks["packages"]["found"].startswith("missing: tensorflow, tfx")
     assert "make setup" in checks["packages"]["advice"]
@@ -77,7 +77,7 @@ def test_without_any_package_it_says_what_is_missing(tmp_path: pathlib.Path) -> 
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out what starts processes."""
     monkeypatch.setattr(doctor, "_gpus", lambda _: Check("GPUs", OK, ""))
-    monkeypatch.setattr(doctor, "_first_that_answers", lambda _: None)
+    monkeypatch.setattr(doctor, "_reachable_mirror", lambda _: None)
 
 
 @pytest.mark.usefixtures("quick")
@@ -86,8 +86,8 @@ def test_a_run_that_is_going_on_is_named(tmp_path: pathlib.Path) -> None:
     assert of(doctor.examine(tmp_path), "locks").state == OK
     with (tmp_path / ".lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = of(doctor.examine(tmp_path), "locks")
-    assert (found.state, found.found) == (BLOCKED, f"process 4711 uses {tmp_path}")
+        check = of(doctor.examine(tmp_path), "locks")
+    assert (check.state, check.found) == (BLOCKED, f"process 4711 uses {tmp_path}")
     assert of(doctor.examine(tmp_path), "locks").state == OK
 
 
@@ -98,9 +98,9 @@ def test_a_full_disk_blocks(
 ) -> None:
     usage = namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage(gigabytes * 1e9))
-    found = of(doctor.examine(tmp_path / "not" / "made" / "yet"), "disk")
-    assert (found.state, str(tmp_path) in found.found) == (state, True)
-    assert ("prune" in found.advice) == (state != "ok")
+    check = of(doctor.examine(tmp_path / "not" / "made" / "yet"), "disk")
+    assert (check.state, str(tmp_path) in check.found) == (state, True)
+    assert ("prune" in check.advice) == (state != "ok")
 
 
 @pytest.mark.usefixtures("quick")
@@ -133,8 +133,8 @@ def test_a_missing_compiler_blocks_only_where_something_is_to_be_built(
     monkeypatch.setitem(doctor._LANE, "missing_tools", lambda: ["a C++ compiler (g++)"])
     assert of(doctor.examine(tmp_path), "compiler").state == WARNING
     monkeypatch.setattr(doctor, "_installed", set)
-    found = of(doctor.examine(tmp_path), "compiler")
-    assert (found.state, found.found) == (BLOCKED, "missing: a C++ compiler (g++)")
+    check = of(doctor.examine(tmp_path), "compiler")
+    assert (check.state, check.found) == (BLOCKED, "missing: a C++ compiler (g++)")
 
 
 @pytest.mark.usefixtures("quick")
@@ -143,9 +143,9 @@ def test_packages_that_are_not_as_locked_are_named(tmp_path: pathlib.Path, monke
     (tmp_path / "requirements").mkdir()
     (tmp_path / "requirements/run.lock").write_text(text)
     monkeypatch.setattr(doctor, "_ROOT", tmp_path)
-    found = of(doctor.examine(tmp_path), "packages")
-    assert found.state == WARNING
-    assert found.found.startswith("1 not as locked: keras ")
+    check = of(doctor.examine(tmp_path), "packages")
+    assert check.state == WARNING
+    assert check.found.startswith("1 not as locked: keras ")
 
 
 @pytest.mark.usefixtures("quick")
@@ -155,8 +155,8 @@ def test_cached_data_are_found(
     assert of(doctor.examine(tmp_path), "data").state == WARNING
     (tmp_path / source.MNIST).symlink_to(mnist_dir)
     monkeypatch.setattr(source, "default_cache_dir", lambda: tmp_path)
-    found = of(doctor.examine(tmp_path), "data")
-    assert (found.state, found.found) == (
+    check = of(doctor.examine(tmp_path), "data")
+    assert (check.state, check.found) == (
         OK,
         f"mnist is cached in {tmp_path / source.MNIST}; digits come with scikit-learn",
     )
@@ -167,14 +167,14 @@ def test_a_mirror_that_answers_is_named(tmp_path: pathlib.Path, monkeypatch: pyt
     silent, mirror = (f"{folder.as_uri()}/" for folder in (tmp_path / "none", tmp_path))
     monkeypatch.setattr(download, "MIRRORS", (silent, mirror))
     monkeypatch.setattr(doctor, "_gpus", lambda _: Check("GPUs", OK, ""))
-    assert of(doctor.examine(tmp_path), "data").found.startswith(f"mnist can be had from {mirror}")
+    assert of(doctor.examine(tmp_path), "data").found.startswith(f"mnist is available from {mirror}")
 
 
 def test_a_tensorflow_that_does_not_start_blocks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tensorflow.py").write_text("raise ImportError('libcuda is broken')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = doctor._gpus(False)
-    assert (found.state, "libcuda is broken" in found.found) == (BLOCKED, True)
+    check = doctor._gpus(False)
+    assert (check.state, "libcuda is broken" in check.found) == (BLOCKED, True)
 
 
 @pytest.mark.usefixtures("quick")
@@ -213,7 +213,7 @@ def test_json_that_cannot_be_written_is_wrong_usage(tmp_path: pathlib.Path, caps
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["prune"], "--keep"),
         (["prune", "--keep", "0"], "1 or more, not 0"),
@@ -225,34 +225,34 @@ def test_json_that_cannot_be_written_is_wrong_usage(tmp_path: pathlib.Path, caps
         (["doctor", "--keep"], "unrecognized arguments"),
     ],
 )
-def test_wrong_usage_of_a_command_is_one_line(capsys: Any, arguments: list[str], told: str) -> None:
+def test_wrong_usage_of_a_command_is_one_line(capsys: Any, arguments: list[str], message: str) -> None:
     assert commands.main(arguments) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1
-    assert told in errors
+    assert message in errors
 
 
 @pytest.mark.parametrize(
-    ("variables", "state", "found"),
+    ("variables", "state", "expected"),
     [
         ({}, "ok", "no terminal, utf-8"),
         ({"PYTHONIOENCODING": "ascii"}, "warning", "no terminal, ascii: signs are spelt in ASCII"),
         ({"PYTHONSAFEPATH": "1"}, "warning", "does not look for modules in the folder"),
     ],
 )
-def test_what_the_console_can_show(variables: dict[str, str], state: str, found: str, tmp_path: pathlib.Path) -> None:
-    done = subprocess.run(
+def test_console_and_encoding(variables: dict[str, str], state: str, expected: str, tmp_path: pathlib.Path) -> None:
+    process = subprocess.run(
         [sys.executable, "-S", "runner_local.py", "doctor", "--output", tmp_path, "--json"],
         cwd=ROOT,
         capture_output=True,
         env={**os.environ, **variables},
         check=False,
     )
-    check = next(check for check in json.loads(done.stdout)["checks"] if check["name"] == "console")
+    check = next(check for check in json.loads(process.stdout)["checks"] if check["name"] == "console")
     assert check["state"] == state
-    assert found in check["found"]
-    assert ("✓" in done.stderr.decode()) == (b"+ " not in done.stderr)
+    assert expected in check["found"]
+    assert ("✓" in process.stderr.decode()) == (b"+ " not in process.stderr)
 
 
 def test_a_clock_before_the_last_run_and_a_moved_folder_are_told(tmp_path: pathlib.Path) -> None:
@@ -260,13 +260,14 @@ def test_a_clock_before_the_last_run_and_a_moved_folder_are_told(tmp_path: pathl
     folder = tmp_path / "runs" / "20260101-000000-aaaa"
     folder.mkdir(parents=True)
     (tmp_path / "metadata.db").touch()
-    fields = {"created_at": "2026-01-01T00:00:00+00:00", "sequence": 1, "config": {"output": "/elsewhere/output"}}
     for at, state in (("2026-01-01T00:00:00+00:00", OK), ("9999-01-01T00:00:00+00:00", WARNING)):
-        row = run_record.new_record("20260101-000000-aaaa", **fields | {"created_at": at})
-        run_record.write_record(row, folder / run_record.RECORD_FILE)
+        record = run_record.RunRecord(
+            run_id="20260101-000000-aaaa", created_at=at, sequence=1, config={"output": "/elsewhere/output"}
+        )
+        run_record.write_record(record, folder)
         assert doctor._clock(tmp_path).state == state
-    found = doctor._metadata(tmp_path)
-    assert (found.state, "/elsewhere/output" in found.found) == (OK, True)
+    check = doctor._metadata(tmp_path)
+    assert (check.state, "/elsewhere/output" in check.found) == (OK, True)
 
 
 def test_models_that_the_images_are_too_small_for_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -22,6 +21,7 @@ from pipeline import database, run_record
 from pipeline.local import runner
 from pipeline.local.console import Console
 from pipeline.report import content
+from pipeline.run_record import RunRecord, Tuning, Verdict
 
 ROOT = pathlib.Path(__file__).parents[2]
 GATES = [
@@ -50,7 +50,7 @@ def console(written: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def test_the_table_has_what_models_are_compared_by_and_what_failed(console: Console, written: pathlib.Path) -> None:
-    console.verdict(content.short_gates({"gates": [vars(gate) for gate in GATES]}))
+    console.verdict(content.short_gates(RunRecord(run_id="", gates=tuple(GATES))))
     console.close()
     text = written.read_text(encoding="utf-8")
     assert [line.rstrip() for line in text.splitlines()] == [
@@ -65,7 +65,7 @@ def test_the_table_has_what_models_are_compared_by_and_what_failed(console: Cons
 
 
 def test_a_run_without_gates_has_no_table(console: Console, written: pathlib.Path) -> None:
-    console.verdict(content.short_gates({"gates": []}))
+    console.verdict(content.short_gates(RunRecord(run_id="")))
     console.close()
     assert written.read_text(encoding="utf-8") == ""
 
@@ -73,29 +73,25 @@ def test_a_run_without_gates_has_no_table(console: Console, written: pathlib.Pat
 def test_a_report_that_cannot_be_written_leaves_the_verdict(
     console: Console, written: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    row: dict[str, Any] = run_record.new_record(
-        "20260101-000000-aaaa", verdict=run_record.PUSHED, log=str(tmp_path / "log.txt")
-    )
-    (tmp_path / "report.html").mkdir()  # something else is in its place
-    runner._report(row, tmp_path, console)
+    record = RunRecord(run_id="20260101-000000-aaaa", verdict=Verdict.PUSHED)
+    (tmp_path / "report.html").mkdir()
+    record = runner.write_report(record, tmp_path, console)
     console.close()
     [line] = written.read_text(encoding="utf-8").splitlines()
     assert line.startswith("The report could not be written, the log has the cause: IsADirectoryError: ")
     assert "Traceback" in (tmp_path / "log.txt").read_text(encoding="utf-8")
-    assert (row["report"], row["verdict"]) == (None, "pushed")
+    assert (record.report, record.verdict) == (None, "pushed")
 
 
 def test_a_report_with_a_fault_in_it_leaves_the_verdict(
     console: Console, written: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    broken = [{"name": "change"}]  # not what a gate's result looks like
-    row = run_record.new_record(
-        "20260101-000000-aaaa", verdict=run_record.PUSHED, log=str(tmp_path / "log.txt"), gates=broken
-    )
-    runner._report(row, tmp_path, console)
+    without_trials = Tuning(trials=(), winner=1, space={}, share=0.2)
+    record = RunRecord(run_id="20260101-000000-aaaa", verdict=Verdict.PUSHED, tuning=without_trials)
+    record = runner.write_report(record, tmp_path, console)
     console.close()
     assert "The report could not be written" in written.read_text(encoding="utf-8")
-    assert (row["report"], row["verdict"]) == (None, "pushed")
+    assert (record.report, record.verdict) == (None, "pushed")
     assert not (tmp_path / "report.html").exists()
 
 
@@ -110,7 +106,7 @@ def test_a_record_that_could_not_be_written_is_said_before_any_work(
 
 
 def test_a_record_goes_through_a_link_and_not_in_its_place(tmp_path: pathlib.Path) -> None:
-    run_record.write_record(run_record.new_record("20260101-000000-aaaa"), tmp_path / run_record.RECORD_FILE)
+    run_record.write_record(RunRecord(run_id="20260101-000000-aaaa"), tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "file")
     assert runner_local.died(["--json", str(tmp_path / "link")], signal.SIGKILL, tmp_path) == 1
     assert (tmp_path / "link").is_symlink()  # as /dev/stderr is
@@ -130,11 +126,11 @@ def test_memory_is_named_only_where_it_may_be_the_cause(
 def test_a_killed_run_whose_record_cannot_be_written_says_so(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_record.write_record(run_record.new_record("20260101-000000-aaaa"), tmp_path / run_record.RECORD_FILE)
+    run_record.write_record(RunRecord(run_id="20260101-000000-aaaa"), tmp_path)
     assert runner_local.died(["--json", "/proc/none/record.json"], signal.SIGKILL, tmp_path) == 1
-    told = capsys.readouterr()
-    assert told.out.startswith("FAILED: SIGKILL ended the process")
-    assert told.err.startswith("The record could not be written: --json names a file")
+    captured = capsys.readouterr()
+    assert captured.out.startswith("FAILED: SIGKILL ended the process")
+    assert captured.err.startswith("The record could not be written: --json names a file")
 
 
 def test_a_fault_outside_of_the_stages_is_one_line_and_the_log_has_the_cause(tmp_path: pathlib.Path) -> None:
@@ -144,22 +140,22 @@ def test_a_fault_outside_of_the_stages_is_one_line_and_the_log_has_the_cause(tmp
         "sys.exit(runner_local.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", fail, "--dataset", "digits", "--output", str(tmp_path / "output"), "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    row = json.loads(done.stdout)
-    assert (done.returncode, row["verdict"], row["exit_code"]) == (1, "failed", 1)
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    row = json.loads(process.stdout)
+    assert (process.returncode, row["verdict"], row["exit_code"]) == (1, "failed", 1)
     assert row["reason"].startswith("FileNotFoundError: ")
-    assert f"FAILED: {row['reason']}" in done.stderr.splitlines()
+    assert f"FAILED: {row['reason']}" in process.stderr.splitlines()
     assert row["reason"].endswith(f"; the log has the cause: {row['log']}")
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in process.stderr
     assert "FileNotFoundError" in pathlib.Path(row["log"]).read_text(encoding="utf-8").splitlines()[-1]
-    assert run_record.read_record(pathlib.Path(row["log"]).parent) == row
+    assert run_record.read_record(pathlib.Path(row["log"]).parent).to_json() == row
 
 
 @pytest.mark.parametrize("content", ["", '{"verdict": ', "[]", "{}", '{"run_id": "x", "verdict": "pushed"}'])
 def test_a_damaged_record_is_no_former_verdict(tmp_path: pathlib.Path, content: str) -> None:
     folder = tmp_path / "runs" / "20260101-000000-aaaa"
     folder.mkdir(parents=True)
-    run_record.write_record(run_record.new_record("20260101-000000-aaaa"), folder / run_record.RECORD_FILE)
+    run_record.write_record(RunRecord(run_id="20260101-000000-aaaa"), folder)
     assert run_record.newest_record(tmp_path) is not None
     (folder / run_record.RECORD_FILE).write_text(content)
     assert run_record.newest_record(tmp_path) is None

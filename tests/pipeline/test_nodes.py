@@ -40,18 +40,18 @@ def Later(met: InputArtifact[String], folder: Parameter[str]) -> None:
 
 
 def run(components, output, side_by_side=True):
-    seen = []
+    states = []
 
-    def tell(stage):
-        seen.append((stage.name, stage.state))
+    def append_state(stage):
+        states.append((stage.name, stage.state))
 
     output.mkdir(exist_ok=True)
     ir = nodes.compile_graph(components, output, ())
     digests = {node.pipeline_node.node_info.id: "" for node in ir.nodes}
     try:
-        return nodes.run_nodes(ir, "run", digests, False, tell, side_by_side), seen
+        return nodes.run_nodes(ir, "run", digests, False, append_state, side_by_side), states
     except nodes.StageFailed as failure:
-        return failure, seen
+        return failure, states
 
 
 def meet(folder, name, other=""):
@@ -67,14 +67,16 @@ def test_two_that_need_nothing_of_each_other_run_side_by_side(tmp_path):
 @pytest.mark.parametrize(("cores", "side_by_side"), [(1, True), (2, False)], ids=["one core", "not here"])
 def test_else_they_run_in_the_order_of_the_graph(cores, side_by_side, tmp_path, monkeypatch):
     monkeypatch.setattr(nodes, "_CORES", cores)
-    _, seen = run([meet(tmp_path, "one"), meet(tmp_path, "other")], tmp_path / "output", side_by_side)
-    assert seen == [("one", "running"), ("one", "done"), ("other", "running"), ("other", "done")]
+    _, states = run([meet(tmp_path, "one"), meet(tmp_path, "other")], tmp_path / "output", side_by_side)
+    assert states == [("one", "running"), ("one", "done"), ("other", "running"), ("other", "done")]
 
 
 def test_one_that_needs_another_waits_for_it(tmp_path):
     first = meet(tmp_path, "first")
-    _, seen = run([first, Later(met=first.outputs["met"], folder=str(tmp_path)).with_id("later")], tmp_path / "output")
-    assert seen == [("first", "running"), ("first", "done"), ("later", "running"), ("later", "done")]
+    _, states = run(
+        [first, Later(met=first.outputs["met"], folder=str(tmp_path)).with_id("later")], tmp_path / "output"
+    )
+    assert states == [("first", "running"), ("first", "done"), ("later", "running"), ("later", "done")]
 
 
 def test_of_two_that_fail_side_by_side_the_first_of_the_graph_says_why(tmp_path):

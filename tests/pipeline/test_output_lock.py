@@ -47,13 +47,13 @@ def test_a_file_system_without_locks_is_said_and_nobody_is_accused(
     output: pathlib.Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     without_locks(monkeypatch, number)
-    told = (output / ".lock").read_text()
-    for use in (lock.held, lock.shared):
+    signature = (output / ".lock").read_text()
+    for use in (lock.exclusive, lock.shared):
         with pytest.raises(BadInput, match="its file system has none") as refused, use(output):
             pass
         assert os.strerror(number).lower() in str(refused.value)
         assert "--output" in str(refused.value)
-        assert told not in str(refused.value)
+        assert signature not in str(refused.value)
     with pytest.raises(BadInput, match="its file system has none"):
         lock.holder(output)
     with pytest.raises(BadInput, match="its file system has none"):
@@ -82,19 +82,19 @@ def test_every_command_that_locks_ends_with_one_line(
 def test_doctor_tells_no_locks_from_a_lock_that_is_held(output: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_gpus", lambda _: Check("GPUs", OK, ""))
     assert doctor._locks(output).state == OK
-    with lock.held(output):
+    with lock.exclusive(output):
         assert doctor._locks(output).found == f"process {os.getpid()} uses {output}"
     without_locks(monkeypatch, errno.ENOLCK)
     for folder in (output, output / "not" / "yet"):
-        found = doctor._locks(folder)
-        assert (found.state, found.found) == (BLOCKED, "the file system has none")
-        assert "no locks available" in found.advice
+        check = doctor._locks(folder)
+        assert (check.state, check.found) == (BLOCKED, "the file system has none")
+        assert "no locks available" in check.advice
 
 
 def test_the_holder_is_named_and_a_process_that_has_ended_is_not(output: pathlib.Path) -> None:
-    with lock.held(output):
+    with lock.exclusive(output):
         assert lock.holder(output) == f"process {os.getpid()}"
-        with pytest.raises(BadInput, match=f"process {os.getpid()} is using"), lock.held(output):
+        with pytest.raises(BadInput, match=f"process {os.getpid()} is using"), lock.exclusive(output):
             pass
         ended = (output / ".lock").read_text().partition(" on ")[2].strip()
         with subprocess.Popen([sys.executable, "-c", ""]) as process:
@@ -114,38 +114,39 @@ def test_whoever_reads_makes_nothing_and_keeps_runs_away(tmp_path: pathlib.Path)
         pass
     assert list(tmp_path.iterdir()) == []
     (tmp_path / ".lock").touch()
-    with lock.shared(tmp_path), pytest.raises(BadInput, match="is using"), lock.held(tmp_path):
+    with lock.shared(tmp_path), pytest.raises(BadInput, match="is using"), lock.exclusive(tmp_path):
         pass
-    with lock.held(tmp_path), pytest.raises(BadInput, match=f"process {os.getpid()} is using"), lock.shared(tmp_path):
+    refused = pytest.raises(BadInput, match=f"process {os.getpid()} is using")
+    with lock.exclusive(tmp_path), refused, lock.shared(tmp_path):
         pass
 
 
 def test_a_full_disk_can_still_be_emptied(tmp_path: pathlib.Path) -> None:
     with mounts.mounted(tmp_path / "full", "-t", "tmpfs", "-o", "size=8k", "tmpfs") as folder:
         (folder / "file").write_bytes(bytes(8192))
-        with pytest.raises(BadInput, match="no space left on device"), lock.held(folder):
+        with pytest.raises(BadInput, match="no space left on device"), lock.exclusive(folder):
             pass
-        with lock.held(folder, room=False):
+        with lock.exclusive(folder, room=False):
             pass
 
 
 @pytest.mark.parametrize("name", ["", "runs", "pipeline_root", "pipeline_root/train", "serving/mnist", "checkpoints"])
 def test_a_folder_that_is_read_only_by_its_mount_is_named(tmp_path: pathlib.Path, name: str) -> None:
     (tmp_path / "output" / name).mkdir(parents=True)
-    told = "the output folder must be writable.*read-only file system; name another"
-    with mounts.read_only(tmp_path / "output" / name) as folder, pytest.raises(BadInput, match=told) as refused:  # noqa: SIM117
-        with lock.held(tmp_path / "output"):
+    message = "the output folder must be writable.*read-only file system; name another"
+    with mounts.read_only(tmp_path / "output" / name) as folder, pytest.raises(BadInput, match=message) as refused:  # noqa: SIM117
+        with lock.exclusive(tmp_path / "output"):
             pass
     assert f"but {folder}: " in str(refused.value)
 
 
 def test_metadata_that_are_read_only_are_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "metadata.db").mkdir()
-    with pytest.raises(BadInput, match=r"metadata\.db: it is a folder"), lock.held(tmp_path):
+    with pytest.raises(BadInput, match=r"metadata\.db: it is a folder"), lock.exclusive(tmp_path):
         pass
 
 
 def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "runs").touch()
-    with pytest.raises(BadInput, match="runs: not a directory"), lock.held(tmp_path):
+    with pytest.raises(BadInput, match="runs: not a directory"), lock.exclusive(tmp_path):
         pass

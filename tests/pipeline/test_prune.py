@@ -29,7 +29,7 @@ def server() -> Iterator[object_stores.S3]:
 
 
 @pytest.fixture(params=["folder", "store"])
-def place(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> ModelLocation:
+def location(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> ModelLocation:
     """Five runs of a day each, each of which pushed a version and left an artifact; the metadata are lost."""
     output = tmp_path / "output"
     if request.param == "store":
@@ -47,91 +47,91 @@ def place(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> ModelLocati
         (output / "runs" / run_id).mkdir(parents=True)
         record = {"schema_version": 1, "run_id": run_id, "artifacts": {"train.model": str(artifact)}}
         (output / "runs" / run_id / "record.json").write_text(json.dumps(record))
-        told = {"run_id": run_id, "dataset": {"name": "mnist"}, "metrics": {"accuracy": accuracy}}
-        publish.publish(tmp_path / "source", model, {}, functools.partial(_provenance, told))
+        values = {"run_id": run_id, "dataset": {"name": "mnist"}, "metrics": {"accuracy": accuracy}}
+        publish.publish(tmp_path / "source", model, {}, functools.partial(_provenance, values))
     return ModelLocation(output, model)
 
 
-def _provenance(told: dict[str, Any], number: int) -> dict[str, Any]:
-    return {**told, "version": number}
+def _provenance(values: dict[str, Any], number: int) -> dict[str, Any]:
+    return {**values, "version": number}
 
 
-def numbers(place: ModelLocation) -> list[int]:
-    return [version.number for version in versions.all_versions(place.model)]
+def numbers(location: ModelLocation) -> list[int]:
+    return [version.number for version in versions.all_versions(location.model)]
 
 
-def test_what_must_stay_stays(place: ModelLocation) -> None:
-    labels.change(place.model, 1, "blue")
-    (place.output / "runs" / "compare-20260103-120000-0003-20260105-120000-0005.html").write_text("page")
-    result = housekeeping.prune(place, 1)
+def test_what_must_stay_stays(location: ModelLocation) -> None:
+    labels.change(location.model, 1, "blue")
+    (location.output / "runs" / "compare-20260103-120000-0003-20260105-120000-0005.html").write_text("page")
+    result = housekeeping.prune(location, 1)
     assert result["kept"]["versions"] == {1: "blue", 2: "the best ever pushed", 5: "in production"}
-    assert numbers(place) == [1, 2, 5]
-    kept = [f"2026010{number}-120000-000{number}" for number in (1, 2, 5)]
-    assert result["kept"]["runs"] == kept == sorted(path.name for path in (place.output / "runs").iterdir())
-    left = place.output / "pipeline_root" / "train" / "model"
-    assert sorted(path.name for path in left.iterdir()) == ["1", "2", "5"]
+    assert numbers(location) == [1, 2, 5]
+    runs = [f"2026010{number}-120000-000{number}" for number in (1, 2, 5)]
+    assert result["kept"]["runs"] == runs == sorted(path.name for path in (location.output / "runs").iterdir())
+    remaining = location.output / "pipeline_root" / "train" / "model"
+    assert sorted(path.name for path in remaining.iterdir()) == ["1", "2", "5"]
     assert result["removed"] == {
         "versions": [3, 4], "runs": ["20260103-120000-0003", "20260104-120000-0004"], "artifacts": 2, "checkpoints": 0
     }  # fmt: skip
     assert result["freed"]["artifacts"] == 2000
     assert result["freed"]["total"] == sum(size for name, size in result["freed"].items() if name != "total")
-    assert (result["freed"]["versions"] > 10000) == place.model.url.startswith("/")
+    assert (result["freed"]["versions"] > 10000) == location.model.url.startswith("/")
     assert "There are no metadata" in result["note"]
-    assert [(line["action"], line.get("versions")) for line in history.read(place.model)][-1] == ("prune", [3, 4])
-    assert versions.next_number(place.model) == 6
+    assert [(line["action"], line.get("versions")) for line in history.read(location.model)][-1] == ("prune", [3, 4])
+    assert versions.next_number(location.model) == 6
 
 
-def test_a_second_time_nothing_is_left_to_do(place: ModelLocation) -> None:
-    housekeeping.prune(place, 2)
-    before = history.read(place.model)
-    again = housekeeping.prune(place, 2)
+def test_a_second_time_nothing_is_left_to_do(location: ModelLocation) -> None:
+    housekeeping.prune(location, 2)
+    before = history.read(location.model)
+    again = housekeeping.prune(location, 2)
     assert again["removed"] == {"versions": [], "runs": [], "artifacts": 0, "checkpoints": 0}
     assert again["freed"]["total"] == 0
-    assert history.read(place.model) == before
+    assert history.read(location.model) == before
 
 
-def test_a_canary_and_what_is_in_production_stay(place: ModelLocation) -> None:
-    labels.change(place.model, 5, "canary")
-    assert housekeeping.prune(place, 1)["kept"]["versions"] == {
+def test_a_canary_and_what_is_in_production_stay(location: ModelLocation) -> None:
+    labels.change(location.model, 5, "canary")
+    assert housekeeping.prune(location, 1)["kept"]["versions"] == {
         2: "the best ever pushed",
         4: "in production",
         5: "canary",
     }
-    assert numbers(place) == [2, 4, 5]
+    assert numbers(location) == [2, 4, 5]
 
 
-def test_with_many_to_keep_nothing_goes(place: ModelLocation) -> None:
-    assert housekeeping.prune(place, 9)["removed"]["versions"] == []
-    assert numbers(place) == [1, 2, 3, 4, 5]
+def test_a_high_number_removes_nothing(location: ModelLocation) -> None:
+    assert housekeeping.prune(location, 9)["removed"]["versions"] == []
+    assert numbers(location) == [1, 2, 3, 4, 5]
 
 
-def test_only_checkpoints_that_no_kept_run_goes_on_from_go(place: ModelLocation) -> None:
-    folder = place.output / "checkpoints"
+def test_only_checkpoints_that_no_kept_run_goes_on_from_go(location: ModelLocation) -> None:
+    folder = location.output / "checkpoints"
     for name in ("left", "gone-on-from", "newer"):
         (folder / name).mkdir(parents=True)
     # The oldest run that stays is that of the second day, which made the best version: it found two of them.
-    path = place.output / "runs" / "20260102-120000-0002" / "record.json"
-    present = housekeeping.present(place.output)
+    path = location.output / "runs" / "20260102-120000-0002" / "record.json"
+    present = housekeeping.checkpoint_times(location.output)
     del present["newer"]
     path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": {"checkpoints": present}}))
     os.utime(folder / "gone-on-from", (0, 0))  # by a clock that was set back
     os.utime(folder / "newer", (0, 0))
-    assert housekeeping.prune(place, 1)["removed"]["checkpoints"] == 1
+    assert housekeeping.prune(location, 1)["removed"]["checkpoints"] == 1
     assert sorted(path.name for path in folder.iterdir()) == ["gone-on-from", "newer"]
 
 
-def test_the_newest_runs_stay_whatever_their_clocks_said(place: ModelLocation) -> None:
+def test_the_newest_runs_stay_whatever_their_clocks_said(location: ModelLocation) -> None:
     """The last run was in New York, the one before in Tokyo; a former record has no sequence."""
     for name, sequence in (("20260105-120000-0005", 1), ("20260104-120000-0004", 2), ("20260101-120000-0001", 3)):
-        path = place.output / "runs" / name / "record.json"
+        path = location.output / "runs" / name / "record.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"sequence": sequence}))
-    kept = housekeeping.prune(place, 2)["kept"]["runs"]
+    runs = housekeeping.prune(location, 2)["kept"]["runs"]
     # The second made the best version, and the fifth the one in production.
-    assert kept == [f"2026010{number}-120000-000{number}" for number in (2, 5, 4, 1)]
+    assert runs == [f"2026010{number}-120000-000{number}" for number in (2, 5, 4, 1)]
 
 
 @pytest.mark.parametrize("keep", [0, -1])
-def test_at_least_one_is_kept(place: ModelLocation, keep: int) -> None:
+def test_at_least_one_is_kept(location: ModelLocation, keep: int) -> None:
     with pytest.raises(BadInput, match="1 or more"):
-        housekeeping.prune(place, keep)
-    assert len(numbers(place)) == 5
+        housekeeping.prune(location, keep)
+    assert len(numbers(location)) == 5

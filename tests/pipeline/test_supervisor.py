@@ -30,8 +30,10 @@ sys.exit(supervisor.call(work, lambda number, folder: 99))
 def ended(last):
     command = [sys.executable, "-c", WORK.format(last=last)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60, env=environment)
-    return done.returncode, done.stdout, done.stderr
+    process = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60, env=environment
+    )
+    return process.returncode, process.stdout, process.stderr
 
 
 def test_what_was_said_is_seen_and_what_shall_be_done_at_the_end_is_done():
@@ -52,7 +54,7 @@ from pipeline.local import supervisor
 folder = sys.argv[1]
 
 def work():
-    supervisor.tell(folder)
+    supervisor.report_folder(folder)
     # One process that ignores what its parent is asked, in a session of its own.
     subprocess.Popen(["sh", "-c", "trap '' INT TERM HUP; sleep 60 & echo $! > $0/stray; wait", folder],
                      start_new_session=True)
@@ -63,7 +65,7 @@ def work():
     except KeyboardInterrupt:
         try: time.sleep(1)
         finally:
-            print(supervisor.interruption(), flush=True)
+            print(supervisor.interruption_reason(), flush=True)
         return 1
     return 0
 

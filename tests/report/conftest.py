@@ -15,8 +15,10 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components import findings
 from components.ingest import encode
+from pipeline import run_record
+from pipeline.run_record import RunRecord
 
-MakeRun = Callable[..., dict[str, Any]]
+MakeRun = Callable[..., RunRecord]
 TEST_IMAGES = 20  # two of each class
 # What candidate and baseline answer: the candidate takes one 4 for a 9, and the baseline two 7 for a 1.
 LABELS = np.arange(TEST_IMAGES) % 10
@@ -128,11 +130,16 @@ def _record(output: pathlib.Path, run_id: str) -> dict[str, Any]:
     }
 
 
+def parse(values: dict[str, Any]) -> RunRecord:
+    """Returns the record with these JSON values."""
+    return run_record.parse_record(json.dumps(values))
+
+
 @pytest.fixture
 def make_run(tmp_path: pathlib.Path) -> MakeRun:
     """Makes a run below `tmp_path/output` and returns its record; keyword arguments replace fields of that."""
 
-    def make(run_id: str = "20260101-000000-aaaa", **changed: Any) -> dict[str, Any]:
+    def make(run_id: str = "20260101-000000-aaaa", **changed: Any) -> RunRecord:
         output = tmp_path / "output"
         root = output / "pipeline_root" / run_id
         folder = output / "runs" / run_id
@@ -170,7 +177,7 @@ def make_run(tmp_path: pathlib.Path) -> MakeRun:
         before = {"dataset": {"sha256": "ab" * 32}, "config": {"training": {"model": "cnn", "seed": 7}}}
         _json(output / "serving" / "mnist" / "1" / "assets.extra" / "provenance.json", before)
         record = _record(output, run_id) | {"artifacts": {name: str(path) for name, path in at.items()}} | changed
-        _json(folder / "record.json", record)
-        return record
+        _json(folder / run_record.RECORD_FILE, record)
+        return run_record.read_record(folder)
 
     return make

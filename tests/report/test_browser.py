@@ -12,6 +12,7 @@ import pytest
 from pipeline.report import page
 from tests import browser
 from tests.browser import words
+from tests.report.conftest import parse
 
 pytestmark = pytest.mark.slow
 
@@ -39,30 +40,30 @@ def test_a_report_is_whole_silent_and_says_what_the_record_says(make_run, tmp_pa
     assert shown.section("training").count('aria-roledescription="point"') == 2 * 4 + 2
     assert "could not be drawn" not in words(shown.dom)
     verdict = words(shown.section("verdict"))
-    assert record["sentence"] in verdict
+    assert record.sentence in verdict
     assert "Forced past the model gate. The reason given: the deadline" in verdict
     assert "accuracy 95.00% 85.00 to 100.00% 90.00% – 93.00% ✓ pass" in verdict
     evaluation = words(shown.section("evaluation"))
-    assert f"{record['metrics']['loss']:.4f}" in evaluation
-    assert f"{record['baseline']['metrics']['loss']:.4f}" in evaluation
+    assert f"{record.metrics.loss:.4f}" in evaluation
+    assert f"{record.baseline.metrics.loss:.4f}" in evaluation
     rows = re.findall(r'<tr data-class="(\d)">(.*?)</tr>', shown.section("classes"), re.DOTALL)
     assert {name: words(row).split()[2] for name, row in rows} == {
-        name: f"{recall:.2%}" for name, recall in record["metrics"]["recall"].items()
+        name: f"{recall:.2%}" for name, recall in record.metrics.recall.items()
     }
     assert shown.section("gallery").count("<img") == 2
-    assert record["dataset"]["sha256"] in shown.section("lineage")
+    assert record.dataset.sha256 in shown.section("lineage")
     assert "1 min 15 s" in shown.section("stages")
 
 
 def test_text_stays_text(make_run, tmp_path: pathlib.Path, show: Show) -> None:
-    record = make_run(run_id="20260101-000000-aaaa", forced=HOSTILE, reason=HOSTILE, sentence=HOSTILE, log=HOSTILE)
-    record["run_id"] = HOSTILE
-    record["dataset"]["name"] = HOSTILE
-    record["gates"][0] |= {"name": HOSTILE, "reason": HOSTILE, "passed": False}
-    record["findings"] = [
+    values = make_run(forced=HOSTILE, reason=HOSTILE, sentence=HOSTILE, log=HOSTILE).to_json()
+    values["run_id"] = HOSTILE
+    values["dataset"]["name"] = HOSTILE
+    values["gates"][0] |= {"name": HOSTILE, "reason": HOSTILE, "passed": False}
+    values["findings"] = [
         {"name": HOSTILE, "sentence": HOSTILE, "count": 1, "examples": [HOSTILE], "allowed": True, "measured": 1}
     ]
-    shown = show(page.write(record, tmp_path))
+    shown = show(page.write(parse(values), tmp_path))
     assert shown.console == []
     assert "<title>taken over" not in shown.dom
     assert not re.search(r"<img[^>]*onerror", shown.dom)
@@ -72,14 +73,14 @@ def test_text_stays_text(make_run, tmp_path: pathlib.Path, show: Show) -> None:
 
 def test_a_long_word_does_not_widen_the_page(make_run, tmp_path: pathlib.Path, show: Show) -> None:
     long = "a" * 1000
-    record = make_run(forced=long, reason=long, sentence=long, log=f"/{long}")
-    record["dataset"]["name"] = long
-    record["gates"][0] |= {"name": long, "reason": long, "passed": False}
-    record["stages"][0] |= {"name": long}
-    record["findings"] = [
+    values = make_run(forced=long, reason=long, sentence=long, log=f"/{long}").to_json()
+    values["dataset"]["name"] = long
+    values["gates"][0] |= {"name": long, "reason": long, "passed": False}
+    values["stages"][0] |= {"name": long}
+    values["findings"] = [
         {"name": long, "sentence": long, "count": 1, "examples": [long], "allowed": True, "measured": 1}
     ]
-    path = page.write(record, tmp_path)
+    path = page.write(parse(values), tmp_path)
     before, end, after = path.read_text(encoding="utf-8").rpartition("</body>")
     script = "document.title = document.documentElement.scrollWidth - document.documentElement.clientWidth"
     path.write_text(f"{before}<script>{script}</script>{end}{after}", encoding="utf-8")

@@ -14,7 +14,7 @@ from pipeline.report import data, page
 
 @pytest.fixture
 def artifact(make_run) -> pathlib.Path:
-    return pathlib.Path(make_run()["artifacts"]["ingest.examples"])
+    return pathlib.Path(make_run().artifacts["ingest.examples"])
 
 
 def test_every_image_comes_back_in_order(artifact: pathlib.Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from pipeline.report import content, page
+from pipeline.run_record import RunRecord
+from tests.report.conftest import parse
 
 HOSTILE = "<script>alert('x')</script>\"'&"
 
@@ -20,7 +22,7 @@ def no_vega(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "javascript", lambda: "")
 
 
-def text_of(record: dict[str, Any], tmp_path: pathlib.Path) -> str:
+def text_of(record: RunRecord, tmp_path: pathlib.Path) -> str:
     return page.write(record, tmp_path / "page").read_text(encoding="utf-8")
 
 
@@ -129,11 +131,11 @@ def test_changed_code_is_told_also_of_a_run_that_pushed_nothing(make_run, tmp_pa
 @pytest.mark.parametrize("serving", ["elsewhere", "s3://bucket/models"])
 def test_the_baseline_is_known_wherever_models_are_pushed_to(make_run, tmp_path: pathlib.Path, serving: str) -> None:
     baseline = tmp_path / "artifact"
-    record = make_run(artifacts={"baseline.baseline": str(baseline)})
-    record["config"]["serving_root"] = serving
+    values = make_run(artifacts={"baseline.baseline": str(baseline)}).to_json()
+    values["config"]["serving_root"] = serving
     baseline.mkdir()
     (tmp_path / "output/serving/mnist/1").rename(baseline / "Format-Serving")
-    assert words(section(text_of(record, tmp_path), "changes")).endswith("training.seed 7 1")
+    assert words(section(text_of(parse(values), tmp_path), "changes")).endswith("training.seed 7 1")
 
 
 def test_forced_and_allowed_are_visible(make_run, tmp_path: pathlib.Path) -> None:
@@ -155,18 +157,20 @@ def test_neither_notice_without_reason(make_run, tmp_path: pathlib.Path) -> None
 
 
 def test_a_run_that_the_data_gate_stopped(make_run, tmp_path: pathlib.Path) -> None:
-    record = make_run()
-    kept = {name: path for name, path in record["artifacts"].items() if name.split(".")[0] not in ("train", "evaluate")}
+    values = make_run().to_json()
+    artifacts = values["artifacts"].items()
+    artifacts = {name: path for name, path in artifacts if name.split(".")[0] not in ("train", "evaluate")}
     finding = {
         "name": "blank", "sentence": "One image is blank.", "measured": 1, "limit": 0, "count": 1,
         "examples": ["val-images-idx3-ubyte#3"], "allowed": False,
     }  # fmt: skip
-    record |= {
+    values |= {
         "verdict": "stopped", "reason": "One image is blank.", "sentence": "STOPPED: One image is blank.",
-        "metrics": None, "baseline": None, "model": None, "candidate": None, "artifacts": kept, "findings": [finding],
+        "metrics": None, "baseline": None, "model": None, "candidate": None, "artifacts": artifacts,
+        "findings": [finding],
         "gates": [{"name": "data", "measured": 1, "limit": 0, "passed": False, "reason": "One image is blank."}],
     }  # fmt: skip
-    text = text_of(record, tmp_path)
+    text = text_of(parse(values), tmp_path)
     assert "STOPPED: One image is blank." in words(section(text, "verdict"))
     assert "blank : One image is blank. 1 example" in words(section(text, "data")).replace("examples", "example")
     assert [name for name in SECTIONS if section(text, name)] == ["verdict", "data", "lineage", "stages"]
@@ -174,8 +178,7 @@ def test_a_run_that_the_data_gate_stopped(make_run, tmp_path: pathlib.Path) -> N
 
 def test_a_run_that_failed_at_once(make_run, tmp_path: pathlib.Path) -> None:
     nothing = dict.fromkeys(("dataset", "config", "model", "candidate", "metrics", "baseline", "fingerprint", "log"))
-    record = make_run(verdict="failed", reason="no disk", gates=[], stages=[], artifacts={}, **nothing)
-    del record["sentence"]
+    record = make_run(verdict="failed", reason="no disk", sentence=None, gates=[], stages=[], artifacts={}, **nothing)
     text = text_of(record, tmp_path)
     assert "no disk" in words(section(text, "verdict"))
     assert [name for name in SECTIONS if section(text, name)] == ["verdict", "lineage", "stages"]
@@ -183,7 +186,7 @@ def test_a_run_that_failed_at_once(make_run, tmp_path: pathlib.Path) -> None:
 
 def test_an_artifact_that_is_gone_costs_its_part_only(make_run, tmp_path: pathlib.Path) -> None:
     record = make_run()
-    (pathlib.Path(record["artifacts"]["train.model_run"]) / "training.json").unlink()
+    (pathlib.Path(record.artifacts["train.model_run"]) / "training.json").unlink()
     text = text_of(record, tmp_path)
     assert "the training: FileNotFoundError" in words(section(text, "verdict"))
     assert not section(text, "training")
@@ -191,13 +194,13 @@ def test_an_artifact_that_is_gone_costs_its_part_only(make_run, tmp_path: pathli
 
 
 def test_all_text_is_escaped(make_run, tmp_path: pathlib.Path) -> None:
-    record = make_run(forced=HOSTILE, reason=HOSTILE, sentence=HOSTILE, log=f"/tmp/{HOSTILE}")
-    record["dataset"] |= {"name": HOSTILE, "choice": HOSTILE}
-    record["gates"][0] |= {"name": HOSTILE, "reason": HOSTILE, "passed": False}
-    record["stages"][0] |= {"name": HOSTILE, "state": HOSTILE}
-    record["config"]["training"] |= {"model": HOSTILE}
-    record["model"] |= {"type": HOSTILE}
-    text = text_of(record, tmp_path)
+    values = make_run(forced=HOSTILE, reason=HOSTILE, sentence=HOSTILE, log=f"/tmp/{HOSTILE}").to_json()
+    values["dataset"] |= {"name": HOSTILE, "choice": HOSTILE}
+    values["gates"][0] |= {"name": HOSTILE, "reason": HOSTILE, "passed": False}
+    values["stages"][0] |= {"name": HOSTILE}
+    values["config"]["training"] |= {"model": HOSTILE}
+    values["model"] |= {"type": HOSTILE}
+    text = text_of(parse(values), tmp_path)
     assert "alert(" in text
     assert "<script>alert" not in text
     assert HOSTILE in html.unescape(text)
@@ -214,10 +217,10 @@ def test_charts_are_in_the_page_as_json(make_run, tmp_path: pathlib.Path) -> Non
 
 
 def test_slices_of_both_models(make_run) -> None:
-    record = make_run()
-    record["metrics"]["slices"] = {"ink_share": {"little": {"accuracy": 0.75, "examples": 8}}}
-    record["baseline"]["metrics"]["slices"] = {"ink_share": {"little": {"accuracy": 0.5, "examples": 8}}}
-    [(feature, chart)] = content.gather_report(record)["evaluation"]["slice_charts"].items()
+    values = make_run().to_json()
+    values["metrics"]["slices"] = {"ink_share": {"little": {"accuracy": 0.75, "examples": 8}}}
+    values["baseline"]["metrics"]["slices"] = {"ink_share": {"little": {"accuracy": 0.5, "examples": 8}}}
+    [(feature, chart)] = content.gather_report(parse(values))["evaluation"]["slice_charts"].items()
     assert feature == "ink share"
     assert [(row["model"], row["value"], row["count"]) for row in chart["data"]["values"]] == [
         ("candidate", 0.75, 8), ("baseline", 0.5, 8)
@@ -226,10 +229,10 @@ def test_slices_of_both_models(make_run) -> None:
 
 def test_comparison(make_run, tmp_path: pathlib.Path) -> None:
     one = make_run("20260101-000000-aaaa")
-    other = make_run("20260102-000000-bbbb", forced="why not")
-    other["metrics"]["accuracy"] = 0.875
-    other["config"]["training"]["seed"] = 3
-    text = page.write_comparison(one, other, tmp_path / "compare.html").read_text(encoding="utf-8")
+    values = make_run("20260102-000000-bbbb", forced="why not").to_json()
+    values["metrics"]["accuracy"] = 0.875
+    values["config"]["training"]["seed"] = 3
+    text = page.write_comparison(one, parse(values), tmp_path / "compare.html").read_text(encoding="utf-8")
     assert "accuracy 95.00% 87.50% -7.50 points" in words(section(text, "metrics"))
     assert "recall of 4 50.00% 50.00% +0.00 points" in words(section(text, "metrics"))
     assert "training.seed 1 3" in words(section(text, "settings"))
@@ -238,8 +241,9 @@ def test_comparison(make_run, tmp_path: pathlib.Path) -> None:
 
 
 def test_comparison_of_runs_on_other_data_without_answers(make_run, tmp_path: pathlib.Path) -> None:
-    one, other = make_run("20260101-000000-aaaa"), make_run("20260102-000000-bbbb", metrics=None, artifacts={})
-    other["dataset"]["sha256"] = "00"
+    dataset = {"name": "digits", "sha256": "00"}
+    one = make_run("20260101-000000-aaaa")
+    other = make_run("20260102-000000-bbbb", metrics=None, artifacts={}, dataset=dataset)
     text = page.write_comparison(one, other, tmp_path / "compare.html").read_text(encoding="utf-8")
     assert "The data differ" in text
     assert not section(text, "galleries")

@@ -7,10 +7,10 @@ by asking anyway.
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any
 
+from components import progress
 from components.errors import BadInput, GateStopped, ProjectError
 from pipeline.kubeflow.training_job.cluster import Cluster, Json, Refused
 
@@ -20,8 +20,6 @@ _LAST_LINES = 20
 _PERMANENT = range(1, 128)
 _FINAL = ("Succeeded", "Failed")
 _KINDS = {BadInput.exit_code: BadInput, GateStopped.exit_code: GateStopped}
-
-_progress = logging.getLogger("progress")
 
 
 class JobWatch:
@@ -130,7 +128,7 @@ class JobWatch:
             lines = []
         if _index(pod):
             for line in lines:
-                _progress.info("%s: %s", _name(pod), line)
+                progress.report(progress.Message(f"{_name(pod)}: {line}"))
         said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines or [message]
         return _KINDS.get(code, ProjectError)(
             f"{said[-1]} ({_name(pod)} of the training job {self._name}: exit code {code}, "
@@ -149,13 +147,13 @@ class JobWatch:
         # Times are compared by the second, so that some lines come again.
         new = lines[len(lines) - lines[::-1].index(last) :] if last in lines else lines
         for line in new:
-            _progress.info("worker 0: %s", line.partition(" ")[2])
+            progress.report(progress.Message(f"worker 0: {line.partition(' ')[2]}"))
         self._last_line = (uid, new[-1] if new else last)
 
     def _say(self, what: str, text: str) -> None:
         """Says something of a thing once, and again when it has been something else meanwhile."""
         if text and self._said.get(what) != text:
-            _progress.info("%s: %s", what, text)
+            progress.report(progress.Message(f"{what}: {text}"))
         self._said[what] = text
 
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from components import progress
 from components.errors import BadInput, ProjectError
 from pipeline.kubeflow.training_job import exchange
 from pipeline.kubeflow.training_job.cluster import Cluster, Json, Refused
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 RUN_LABEL, TASK_LABEL = "mnist-tfx/run", "mnist-tfx/task"
 _GONE_SECONDS = 120.0  # until the workers of a former job must be gone
 _TRIES, _PAUSE_SECONDS = 5, 5.0  # of making and of removing a job
-
-_progress = logging.getLogger("progress")
 
 
 def run_fn(fn_args: FnArgs) -> None:
@@ -118,12 +117,16 @@ def _completed(manifest: Json, name: str, labels: Mapping[str, str], cluster: Cl
     return made
 
 
+def _report(text: str, level: int = logging.INFO) -> None:
+    progress.report(progress.Message(f"training job: {text}"), level)
+
+
 def _remove_former(cluster: Cluster, labels: Mapping[str, str]) -> None:
     """Removes what a former try of this task has left running: its workers would train on, beside the new ones."""
     selector = ",".join(f"{key}={value}" for key, value in labels.items())
     for job in cluster.jobs(selector):
         name = job["metadata"]["name"]
-        _progress.info("training job: %s of a former try is removed", name)
+        _report(f"{name} of a former try is removed")
         cluster.delete(name)
         until = time.monotonic() + _GONE_SECONDS
         while cluster.pods(name):
@@ -141,12 +144,8 @@ def _made(cluster: Cluster, job: Json) -> Iterator[None]:
     name = job["metadata"]["name"]
     try:
         _make(cluster, job)
-        _progress.info(
-            "training job: %s, %d workers, in the namespace %s",
-            name,
-            job["spec"]["tfReplicaSpecs"]["Worker"]["replicas"],
-            cluster.namespace,
-        )
+        workers = job["spec"]["tfReplicaSpecs"]["Worker"]["replicas"]
+        _report(f"{name}, {workers} workers, in the namespace {cluster.namespace}")
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what began to end, ends
@@ -163,7 +162,7 @@ def _make(cluster: Cluster, job: Json) -> None:
                 return
             if not (left and _passes(error)):
                 raise
-            _progress.info("training job: %s", error)
+            _report(str(error))
             time.sleep(_PAUSE_SECONDS)
         else:
             return
@@ -176,11 +175,11 @@ def _remove(cluster: Cluster, name: str) -> None:
             cluster.delete(name)
         except Refused as error:
             if not (left and _passes(error)):
-                _progress.warning("training job: %s stays: kubectl delete tfjob %s. %s", name, name, error)
+                _report(f"{name} stays: kubectl delete tfjob {name}. {error}", logging.WARNING)
                 return
             time.sleep(_PAUSE_SECONDS)
         else:
-            _progress.info("training job: %s is removed", name)
+            _report(f"{name} is removed")
             return
 
 
@@ -194,7 +193,7 @@ def _stopped_by_sigterm() -> Iterator[None]:
     """What ends a pod ends the block, with all that it has to clear away."""
 
     def stop(number: int, frame: Any) -> None:
-        _progress.warning("training job: this task is told to end")
+        _report("this task is being ended", logging.WARNING)
         sys.exit(128 + number)
 
     former = signal.signal(signal.SIGTERM, stop)

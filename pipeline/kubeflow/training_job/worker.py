@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from components import environment, retries, stdio, storage
+from components import environment, progress, retries, stdio, storage
 from components.errors import BadInput, ProjectError
 from components.train import devices
 from components.train.devices import PeerLost
@@ -26,8 +26,6 @@ from pipeline.kubeflow.training_job import exchange
 _RETRIES = 3
 # How long the other workers wait for the first one's upload.
 UPLOAD_SECONDS, _POLL_SECONDS = 600.0, 2.0
-
-_progress = logging.getLogger("progress")
 
 
 def work(url: str) -> None:
@@ -46,13 +44,13 @@ def work(url: str) -> None:
     """
     job = exchange.read(url)
     if exchange.is_published(url):
-        _progress.info("the model is published already")
+        progress.report(progress.Message("the model is published already"))
         return
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
-        _progress.info("fetching the data")
+        progress.report(progress.Message("fetching the data"))
         _train(job)
         if devices.is_chief():
-            _progress.info("publishing the model")
+            progress.report(progress.Message("publishing the model"))
             retries.retrying(_RETRIES, lambda error: isinstance(error, BadInput))(
                 exchange.publish, url, pathlib.Path("made")
             )
@@ -95,7 +93,7 @@ def _is_published(url: str) -> bool:
     try:
         return exchange.is_published(url)
     except BadInput as error:  # as the upload is, so as not to end the job meanwhile
-        _progress.warning("looking for the model is tried again: %s", error)
+        progress.report(progress.Message(f"looking for the model is tried again: {error}"), logging.WARNING)
         return False
 
 
@@ -122,13 +120,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("url")
     told = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
-    logging.getLogger("progress").setLevel(logging.INFO)
+    progress.LOGGER.setLevel(logging.INFO)
     try:
         entrypoint.check_code(told.code_digest)
 
         work(told.url)
     except ProjectError as error:
-        entrypoint.say(error)
+        entrypoint.print_error(error)
         return RETRYABLE if isinstance(error, PeerLost) else error.exit_code
     except Exception as error:
         return entrypoint.exit_code(error)
