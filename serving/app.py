@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The web application: the protocols, health, metrics, the page and its documentation, put together."""
+"""The web application: protocols, health, metrics, the page to draw on and the API documentation."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import pathlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -15,140 +16,150 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from components import features
-from serving import json_text, metrics, openinference, rest
-from serving.batcher import Batcher
-from serving.limits import BodyReader, Limits
-from serving.models import STABLE, Models
-from serving.refusal import Refusal
-from serving.service import Sampler, Service
+from serving import metrics, protocol_v1, protocol_v2
+from serving.batching import Batcher
+from serving.limits import BodyReader, Limits, RequestError
+from serving.models import STABLE, ModelVersions
+from serving.sampling import Sampler
+from serving.service import Service
+from serving.tensors import write_json
 
-_HERE = pathlib.Path(__file__).parent
-# Pages use what is in them and this server, nothing from elsewhere.
+_FOLDER = pathlib.Path(__file__).parent
+# The pages load nothing from other hosts.
 _PAGE_HEADERS = {
     "content-security-policy": "default-src 'self' data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'",
     "cache-control": "no-cache",
 }
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
+class About:
+    """Response of `/about`: the production version, its classes and its training data."""
+
+    model: str
+    version: int
+    image_shape: tuple[int, int]
+    classes: tuple[str, ...]
+    dataset: Mapping[str, Any] | None
+    metrics: Mapping[str, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Application:
-    """The ASGI application and what it shares with the process around it."""
+    """The ASGI application, and its state for the process around it."""
 
     asgi: ASGIApp
-    fastapi: FastAPI
-    stop_being_ready: Callable[[], None]
+    service: Service
 
 
-def build(models: Models, limits: Limits, sampler: Sampler | None = None) -> Application:
+def build(models: ModelVersions, limits: Limits, sampler: Sampler | None = None) -> Application:
     """Builds the application.
 
     Args:
-        models: loaded already.
-        limits: what a request may cost.
-        sampler: None where nothing is sampled.
+        models: with a loaded version.
+        limits: of a request.
+        sampler: None without sampling.
     """
-    counted = metrics.Metrics(models)
-    # The queue belongs to the event loop, which is not there yet.
-    service = Service(models, None, limits, BodyReader(limits), counted, sampler)  # type: ignore[arg-type]
+    registry = metrics.Metrics(models)
+    batcher = Batcher(limits.max_batch, limits.max_queue, registry.count_batch)
+    service = Service(models, batcher, limits, BodyReader(limits), registry, sampler)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.batcher = Batcher(limits.max_batch, limits.max_queue, counted.batch)
+        batcher.start()
         try:
             yield
         finally:
-            service.batcher.stop()
+            batcher.stop()
 
     app = FastAPI(
         title="MNIST model server",
         version="1",
         description="TensorFlow Serving's REST interface, KServe's V1 and V2 protocols, health and metrics.",
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's pages load scripts from elsewhere
+        docs_url=None,  # FastAPI's own pages load scripts from other hosts
         redoc_url=None,
     )
-    app.add_exception_handler(Refusal, _refused)
-    app.add_exception_handler(HTTPException, _not_found)
-    app.include_router(rest.router(service))
-    app.include_router(openinference.router(service))
+    app.add_exception_handler(RequestError, _respond_to_request_error)
+    app.add_exception_handler(HTTPException, _respond_to_http_exception)
+    app.include_router(protocol_v1.router(service))
+    app.include_router(protocol_v2.router(service))
     _add_operations(app, service)
     _add_pages(app, service)
-
-    def stop_being_ready() -> None:
-        service.stopping = True
-
-    return Application(_Counting(app, counted), app, stop_being_ready)
+    return Application(_MetricsMiddleware(app, registry), service)
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", tags=["operations"], summary="Whether the process is alive")
+    @app.get("/healthz", tags=["operations"], summary="Liveness of the process")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["operations"], summary="Whether a version can answer", responses={503: {}})
+    @app.get("/readyz", tags=["operations"], summary="Readiness, versions and labels", responses={503: {}})
     async def readyz() -> Response:
-        ready = service.models.ready and not service.stopping
-        body = {"ready": ready, "versions": service.models.served, "labels": service.models.labels}
-        return Response(json_text.write(body), 200 if ready else 503, media_type="application/json")
+        content = {"ready": service.ready, "versions": service.models.numbers, "labels": service.models.labels}
+        return Response(write_json(content), 200 if service.ready else 503, media_type="application/json")
 
-    @app.get("/about", tags=["operations"], summary="The model, its classes, and what it was trained on")
+    @app.get("/about", tags=["operations"], summary="The model, its classes and its training data")
     async def about() -> Response:
-        return Response(json_text.write(_about(service)), media_type="application/json")
+        return Response(write_json(_about(service)), media_type="application/json")
 
-    @app.get("/metrics", tags=["operations"], summary="What the server counts, in Prometheus's text format")
+    @app.get("/metrics", tags=["operations"], summary="Metrics in Prometheus's text format")
     async def metrics_page() -> Response:
-        service.metrics.waiting.set(service.batcher.waiting)
-        return Response(service.metrics.page(), media_type=metrics.CONTENT_TYPE)
+        return Response(service.metrics.render(service.batcher.waiting_images), media_type=metrics.CONTENT_TYPE)
 
 
 def _add_pages(app: FastAPI, service: Service) -> None:
-    page, docs = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.html", "docs.html"))
+    page, docs = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.html", "docs.html"))
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
-        text = json_text.write(_about(service)).decode().replace("<", "\\u003c")
-        return Response(page.replace('"ABOUT"', text), media_type="text/html", headers=_PAGE_HEADERS)
+        about = write_json(_about(service)).decode().replace("<", "\\u003c")
+        return Response(page.replace('"ABOUT"', about), media_type="text/html", headers=_PAGE_HEADERS)
 
     @app.get("/docs", include_in_schema=False)
     async def documentation() -> Response:
         return Response(docs, media_type="text/html", headers=_PAGE_HEADERS)
 
 
-def _about(service: Service) -> dict[str, Any]:
+def _about(service: Service) -> About:
     model = service.models.resolve(label=STABLE)
-    return {
-        "model": service.models.name,
-        "version": model.number,
-        "image_shape": model.image_shape(),
-        "classes": features.CLASSES,
-        "dataset": model.provenance.get("dataset"),
-        "metrics": model.provenance.get("metrics"),
-    }
+    return About(
+        service.models.name,
+        model.number,
+        model.image_shape,
+        features.CLASSES,
+        model.provenance.get("dataset"),
+        model.provenance.get("metrics"),
+    )
 
 
-def _refused(_: Request, error: Exception) -> Response:
-    refusal = error if isinstance(error, Refusal) else Refusal(500, "internal error")
-    status = refusal.status
-    headers = {"retry-after": "1"} if status == 429 else {}
-    if status in (408, 413):
-        headers["connection"] = "close"  # the rest of the body may still be on its way
-    return Response(json_text.write({"error": refusal.message}), status, headers, media_type="application/json")
+def _respond_to_request_error(_: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestError):
+        raise error
+    headers = {"retry-after": "1"} if error.status == 429 else {}
+    if error.status in (408, 413):
+        headers["connection"] = "close"  # the rest of the body may still arrive
+    return _error_response(error.status, error.message, headers)
 
 
-def _not_found(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    words = {404: "Not found", 405: "Method not allowed"}.get(status, "Refused")
-    message = f"{words}: {request.method} {request.url.path[:200]}"
-    headers = getattr(error, "headers", None)
-    return Response(json_text.write({"error": message}), status, headers, media_type="application/json")
+def _respond_to_http_exception(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    message = f"{error.detail}: {request.method} {request.url.path[:200]}"
+    return _error_response(error.status_code, message, error.headers)
 
 
-class _Counting:
-    """Counts and times what the protocols answer."""
+def _error_response(status: int, message: str, headers: Mapping[str, str] | None) -> Response:
+    # Not orjson: the message may repeat lone surrogates of the request.
+    return Response(json.dumps({"error": message}), status, headers, media_type="application/json")
 
-    def __init__(self, app: ASGIApp, counted: metrics.Metrics):
+
+class _MetricsMiddleware:
+    """Counts and times the requests of the protocols."""
+
+    def __init__(self, app: ASGIApp, registry: metrics.Metrics):
         self._app = app
-        self._metrics = counted
+        self._metrics = registry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope.get("path", "")
@@ -156,20 +167,19 @@ class _Counting:
         if scope["type"] != "http" or protocol not in ("v1", "v2"):
             await self._app(scope, receive, send)
             return
-        if path.startswith("/V"):  # TensorFlow Serving takes its paths in any case
+        if path.startswith("/V"):  # TensorFlow Serving ignores the case of paths
             scope = {**scope, "path": path[:4].lower() + path[4:]}
         start = time.perf_counter()
         status = 500
 
-        async def watched(message: Message) -> None:
+        async def send_and_note_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, send_and_note_status)
         finally:
-            predicts = path.endswith((":predict", "/infer"))
-            method = "predict" if predicts else "other"
-            self._metrics.request(protocol, method, status, time.perf_counter() - start)
+            method = "predict" if path.endswith((":predict", "/infer")) else "other"
+            self._metrics.count_request(protocol, method, status, time.perf_counter() - start)

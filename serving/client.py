@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a model: over HTTP, any server that speaks TensorFlow Serving's REST interface, or loaded in this process."""
+"""Clients of a model: behind a server with TensorFlow Serving's REST interface, or loaded into this process."""
 
 from __future__ import annotations
 
@@ -20,64 +20,64 @@ import numpy.typing as npt
 from components import features, network
 from components.errors import BadInput, ProjectError
 
-_SECONDS = 30.0
+_TIMEOUT_SECONDS = 30.0
 _MODELS = "/v1/models"
 
 
 class Prediction(NamedTuple):
-    """What a model says of one image: index of the class, its probabilities, and the version that answered."""
+    """Class index, probabilities and model version for one image; the version is empty if unknown."""
 
     label: int
     probabilities: list[float]
     version: str
 
 
-class Model(Protocol):
-    """A model that can be asked.
+class Client(Protocol):
+    """A model to predict with.
 
     Attributes:
-        image_shape: height and width in pixels of the images it takes.
-        dataset: name of the data set it was trained on, empty where that is not known.
+        image_shape: height and width in pixels of the images.
+        dataset: name of the data set that the model was trained on, empty if unknown.
     """
 
     image_shape: tuple[int, int]
     dataset: str
 
     def predict(self, images: npt.NDArray[np.uint8]) -> list[Prediction]:
-        """Answers for uint8 [n, height, width]."""
+        """Returns the predictions for uint8 [n, height, width]."""
 
 
-class Remote:
+class HttpClient:
     """A model behind a server.
 
     Args:
         url: of the server, as in http://127.0.0.1:8501, or of a model or version, as in …/v1/models/mnist.
 
     Raises:
-        BadInput: nothing answers there.
+        BadInput: no server responds there.
     """
 
     def __init__(self, url: str):
-        if not url.startswith(("http://", "https://")):
-            raise BadInput(f"--url takes an address such as http://127.0.0.1:8501; received {url!r}")
         base, _, path = url.rstrip("/").partition(_MODELS)
         try:
             parts = urllib.parse.urlsplit(base)
             host, _ = parts.hostname or "", parts.port
         except ValueError:
-            raise BadInput(f"--url takes an address such as http://127.0.0.1:8501; received {url!r}") from None
-        # A proxy is for what is elsewhere.
+            host = ""
+        if not url.startswith(("http://", "https://")) or not host:
+            raise BadInput(f"--url takes an address such as http://127.0.0.1:8501; received {url!r}")
+        # Proxies are for other machines.
         self._direct = host in ("localhost", "127.0.0.1", "::1")
         self._url = url
-        about = self._try(f"{base}/about")
+        about = self._get(f"{base}/about")
         name = path or f"/{about.get('model') or self._first_model(base)}"
         self._predict_url = f"{base}{_MODELS}{name}:predict"
-        self.image_shape = _shape(about.get("image_shape"))
+        self.image_shape = _image_shape(about.get("image_shape"))
         self.dataset = str((about.get("dataset") or {}).get("name", ""))
 
     def predict(self, images: npt.NDArray[np.uint8]) -> list[Prediction]:
-        """Answers for uint8 [n, height, width]."""
-        instances = [{"b64": base64.b64encode(png(image)).decode()} for image in images]
+        """Returns the predictions for uint8 [n, height, width]."""
+        instances = [{"b64": base64.b64encode(encode_png(image)).decode()} for image in images]
         request = urllib.request.Request(
             self._predict_url,
             json.dumps({"instances": instances}).encode(),
@@ -92,71 +92,75 @@ class Remote:
         ]
 
     def _first_model(self, base: str) -> str:
-        """The first of the models that are listed, as KServe does; TensorFlow Serving lists none."""
-        models = self._try(base + _MODELS).get("models")
+        """Returns the first model that the server lists, as KServe does; TensorFlow Serving lists none."""
+        models = self._get(base + _MODELS).get("models")
         return str(models[0]) if isinstance(models, list) and models else "mnist"
 
-    def _try(self, url: str) -> dict[str, Any]:
-        """What an address answers; empty where the server does not have it."""
+    def _get(self, url: str) -> dict[str, Any]:
+        """Returns the JSON object at an address, empty if the server has none there."""
         try:
             with self._open(urllib.request.Request(url)) as response:
-                found = json.load(response)
-        except (_Answered, ValueError):
+                document = json.load(response)
+        except (_ResponseError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return document if isinstance(document, dict) else {}
 
     def _open(self, request: urllib.request.Request) -> Any:
         try:
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({} if self._direct else None))
-            return opener.open(request, timeout=_SECONDS)
+            return opener.open(request, timeout=_TIMEOUT_SECONDS)
         except urllib.error.HTTPError as error:
             body = error.read(2000).decode("utf-8", "replace")
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 body = json.loads(body)["error"]
-            raise _Answered(f"{self._url} answers {error.code}: {body}".replace("\n", " ")[:500]) from None
+            raise _ResponseError(f"{self._url} responds {error.code}: {body}".replace("\n", " ")[:500]) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             fault = network.described(self._url, direct=self._direct)
-            # What a ValueError or an HTTPException says may be the address of a proxy, with its password.
+            # The message of a ValueError or HTTPException may have the address of a proxy, with its password.
             reason: object = type(error).__name__
             if isinstance(error, OSError):
                 reason = getattr(error, "reason", error)
             raise BadInput(
-                f"--url takes the address of a server; {self._url} does not answer ({fault or reason}). Start one with "
-                "python -m serving, or ask a model without a server: --model-dir DIR"
+                f"--url takes the address of a server; {self._url} does not respond ({fault or reason}). Start one "
+                "with python -m serving, or load a model without a server: --model-dir DIR"
             ) from None
 
 
-class _Answered(ProjectError):
-    """The server refused."""
+class _ResponseError(ProjectError):
+    """A response of the server with an error status."""
 
 
-class Local:
-    """The model in production in a serving folder, loaded here.
+class LocalClient:
+    """The production version in a folder, loaded into this process.
 
     Args:
-        folder: as `--model-dir` of the server.
+        folder: `--model-dir` of the server.
+
+    Raises:
+        BadInput: no version in it loads.
     """
 
     def __init__(self, folder: pathlib.Path):
-        from serving.models import Models, find_model
+        from serving import savedmodel
+        from serving.models import ModelVersions, find_model
 
-        models = Models(find_model(folder))
+        models = ModelVersions(find_model(folder), savedmodel.load)
         models.refresh()
         if not models.ready:
-            raise BadInput(f"--model-dir takes a folder with a version that loads; none of {folder} does")
+            raise BadInput(f"--model-dir takes a folder with a version that loads; none in {folder} does")
         self._model = models.resolve()
-        self.image_shape = self._model.image_shape()
-        self.dataset = str((self._model.provenance.get("dataset") or {}).get("name", ""))
+        self.image_shape = self._model.image_shape
+        self.dataset = self._model.dataset
 
     def predict(self, images: npt.NDArray[np.uint8]) -> list[Prediction]:
-        """Answers for uint8 [n, height, width]."""
-        answer = self._model.signatures[features.SIGNATURE_PIXELS].run({features.PIXELS_INPUT: images})
-        pairs = zip(answer[features.CLASS_OUTPUT], answer[features.PROBABILITIES_OUTPUT], strict=True)
+        """Returns the predictions for uint8 [n, height, width]."""
+        outputs = self._model.signatures[features.SIGNATURE_PIXELS].run({features.PIXELS_INPUT: images})
+        pairs = zip(outputs[features.CLASS_OUTPUT], outputs[features.PROBABILITIES_OUTPUT], strict=True)
         return [Prediction(int(label), row.tolist(), str(self._model.number)) for label, row in pairs]
 
 
-def png(image: npt.NDArray[np.uint8]) -> bytes:
-    """An image uint8 [height, width] as a PNG file, 8-bit greyscale."""
+def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
+    """Returns an image, uint8 [height, width], as a PNG file, 8-bit greyscale."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -164,7 +168,7 @@ def png(image: npt.NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def _shape(found: Any) -> tuple[int, int]:
-    if isinstance(found, list) and len(found) == 2 and all(type(size) is int and size > 0 for size in found):
-        return found[0], found[1]
+def _image_shape(value: Any) -> tuple[int, int]:
+    if isinstance(value, list) and len(value) == 2 and all(type(size) is int and size > 0 for size in value):
+        return value[0], value[1]
     return features.IMAGE_SHAPE

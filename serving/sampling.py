@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples what is served, as TFRecords of tf.Examples, for `python -m serving.drift`.
+"""Samples requests, as TFRecords of tf.Examples, for `python -m serving.drift`.
 
-An example holds the same scalars that ingest computes of a training image, the predicted class under `label`, so that
-the two can be compared, and the version that answered. The image itself is kept only when that is asked for.
+An example has the scalars that ingest computes of a training image, so that the two can be compared, the predicted
+class as `label`, and the version. It has the image itself only with `with_images`.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ import numpy.typing as npt
 from components import features
 from components.errors import BadInput
 from components.ingest import encode
-from serving.savedmodel import Arrays, SavedModel, Signature
+from serving.models import LoadedModel, Signature
+from serving.tensors import Arrays
 
 CONFIDENCE, VERSION, SERVED_AT = "confidence", "version", "served_at"
 SUFFIX = ".tfrecord"
-_WAITING = 1024  # requests; when the disk cannot follow, samples are lost and not requests
+_MAX_QUEUE = 1024  # requests; if the disk is too slow, samples are lost and not requests
 _log = logging.getLogger("serving")
 
 
-class _Request(NamedTuple):
+class _Batch(NamedTuple):
+    """The sampled images of one request, and their predictions."""
+
     version: int
     signature: str
     inputs: list[Any]
@@ -42,14 +45,14 @@ class _Request(NamedTuple):
     image_shape: tuple[int, int]
 
 
-class FileSampler:
-    """Writes samples into a folder.
+class Sampler:
+    """Writes samples to a folder.
 
     Args:
-        folder: is made; each server writes files of its own in it.
-        share: of the images that are answered, 0 to 1.
-        max_bytes: that all samples in the folder may have.
-        with_images: whether the images are kept too.
+        folder: created if missing; each server writes a file of its own.
+        share: of the images, 0 to 1.
+        max_bytes: of all samples in the folder.
+        with_images: stores the images too.
 
     Raises:
         BadInput: the folder cannot be written to.
@@ -58,84 +61,84 @@ class FileSampler:
     def __init__(self, folder: pathlib.Path, share: float, max_bytes: int, with_images: bool = False):
         self._share, self._max_bytes, self._with_images = share, max_bytes, with_images
         self._random = random.Random()
-        self._queue: queue.Queue[_Request | None] = queue.Queue(_WAITING)
+        self._queue: queue.Queue[_Batch | None] = queue.Queue(_MAX_QUEUE)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._written = sum(path.stat().st_size for path in folder.glob(f"*{SUFFIX}"))
+            self._bytes = sum(path.stat().st_size for path in folder.glob(f"*{SUFFIX}"))
             now = datetime.datetime.now(datetime.UTC)
             self._path = folder / f"samples-{now:%Y%m%dT%H%M%S%f}-{os.getpid()}{SUFFIX}"
             self._path.touch()
         except OSError as error:
-            raise BadInput(f"--sample-dir takes a folder to write to; {folder} is none: {error.strerror}") from None
-        self._thread = threading.Thread(target=self._work, name="samples", daemon=True)
+            raise BadInput(f"--sample-dir takes a folder to write to; {folder}: {error.strerror}") from None
+        self._thread = threading.Thread(target=self._write_batches, name="samples", daemon=True)
         self._thread.start()
 
-    def offer(self, model: SavedModel, signature: Signature, inputs: Arrays, outputs: Arrays) -> None:
-        """Takes note of a share of the images of a request."""
+    def offer(self, model: LoadedModel, signature: Signature, inputs: Arrays, outputs: Arrays) -> None:
+        """Samples the images of a request."""
         if features.CLASS_OUTPUT not in outputs or features.PROBABILITIES_OUTPUT not in outputs:
             return
         ((_, array),) = inputs.items()
-        chosen = [row for row in range(len(array)) if self._random.random() < self._share]
-        if not chosen:
+        indices = [row for row in range(len(array)) if self._random.random() < self._share]
+        if not indices:
             return
-        request = _Request(
+        batch = _Batch(
             model.number,
             signature.name,
-            [array[row] for row in chosen],
-            outputs[features.CLASS_OUTPUT][chosen],
-            outputs[features.PROBABILITIES_OUTPUT][chosen].max(axis=1),
-            model.image_shape(),
+            [array[row] for row in indices],
+            outputs[features.CLASS_OUTPUT][indices],
+            outputs[features.PROBABILITIES_OUTPUT][indices].max(axis=1),
+            model.image_shape,
         )
         with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(request)
+            self._queue.put_nowait(batch)
 
     def close(self) -> None:
-        """Writes what waits and closes the file."""
+        """Writes the queue and closes the file."""
         self._queue.put(None)
         self._thread.join()
 
-    def _work(self) -> None:
+    def _write_batches(self) -> None:
         import tensorflow as tf
 
         with tf.io.TFRecordWriter(str(self._path)) as writer:
-            while (request := self._queue.get()) is not None:
-                if self._written >= self._max_bytes:
+            while (batch := self._queue.get()) is not None:
+                if self._bytes >= self._max_bytes:
                     continue
                 try:
-                    for record in self._examples(request):
+                    for record in self._examples(batch):
                         writer.write(record)
-                        self._written += len(record) + 16  # a record's lengths and checksums
+                        self._bytes += len(record) + 16  # a record's lengths and checksums
                     if self._queue.empty():
                         writer.flush()
-                except Exception as error:  # serving goes on, whatever a sample or the disk is like
+                except Exception as error:  # a bad sample or a full disk must not stop the server
                     _log.error("a sample is lost: %s", error)
-                if self._written >= self._max_bytes:
-                    _log.warning("samples have reached %s bytes: no more are taken", self._max_bytes)
+                if self._bytes >= self._max_bytes:
+                    _log.warning("samples have reached %s bytes: no more are written", self._max_bytes)
 
-    def _examples(self, request: _Request) -> list[bytes]:
+    def _examples(self, batch: _Batch) -> list[bytes]:
         import tensorflow as tf
 
-        images = np.stack([_pixels(request.signature, one, request.image_shape) for one in request.inputs])
+        images = np.stack([_pixels(batch.signature, value, batch.image_shape) for value in batch.inputs])
         columns = encode.scalars(images)
-        height, width = request.image_shape
+        height, width = batch.image_shape
         now = int(time.time())
 
-        def whole(value: int) -> Any:
+        def int64(value: int) -> Any:
             return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
 
-        def real(value: float) -> Any:
+        def float32(value: float) -> Any:
             return tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
 
         records = []
         for row in range(len(images)):
             feature = {
-                features.LABEL: whole(int(request.labels[row])),
-                features.HEIGHT: whole(height),
-                features.WIDTH: whole(width),
-                CONFIDENCE: real(float(request.confidences[row])),
-                VERSION: whole(request.version),
-                SERVED_AT: whole(now),
-                **{name: real(float(column[row])) for name, column in columns.items()},
+                features.LABEL: int64(int(batch.labels[row])),
+                features.HEIGHT: int64(height),
+                features.WIDTH: int64(width),
+                CONFIDENCE: float32(float(batch.confidences[row])),
+                VERSION: int64(batch.version),
+                SERVED_AT: int64(now),
+                **{name: float32(float(column[row])) for name, column in columns.items()},
             }
             if self._with_images:
                 value = tf.train.BytesList(value=[images[row].tobytes()])
@@ -145,7 +148,7 @@ class FileSampler:
 
 
 def _pixels(signature: str, value: Any, image_shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """The pixels of one image of a request that was answered, uint8 [height, width]."""
+    """Returns the pixels of one image of a request, uint8 [height, width]."""
     if signature == features.SIGNATURE_BYTES:
         from PIL import Image
 

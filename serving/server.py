@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process around the application: sockets, slow clients, SIGTERM."""
+"""Runs the application: socket, slow clients, SIGTERM."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serving.app import Application
 from serving.limits import Limits
 
 _log = logging.getLogger("serving")
-# Longer than any request in flight may take to arrive, wait and be answered.
+# Longer than any request takes to arrive, wait and get its response.
 _GRACE_SECONDS = 30
 
 
@@ -27,7 +27,7 @@ def bind(host: str, port: int) -> socket.socket:
     """Opens the socket that the server listens on.
 
     Raises:
-        BadInput: the address cannot be had.
+        BadInput: the address is in use or not of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -38,13 +38,13 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         reason = (error.strerror or str(error)).lower()
         raise BadInput(
-            f"--host and --port must be free to listen on; {host}:{port} is not ({reason}): name others"
+            f"--host and --port take a free address of this machine; {host}:{port} is not ({reason})"
         ) from None
     return listener
 
 
 def run(application: Application, listener: socket.socket, limits: Limits) -> None:
-    """Serves until SIGTERM or SIGINT; what is in flight then is still answered."""
+    """Serves until SIGTERM or SIGINT; requests in flight still get their responses."""
     config = uvicorn.Config(
         application.asgi,
         loop="uvloop",
@@ -64,7 +64,7 @@ def run(application: Application, listener: socket.socket, limits: Limits) -> No
 
 
 class _Server(uvicorn.Server):
-    """Ends normally on a signal: a server that was told to stop and did has not failed."""
+    """Ends normally on a signal, where uvicorn would end by the signal."""
 
     def __init__(self, config: uvicorn.Config, application: Application):
         super().__init__(config)
@@ -76,8 +76,8 @@ class _Server(uvicorn.Server):
 
         def stop() -> None:
             if not self.should_exit:
-                _log.info("stopping: what is in flight is still answered")
-            self._application.stop_being_ready()
+                _log.info("stopping: requests in flight still get their responses")
+            self._application.service.stopping = True
             self.handle_exit(signal.SIGTERM, None)
 
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -86,50 +86,49 @@ class _Server(uvicorn.Server):
 
 
 def _protocol(seconds: float) -> type[HttpToolsProtocol]:
-    """Uvicorn's protocol with the two timeouts that it lacks.
+    """Returns uvicorn's protocol with two more timeouts: for the head of a request, and for reading a response.
 
-    A connection that opens, or sends the head of a request, must get on with it; and a client must take its answer.
-    Without them a few thousand idle sockets hold a server for ever.
+    Without them, a few thousand idle sockets would block a server for good.
     """
 
     class TimedProtocol(HttpToolsProtocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(seconds, self._give_up)
+            self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(seconds, self._abort)
             self._write_timer: asyncio.TimerHandle | None = None
 
         def data_received(self, data: bytes) -> None:
             # The first bytes of a further request on this connection.
             if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
-                self._head_timer = self.loop.call_later(seconds, self._give_up)
+                self._head_timer = self.loop.call_later(seconds, self._abort)
             super().data_received(data)
 
         def on_headers_complete(self) -> None:
-            self._cancel_head()
+            self._cancel_head_timer()
             super().on_headers_complete()
 
         def pause_writing(self) -> None:
-            self._write_timer = self.loop.call_later(seconds, self._give_up)
+            self._write_timer = self.loop.call_later(seconds, self._abort)
             super().pause_writing()
 
         def resume_writing(self) -> None:
-            self._cancel_write()
+            self._cancel_write_timer()
             super().resume_writing()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._cancel_head()
-            self._cancel_write()
+            self._cancel_head_timer()
+            self._cancel_write_timer()
             super().connection_lost(exc)
 
-        def _give_up(self) -> None:
+        def _abort(self) -> None:
             self.transport.abort()
 
-        def _cancel_head(self) -> None:
+        def _cancel_head_timer(self) -> None:
             if self._head_timer is not None:
                 self._head_timer.cancel()
                 self._head_timer = None
 
-        def _cancel_write(self) -> None:
+        def _cancel_write_timer(self) -> None:
             if self._write_timer is not None:
                 self._write_timer.cancel()
                 self._write_timer = None

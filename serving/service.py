@@ -1,45 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A prediction, whatever protocol asked for it: checks, the queue, the model, and what is remembered of it."""
+"""A prediction, independent of the protocol: checks, queue, model, metrics, samples."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
 
 from components import features
-from serving import png_guard, tensors
-from serving.batcher import Answer, Batcher
-from serving.limits import BodyReader, Limits
+from serving.batching import Batcher, Outputs
+from serving.limits import BodyReader, Limits, check_png_headers
 from serving.metrics import Metrics
-from serving.models import Models
-from serving.refusal import Refusal
-from serving.savedmodel import Arrays, SavedModel, Signature
-
-DEFAULT_SIGNATURE = "serving_default"
-
-
-class Sampler(Protocol):
-    """Takes note of some of what was served."""
-
-    def offer(self, model: SavedModel, signature: Signature, inputs: Arrays, outputs: Arrays) -> None:
-        """May take note of a request; must cost next to nothing where it does not."""
+from serving.models import LoadedModel, ModelVersions, Signature
+from serving.sampling import Sampler
+from serving.tensors import Arrays
 
 
 @dataclasses.dataclass
 class Service:
-    """What the protocols share.
+    """Objects that the protocols share.
 
     Attributes:
         models: the versions.
         batcher: the queue before the model.
-        limits: what a request may cost.
+        limits: of a request.
         bodies: reads bodies within the limits.
-        metrics: what is counted.
-        sampler: None where nothing is sampled.
-        stopping: set from SIGTERM on: no longer ready, while requests are still answered.
+        metrics: of requests and predictions.
+        sampler: None without sampling.
+        stopping: True from SIGTERM on: the server is no longer ready, and still responds.
     """
 
-    models: Models
+    models: ModelVersions
     batcher: Batcher
     limits: Limits
     bodies: BodyReader
@@ -47,25 +36,22 @@ class Service:
     sampler: Sampler | None = None
     stopping: bool = False
 
-    async def predict(self, model: SavedModel, signature: Signature, inputs: Arrays) -> Answer:
-        """Answers one request.
+    @property
+    def ready(self) -> bool:
+        """True while requests should be sent to this server."""
+        return self.models.ready and not self.stopping
+
+    async def predict(self, model: LoadedModel, signature: Signature, inputs: Arrays) -> Outputs:
+        """Returns the outputs for one request.
 
         Raises:
-            Refusal: the inputs are not what the signature takes, or the queue is full.
+            RequestError: the signature does not take these inputs, or the queue is full.
         """
-        rows = tensors.check_shapes(signature, inputs)
+        rows = signature.check_shapes(inputs)
         if signature.name == features.SIGNATURE_BYTES and features.IMAGE_BYTES_INPUT in inputs:
-            png_guard.check(inputs[features.IMAGE_BYTES_INPUT], model.image_shape())
+            check_png_headers(inputs[features.IMAGE_BYTES_INPUT], model.image_shape)
         outputs = await self.batcher.run(model, signature, inputs, rows)
-        self.metrics.predictions(model.number, outputs)
+        self.metrics.count_predictions(model.number, outputs)
         if self.sampler is not None:
             self.sampler.offer(model, signature, inputs, outputs)
         return outputs
-
-    def signature(self, model: SavedModel, name: str) -> Signature:
-        """The signature of that name, the default one where it is empty."""
-        found = model.signatures.get(name or DEFAULT_SIGNATURE)
-        if found is None:
-            shown = (name or DEFAULT_SIGNATURE)[:80]
-            raise Refusal(400, f'Serving signature name: "{shown}" not found in signature def')
-        return found

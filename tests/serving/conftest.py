@@ -1,22 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real exported model that knows real digits, and real servers in processes of their own."""
+"""An exported model that recognises real digits, and servers of it."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import io
 import json
-import os
 import pathlib
 import shutil
-import signal
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,73 +18,10 @@ from PIL import Image
 
 from components import features
 from components.push import versions
+from tests.serving.servers import Server
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-@dataclasses.dataclass
-class Answer:
-    """What a server answered."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Server:
-    """A server in a process of its own."""
-
-    def __init__(self, model_dir: pathlib.Path, log: pathlib.Path, *arguments: str):
-        self.log = log
-        command = [sys.executable, "-m", "serving", "--model-dir", str(model_dir), "--port", "0", *arguments]
-        # With settings for Keras and TensorFlow that would keep it from starting.
-        settings = {"KERAS_BACKEND": "none", "TF_CONFIG": "none", "TF_XLA_FLAGS": "none"}
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **settings}
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
-        for _ in range(1200):
-            text = log.read_text()
-            if " on http://" in text:
-                break
-            if self.process.poll() is not None:
-                raise RuntimeError(f"the server ended with {self.process.returncode}: {text}")
-            time.sleep(0.05)
-        self.url = text.split(" on ", 1)[1].split()[0]
-        self.port = int(self.url.rsplit(":", 1)[1])
-        self.wait_for(lambda: self.call("/readyz").status == 200)
-
-    def call(self, path: str, body: Any = None, method: str | None = None) -> Answer:
-        """Asks; `body` is sent as it is where it is bytes, else as JSON."""
-        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as response:
-                return Answer(response.status, dict(response.headers), response.read())
-        except urllib.error.HTTPError as error:
-            return Answer(error.code, dict(error.headers), error.read())
-        except urllib.error.URLError as error:
-            return Answer(0, {}, str(error).encode())
-
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 30) -> None:
-        until = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > until:
-                raise TimeoutError(self.log.read_text())
-            time.sleep(0.05)
-
-    def resident_mib(self) -> float:
-        pages = int(pathlib.Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-    def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+# Of the server that most tests share: a body that is too large still fits into the sockets' buffers.
+MAX_BODY_BYTES = 200_000
 
 
 def as_png(image: np.ndarray) -> bytes:
@@ -103,6 +32,30 @@ def as_png(image: np.ndarray) -> bytes:
 
 def as_b64(data: bytes) -> dict[str, str]:
     return {"b64": base64.b64encode(data).decode()}
+
+
+def as_example(image: np.ndarray) -> bytes:
+    import tensorflow as tf
+
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image.tobytes()]))
+    return tf.train.Example(features=tf.train.Features(feature={features.IMAGE: feature})).SerializeToString()
+
+
+def photograph(image: np.ndarray, seed: int) -> Image.Image:
+    """A digit drawn with a dark pen on paper in uneven light, somewhere in the picture, with a camera's noise."""
+    random = np.random.default_rng(seed)
+    scale = int(random.integers(10, 20))
+    large = Image.fromarray(image).resize((28 * scale, 28 * scale), Image.Resampling.BICUBIC)
+    width, height = (int(size) for size in random.integers(28 * scale, 50 * scale, 2))
+    canvas = Image.new("L", (width, height))
+    canvas.paste(
+        large, (int(random.integers(0, width - 28 * scale + 1)), int(random.integers(0, height - 28 * scale + 1)))
+    )
+    y, x = np.mgrid[0:height, 0:width]
+    light = 160 + 50 * random.uniform(-1, 1) * x / width + 50 * random.uniform(-1, 1) * y / height
+    ink = np.asarray(canvas).astype(float) / 255
+    noisy = light * (1 - 0.75 * ink) + random.normal(0, 4, ink.shape)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
 @pytest.fixture(scope="session")
@@ -117,7 +70,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory, digits) -> dict[str, pathlib.Path]:
-    """A linear network with the least-squares solution, `good`; one class off, `turned`; `nan`: no numbers."""
+    """Linear networks: `good`, the least-squares solution; `shifted`, one class off; `nan`, without probabilities."""
     import keras
     import tensorflow as tf
 
@@ -140,22 +93,22 @@ def exported(tmp_path_factory, digits) -> dict[str, pathlib.Path]:
     pixels = np.c_[images.reshape(len(images), -1) / 255.0, np.ones(len(images))]
     targets = np.where(np.eye(10)[labels] > 0, 6.0, -6.0)
     solution = np.linalg.solve(pixels.T @ pixels + 3 * np.eye(pixels.shape[1]), pixels.T @ targets)
-    made = {}
-    for name, shift, factor in (("good", 0, 1), ("turned", 1, 1), ("nan", 0, np.nan)):
+    paths = {}
+    for name, shift, factor in (("good", 0, 1), ("shifted", 1, 1), ("nan", 0, np.nan)):
         keras.utils.set_random_seed(1)
         network = build(Hyperparameters.of("linear"))
-        turned = np.roll(solution * factor, shift, axis=1).astype(np.float32)
-        network.layers[-1].set_weights([turned[:-1], turned[-1]])
-        made[name] = folder / name
-        export(network, transform, str(made[name]))
-    return made
+        weights = np.roll(solution * factor, shift, axis=1).astype(np.float32)
+        network.layers[-1].set_weights([weights[:-1], weights[-1]])
+        paths[name] = folder / name
+        export(network, transform, str(paths[name]))
+    return paths
 
 
 @pytest.fixture(scope="session")
-def put(exported) -> Callable[..., pathlib.Path]:
-    """Puts a model into a serving folder as a version, by one rename as a push does."""
+def push(exported) -> Callable[..., pathlib.Path]:
+    """Adds an exported model to a folder as a version, by one rename."""
 
-    def put_version(folder: pathlib.Path, number: int, model: str = "good", **provenance: Any) -> pathlib.Path:
+    def push_version(folder: pathlib.Path, number: int, model: str = "good", **provenance: Any) -> pathlib.Path:
         folder.mkdir(parents=True, exist_ok=True)
         staging = folder / f".staging-{number}"
         shutil.copytree(exported[model], staging)
@@ -165,7 +118,7 @@ def put(exported) -> Callable[..., pathlib.Path]:
             (extra / versions.PROVENANCE_FILE).write_text(json.dumps(provenance))
         return staging.rename(folder / str(number))
 
-    return put_version
+    return push_version
 
 
 @pytest.fixture(scope="session")
@@ -175,8 +128,8 @@ def start(tmp_path_factory) -> Iterator[Callable[..., Server]]:
     with contextlib.ExitStack() as stack:
         counter = iter(range(1000))
 
-        def start_server(model_dir: pathlib.Path, *arguments: str) -> Server:
-            server = Server(model_dir, folder / f"{next(counter)}.log", *arguments)
+        def start_server(model_dir: pathlib.Path, *arguments: str, forked: bool = True) -> Server:
+            server = Server(model_dir, folder / f"{next(counter)}.log", *arguments, forked=forked)
             stack.callback(server.stop)
             return server
 
@@ -184,8 +137,18 @@ def start(tmp_path_factory) -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory, put, start) -> Server:
-    """A server of version 1 of a model named mnist, with default limits."""
+def server(tmp_path_factory, push, start) -> Server:
+    """A server of version 1 of a model named mnist."""
     folder = tmp_path_factory.mktemp("serving") / "mnist"
-    put(folder, 1, dataset={"name": "digits"}, metrics={"accuracy": 0.9})
-    return start(folder)
+    push(folder, 1, dataset={"name": "digits"}, metrics={"accuracy": 0.9})
+    return start(folder, "--max-body-bytes", str(MAX_BODY_BYTES))
+
+
+@pytest.fixture(scope="session")
+def tight(tmp_path_factory, push, start) -> Server:
+    """A server with narrow limits."""
+    folder = tmp_path_factory.mktemp("tight") / "mnist"
+    push(folder, 1)
+    return start(
+        folder, "--max-body-bytes", "100000", "--max-instances", "20", "--max-queue", "16", "--request-seconds", "1"
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the model that the examples of TensorFlow Serving's REST document are about, and of its other passages."""
+"""A model with the signatures of the examples in TensorFlow Serving's document of its REST interface."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _v1 = tf.compat.v1
 
 
 def export(folder: pathlib.Path) -> None:
-    """Writes `half_plus_three` (y = x / 2 + 3) and signatures that give back what they are sent."""
+    """Writes `half_plus_three` (y = x / 2 + 3), with more signatures that return their inputs."""
     build = _v1.saved_model.signature_def_utils
     info = _v1.saved_model.utils.build_tensor_info
     with tf.Graph().as_default(), _v1.Session() as session:
@@ -25,9 +25,6 @@ def export(folder: pathlib.Path) -> None:
             return predict({"x": x}, {name: tf.identity(x)})
 
         x = _v1.placeholder(tf.float32, [None])
-        serialized = _v1.placeholder(tf.string, [None])
-        parsed = tf.io.parse_example(serialized, {"x": tf.io.FixedLenFeature([1], tf.float32)})["x"]
-        labels = tf.tile(tf.constant([["half", "three"]]), [tf.shape(parsed)[0], 1])
         tag = _v1.placeholder(tf.string, [None])
         signal, sensor = _v1.placeholder(tf.int64, [None, 5]), _v1.placeholder(tf.int64, [None, 2, 2])
         total = tf.reduce_sum(signal, 1) + tf.reduce_sum(sensor, [1, 2])
@@ -37,16 +34,12 @@ def export(folder: pathlib.Path) -> None:
             ["serve"],
             signature_def_map={
                 "serving_default": predict({"x": x}, {"y": x * 0.5 + 3}),
-                "tensorflow/serving/regress": build.regression_signature_def(serialized, parsed * 0.5 + 3),
-                "classify": build.classification_signature_def(
-                    serialized, labels, tf.concat([parsed / 2, parsed + 3], 1)
-                ),
                 "strings": echo(tf.string, None),
                 "bytes": echo(tf.string, None, name="y_bytes"),
                 "nested": echo(tf.int64, None, 1, 2),
                 "floats": echo(tf.float32, None, None),
                 "truth": echo(tf.bool, None),
-                "scalar": predict({"x": (one := _v1.placeholder(tf.float32, []))}, {"y": one + 1}),
+                "scalar": predict({"x": (scalar := _v1.placeholder(tf.float32, []))}, {"y": scalar + 1}),
                 "named": predict(
                     {"tag": tag, "signal": signal, "sensor": sensor}, {"tag": tf.identity(tag), "total": total}
                 ),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever is sent: never a 500, never the end of the server, and no memory that stays."""
+"""Random requests: never a 500, never the end of the server, and no memory leak."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_bytes(server, body, path):
 @_settings
 @given(data=st.data())
 def test_damaged_requests(server, digits, data):
-    """A right request in which a few bytes are others."""
+    """A valid request in which a few bytes are changed."""
     png = bytearray(as_png(digits[0][0]))
     for _ in range(data.draw(st.integers(0, 3))):
         png[data.draw(st.integers(0, len(png) - 1))] = data.draw(st.integers(0, 255))
@@ -85,13 +85,13 @@ def test_damaged_requests(server, digits, data):
     _check(server.call(PREDICT, bytes(body)))
 
 
-def test_what_the_interface_describes(server):
+def test_requests_by_the_api_documentation(server):
     interface = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     checks = [schemathesis.checks.not_a_server_error, schemathesis.checks.response_schema_conformance]
-    asked = set()
-    found: Any
-    for found in interface.get_all_operations():
-        operation = found.ok()
+    labels = set()
+    result: Any
+    for result in interface.get_all_operations():
+        operation = result.ok()
 
         @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy())
@@ -99,14 +99,14 @@ def test_what_the_interface_describes(server):
             case.validate_response(case.call(), checks=checks)
 
         check()
-        asked.add(operation.label)
-    assert {"POST /v1/models/{name}:predict", "POST /v2/models/{name}/infer", "GET /readyz"} <= asked
+        labels.add(operation.label)
+    assert {"POST /v1/models/{name}:predict", "POST /v2/models/{name}/infer", "GET /readyz"} <= labels
 
 
-def test_refused_requests_leave_no_memory_behind(server, digits):
+def test_refused_requests_leak_no_memory(server, digits):
     bad = [
         json.dumps({"instances": [as_b64(as_png(digits[0][0])[:-30])]}).encode(),
-        json.dumps({"instances": ["no png" * 1000]}).encode(),
+        json.dumps({"instances": ["not a png" * 1000]}).encode(),
         b'{"instances": ' + b"[" * 5000,
         json.dumps({"inputs": [[0] * 100] * 100}).encode(),
         json.dumps({f"key{number}": "value" for number in range(1000)}).encode(),
@@ -121,7 +121,7 @@ def test_refused_requests_leave_no_memory_behind(server, digits):
     assert server.resident_mib() < before + 20
 
 
-def _check(answer) -> None:
-    assert answer.status in (200, 400, 413), (answer.status, answer.body)
-    if answer.status != 200:
-        assert list(answer.json) == ["error"]
+def _check(response) -> None:
+    assert response.status in (200, 400, 413), (response.status, response.body)
+    if response.status != 200:
+        assert list(response.json) == ["error"]

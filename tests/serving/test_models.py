@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which versions answer, while the serving folder changes and requests go on."""
+"""The version for a request, while the folder changes and requests go on."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import threading
-import time
 
 import pytest
 
 from components.errors import BadInput
 from components.push import versions
-from serving.models import Models, find_model
-from serving.refusal import Refusal
+from serving.limits import RequestError
+from serving.models import ModelVersions, find_model
 from tests.serving.conftest import as_b64, as_png
 
 PREDICT = "/v1/models/mnist:predict"
@@ -26,20 +25,23 @@ def folder(tmp_path):
 
 @pytest.fixture
 def fake(folder):
-    """Versions that are but a file, and what loads them: cheap enough to try every order of events."""
+    """Versions of one file each, and a `ModelVersions` that loads them: cheap enough for any order of events."""
 
-    class Loaded:
+    class FakeModel:
         def __init__(self, path):
             if (path / "saved_model.pb").read_text() == "broken":
                 raise ValueError("it is broken\nin many words")
             self.number = int(path.name)
 
+        def warm_up(self) -> None:
+            pass
+
     def add(number: int, text: str = "fine") -> None:
         (folder / str(number)).mkdir(parents=True)
         (folder / str(number) / "saved_model.pb").write_text(text)
 
-    def models(**options) -> Models:
-        return Models(folder, load=Loaded, **options)  # type: ignore[arg-type]
+    def models(**options) -> ModelVersions:
+        return ModelVersions(folder, load=FakeModel, **options)  # type: ignore[arg-type]
 
     return add, models
 
@@ -50,13 +52,13 @@ def test_the_highest_version_without_canary_is_production(fake, folder):
         add(number)
     (folder / "11").mkdir()  # not complete
     (folder / versions.LABELS_FILE).write_text('{"canary": 10}')
-    models = make(canary_share=0.25, draw=iter([0.1, 0.3, 0.25, 0.24]).__next__)
+    models = make(canary_share=0.25, random=iter([0.1, 0.3, 0.25, 0.24]).__next__)
     models.refresh()
     assert models.labels == {"canary": 10, "stable": 9}
     assert [models.resolve().number for _ in range(4)] == [10, 9, 9, 10]
     assert models.resolve(label="canary").number == 10
     assert models.resolve(version=10).number == 10
-    with pytest.raises(Refusal):
+    with pytest.raises(RequestError):
         models.resolve(version=1)
 
 
@@ -68,8 +70,8 @@ def test_a_version_that_is_copied_file_by_file_is_absent_until_its_graph_is_ther
         (folder / name).write_text("fine")
     models = make()
     models.refresh()
-    assert models.served == [1]
-    assert models.statuses() == {1: ("AVAILABLE", "OK", "")}  # not tried and found broken
+    assert models.numbers == [1]
+    assert models.statuses() == {1: ("AVAILABLE", "OK", "")}  # it was not tried
     assert find_model(folder) == folder
     (folder / "2" / "saved_model.pb").write_text("fine")
     models.refresh()
@@ -88,13 +90,13 @@ def test_a_broken_version_is_skipped_with_one_line_and_tried_again_when_its_file
     lines = [record.message for record in caplog.records if record.levelname == "ERROR"]
     assert lines == ["version 2 of mnist is skipped: it is broken"]
     assert models.statuses() == {2: ("END", "UNKNOWN", "it is broken"), 1: ("AVAILABLE", "OK", "")}
-    (folder / "2" / "saved_model.pb").write_text("mended")
+    (folder / "2" / "saved_model.pb").write_text("repaired")
     models.refresh()
     assert models.resolve().number == 2
     assert models.statuses() == {2: ("AVAILABLE", "OK", "")}
 
 
-def test_what_answers_stays_until_something_better_does(fake, folder):
+def test_the_current_version_stays_until_another_loads(fake, folder):
     add, make = fake
     add(1)
     add(2)
@@ -139,7 +141,7 @@ def test_find_model(tmp_path, fake, folder):
         find_model(tmp_path)
 
 
-def test_a_number_with_zeros_is_a_version_and_what_is_no_number_is_none(fake, folder):
+def test_names_of_versions(fake, folder):
     add, make = fake
     for name in ("00000001", "²", "٣", "1.0", "-2", str(2**63)):
         add(name)
@@ -148,13 +150,13 @@ def test_a_number_with_zeros_is_a_version_and_what_is_no_number_is_none(fake, fo
     models = make()
     models.refresh()
     assert find_model(folder.parent) == folder
-    assert (models.served, models.resolve(version=1).number) == ([1], 1)
+    assert (models.numbers, models.resolve(version=1).number) == ([1], 1)
     add("2")
     models.refresh()
     assert models.resolve().number == 2
 
 
-def test_two_folders_of_one_number_change_nothing_and_are_said_once(fake, folder, caplog):
+def test_two_folders_of_one_number_change_nothing_and_are_logged_once(fake, folder, caplog):
     add, make = fake
     add("1")
     models = make()
@@ -163,18 +165,18 @@ def test_two_folders_of_one_number_change_nothing_and_are_said_once(fake, folder
     add("0002")
     for _ in range(3):
         models.refresh()
-    assert models.served == [1]
+    assert models.numbers == [1]
     (line,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
     assert "0002 and 2 in" in line
     with pytest.raises(BadInput, match="are both version 2"):
         find_model(folder)
     shutil.rmtree(folder / "0002")
     models.refresh()
-    assert models.served == [2]
+    assert models.numbers == [2]
 
 
 @pytest.mark.parametrize("name", ["b*", "b?", "b[1]", "b\\1"])
-def test_a_model_folder_that_tensorflow_takes_for_a_pattern_is_refused(tmp_path, name):
+def test_a_model_folder_with_pattern_characters_is_refused(tmp_path, name):
     (tmp_path / name / "1").mkdir(parents=True)
     (tmp_path / name / "1" / "saved_model.pb").touch()
     with pytest.raises(BadInput, match="--model-dir takes a path without"):
@@ -182,37 +184,35 @@ def test_a_model_folder_that_tensorflow_takes_for_a_pattern_is_refused(tmp_path,
 
 
 @pytest.mark.slow
-def test_push_broken_push_rollback_and_canary_under_load(folder, put, start, digits):
-    put(folder, 1)
+def test_push_broken_push_rollback_and_canary_under_load(folder, push, start, digits):
+    push(folder, 1)
     server = start(folder, "--canary-share", "0.5")
     body = {"instances": [as_b64(as_png(digits[0][0]))]}
-    truth = int(digits[1][0])
-    wrong: list[object] = []
-    seen: list[str] = []
-    stop = threading.Event()
+    label = int(digits[1][0])
+    failures: list[object] = []
+    version_log: list[str] = []
+    stopping = threading.Event()
 
-    def ask() -> None:
-        while not stop.is_set():
-            answer = server.call(PREDICT, body)
-            if answer.status != 200:
-                wrong.append((answer.status, answer.body))
+    def send_requests() -> None:
+        while not stopping.is_set():
+            response = server.call(PREDICT, body)
+            if response.status != 200:
+                failures.append((response.status, response.body))
                 continue
-            version = answer.headers["x-model-version"]
-            seen.append(version)
-            if answer.json["predictions"][0]["classes"] != (truth if version in "134" else (truth + 1) % 10):
-                wrong.append((version, answer.body))
+            version = response.headers["x-model-version"]
+            version_log.append(version)
+            if response.json["predictions"][0]["classes"] != (label if version in "134" else (label + 1) % 10):
+                failures.append((version, response.body))
 
-    def version_after(change, wanted: str) -> float:
-        change()
-        begin = time.monotonic()
-        server.wait_for(lambda: server.call(PREDICT, body).headers.get("x-model-version") == wanted)
-        return time.monotonic() - begin
+    def wait_for_version(version: str) -> None:
+        server.wait_for(lambda: server.call(PREDICT, body).headers.get("x-model-version") == version)
 
-    askers = [threading.Thread(target=ask) for _ in range(2)]
-    for asker in askers:
-        asker.start()
+    threads = [threading.Thread(target=send_requests) for _ in range(2)]
+    for thread in threads:
+        thread.start()
     try:
-        version_after(lambda: put(folder, 2, "turned"), "2")
+        push(folder, 2, "shifted")
+        wait_for_version("2")
         broken = folder / ".broken"
         shutil.copytree(folder / "2", broken)
         for path in (broken / "variables").iterdir():
@@ -221,17 +221,18 @@ def test_push_broken_push_rollback_and_canary_under_load(folder, put, start, dig
         server.wait_for(lambda: "version 3 of mnist is skipped" in server.log.read_text())
         assert server.call(PREDICT, body).headers["x-model-version"] == "2"
         shutil.rmtree(folder / "3")
-        version_after(lambda: put(folder, 4), "4")  # a rollback: the old model under the next number
-        put(folder, 5, "turned")
+        push(folder, 4)  # a rollback: the old model under the next number
+        wait_for_version("4")
+        push(folder, 5, "shifted")
         (folder / versions.LABELS_FILE).write_text(json.dumps({"canary": 5}))
         server.wait_for(lambda: server.call("/readyz").json["labels"] == {"canary": 5, "stable": 4})
-        del seen[:]
-        server.wait_for(lambda: len(seen) > 100)
-        assert {"4", "5"} <= set(seen)
+        del version_log[:]
+        server.wait_for(lambda: len(version_log) > 100)
+        assert {"4", "5"} <= set(version_log)
         assert server.call("/v1/models/mnist/labels/canary:predict", body).headers["x-model-version"] == "5"
     finally:
-        stop.set()
-        for asker in askers:
-            asker.join()
-    assert not wrong
+        stopping.set()
+        for thread in threads:
+            thread.join()
+    assert not failures
     assert server.stop() == 0
