@@ -18,19 +18,21 @@ from collections.abc import Sequence
 
 from components import environment, stdio
 from components.errors import exit_code
+from pipeline import cli
 from pipeline.cli import Parser
 
-# Each registers its subcommands; what those need is imported when they run.
+# Each registers its subcommands, and imports their libraries when they run.
 COMMANDS = ("compile_command", "commands", "doctor")
 
 
 def parser() -> Parser:
-    """The command line with all subcommands; the chosen one's function is `run` of the parsed arguments."""
-    made = Parser(prog="runner_kfp.py", description=__doc__, allow_abbrev=False)
-    subparsers = made.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    """Returns the command line with all subcommands; each sets `run`, its function of the parsed arguments."""
+    root = Parser(prog="runner_kfp.py", description=__doc__, allow_abbrev=False)
+    cli.add_version_argument(root)
+    subparsers = root.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     for name in COMMANDS:
         importlib.import_module(f"pipeline.kubeflow.{name}").register(subparsers)
-    return made
+    return root
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return exit_code(work)
     except KeyboardInterrupt:
-        sys.stderr.write("stopped: what was started on the server goes on there\n")
+        sys.stderr.write("stopped: runs on the server continue\n")
         return 1
 
 

@@ -32,8 +32,7 @@ from components.train.data import InMemoryDataset
 from components.train.hyperparameters import Hyperparameters
 from components.transform.component import transform
 from components.validate.component import validate
-from components.validate.image_check import PixelLimits
-from components.validate.label_noise import LabelLimits
+from components.validate.limits import LabelLimits, PixelLimits
 from pipeline import beam, settings
 
 Pixels = npt.NDArray[np.uint8]

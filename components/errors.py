@@ -13,7 +13,7 @@ The message is one line: the rule, what was received, and the way out.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class ProjectError(Exception):
@@ -43,3 +43,11 @@ def exit_code(work: Callable[[], int | None]) -> int:
     except ProjectError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return error.exit_code
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Returns "; did you mean 'NAME'?" for the most similar of the names, "" where none is similar."""
+    import difflib
+
+    similar = difflib.get_close_matches(name, sorted(names), n=1)
+    return f"; did you mean {similar[0]!r}?" if similar else ""

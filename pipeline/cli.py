@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a command answers, to a person and, with `--json`, to a program.
+"""Command lines: their arguments, and their output for people and, with `--json`, for programs.
 
-The standard library is enough for it: `doctor` answers where packages are missing.
+The standard library alone: `doctor` starts where packages are missing.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ import argparse
 import json
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, NoReturn, TextIO
 
 from components import paths
-from components.errors import BadInput
-from components.train.devices import ACCELERATORS, PRECISIONS
-from components.train.hyperparameters import MODELS
+from components.errors import BadInput, did_you_mean
 
 STDOUT = "-"
 
@@ -29,7 +27,7 @@ def add_json_argument(parser: argparse._ActionsContainer) -> None:
 
 
 def message_stream(to: str | None) -> TextIO:
-    """Where a person reads: stdout, or stderr where stdout is for the result."""
+    """Returns the stream for people: stdout, or stderr where stdout is for the result."""
     return sys.stderr if to == STDOUT else sys.stdout
 
 
@@ -39,7 +37,7 @@ def print_lines(to: str | None, *lines: str) -> None:
 
 
 def write_json(result: Any, to: str | None) -> None:
-    """Writes what --json asked for: to a file, to stdout, or nowhere where it is None.
+    """Writes the result of `--json` to a file, to stdout, or nowhere where `to` is None.
 
     Raises:
         BadInput: the file cannot be written.
@@ -62,10 +60,32 @@ def _writable(to: str) -> str:
     return to
 
 
-HYPERPARAMETERS: Mapping[str, type] = {
-    "ksize1": int, "ksize2": int, "nfil1": int, "nfil2": int, "dropout": float, "learning-rate": float,
-    "batch-size": int, "train-steps": int, "seed": int, "patience": int,
-}  # fmt: skip
+def version() -> str:
+    """Returns the project's version, from the checkout or else from the installed package."""
+    import importlib.metadata
+    import tomllib
+
+    try:
+        content = (pathlib.Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+        return str(tomllib.loads(content)["project"]["version"])
+    except FileNotFoundError:
+        return importlib.metadata.version("mnist-tfx")
+
+
+class Version(argparse.Action):
+    """Prints the version and ends the process."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None):
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        sys.stdout.write(f"{parser.prog} {version()}\n")
+        parser.exit()
+
+
+def add_version_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds `--version`."""
+    parser.add_argument("--version", action=Version, help="show the version and exit")
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,35 +94,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise BadInput(f"{message}; see --help")
 
-
-def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the model, its hyperparameters, and how it is trained with them."""
-    training = parser.add_argument_group("training")
-    training.add_argument("--model", choices=tuple(MODELS), help="default: cnn")
-    for name, kind in HYPERPARAMETERS.items():
-        defaults = {getattr(model, name.replace("-", "_")) for model in MODELS.values()} - {None}
-        training.add_argument(f"--{name}", type=kind, metavar=kind.__name__.upper(), help=_default_of(defaults))
-    training.add_argument(
-        "--precision", choices=PRECISIONS, help="default: auto, bfloat16 on GPUs that have it, else float32"
-    )
-    training.add_argument(
-        "--tune", type=int, metavar="N", help="try N sets of what no flag says, and train with the best (0: do not)"
-    )
-
-
-def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the training runs on; a cluster's is said when it is compiled."""
-    compute = parser.add_argument_group("devices")
-    compute.add_argument(
-        "--accelerator", choices=ACCELERATORS, help="default: auto, a GPU where there is one, else the CPU"
-    )
-    compute.add_argument("--gpus", type=int, metavar="N", help="how many of this machine's GPUs train; default: 1")
-
-
-def _default_of(defaults: set[Any]) -> str:
-    return (
-        f"default: {defaults.pop()}" if len(defaults) == 1 else f"default: by model, {min(defaults)} to {max(defaults)}"
-    )
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # of subcommands too
+        """Refuses unknown arguments at once, with the flag that the user may have meant."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            suggestion = did_you_mean(flag, self._option_string_actions) if flag.startswith("--") else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{suggestion}")
+        return namespace, unknown
 
 
 OK, WARNING, BLOCKED, UNKNOWN = "ok", "warning", "blocked", "unknown"
@@ -110,7 +109,7 @@ _MARKS = {OK: ("✓", "32"), WARNING: ("!", "33"), BLOCKED: ("✗", "31"), UNKNO
 
 
 class Check(NamedTuple):
-    """One line of the answer: `state` is OK, WARNING, BLOCKED or UNKNOWN; `advice` is empty where there is none."""
+    """One line of a doctor: `state` is OK, WARNING, BLOCKED or UNKNOWN; `advice` may be empty."""
 
     name: str
     state: str
@@ -119,22 +118,22 @@ class Check(NamedTuple):
 
 
 def format_checks(checks: Iterable[Check], colours: bool) -> list[str]:
-    """A line for each check, and under it its advice.
+    """Returns a line for each check, and under it its advice.
 
     Args:
         checks: in their order.
         colours: whether the marks have ANSI colours.
     """
-    shown = []
+    lines = []
     for check in checks:
         mark, colour = _MARKS[check.state]
-        shown.append(f"\033[{colour}m{mark}\033[0m" if colours else mark)
-        shown[-1] += f" {check.name:<9} {check.found}"
+        lines.append(f"\033[{colour}m{mark}\033[0m" if colours else mark)
+        lines[-1] += f" {check.name:<9} {check.found}"
         if check.advice:
-            shown.append(f"            {check.advice}")
-    return shown
+            lines.append(f"            {check.advice}")
+    return lines
 
 
 def check_names(checks: Iterable[Check], state: str) -> list[str]:
-    """Names of the checks in a state."""
+    """Returns the names of the checks in a state."""
     return [check.name for check in checks if check.state == state]

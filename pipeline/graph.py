@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole graph, top to bottom. One for every orchestrator: a runner decides where and with what, never what."""
+"""The graph, top to bottom, the same for every orchestrator: runners choose its inputs and resources."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from components.train.component import train
 from components.transform.component import transform
 from components.validate.component import validate
 from pipeline import code_digest
-from pipeline.settings import Config
+from pipeline.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
 class RunInputs:
-    """Where the data is and the models go, as the workers see it, and what the orchestrator knows of the run.
+    """The inputs of a run as the workers see them, and the facts that only the orchestrator knows.
 
-    A RuntimeParameter stands for what is settled when a run starts.
+    A RuntimeParameter gets its value when a run starts.
 
     Attributes:
         data_dir: folder with the IDX files, or with spans of them.
         dataset: name of the data set.
-        data_sha256: what its SHA-256 must be; empty: any.
+        data_sha256: its expected SHA-256; empty: any.
         span: number of the span; None: the newest.
         schema: file of the curated schema.
-        hyperparameters: the fields of `Hyperparameters`: the model and how it is trained.
+        hyperparameters: the fields of `Hyperparameters`.
         allow: findings of the data gate that do not stop the run, with commas between them.
-        serving_dir: the model's folder in the serving folder.
-        serving_state: what is in production there (`components.push.versions.state`); empty where caching is off.
-        checkpoints: folder in which a training that was killed finds its state again; empty for none.
-        run: what goes into the provenance of a pushed model beside what the graph itself knows: JSON values.
+        model_dir: the model's folder, in the serving folder.
+        serving_state: state of that folder (`components.push.versions.serving_state`); empty where caching is off.
+        checkpoints: folder from which a killed training resumes; empty for none.
+        run: facts of the run for the provenance of a pushed model: JSON values.
     """
 
     data_dir: str | RuntimeParameter
@@ -49,38 +49,38 @@ class RunInputs:
     schema: str
     hyperparameters: Mapping[str, Any]
     allow: str | RuntimeParameter
-    serving_dir: str | RuntimeParameter
+    model_dir: str | RuntimeParameter
     serving_state: str
     checkpoints: str
     run: Mapping[str, Any]
 
 
-def build(config: Config, place: RunInputs) -> list[BaseNode]:
-    """Builds the graph's nodes, each after those that it needs."""
+def build(settings: Settings, inputs: RunInputs) -> list[BaseNode]:
+    """Builds the nodes of the graph in topological order."""
     ingested = ingest(
-        data_dir=place.data_dir,
-        dataset_name=place.dataset,
-        data_sha256=place.data_sha256,
-        span=place.span,
-        allow=place.allow,
+        data_dir=inputs.data_dir,
+        dataset_name=inputs.dataset,
+        data_sha256=inputs.data_sha256,
+        span=inputs.span,
+        allow=inputs.allow,
     ).with_id("ingest")
     examples = ingested.outputs["examples"]
 
-    production = baseline(serving_dir=place.serving_dir, state=place.serving_state)
+    production = baseline(serving_dir=inputs.model_dir, state=inputs.serving_state)
 
     validation = validate(
         examples=examples,
         baseline=production.outputs["baseline"],
-        schema_file=place.schema,
-        pixel_limits=config.pixel_limits,
-        label_limits=config.label_limits,
-        allow=place.allow,
+        schema_file=inputs.schema,
+        pixel_limits=settings.pixels,
+        label_limits=settings.labels,
+        allow=inputs.allow,
     )
 
     transformed = transform(examples=examples, schema=validation.schema).with_id("transform")
 
     tuned = []
-    if config.tune:
+    if settings.tune:
         from components.train.component import tune  # KerasTuner, of which other graphs have no use
 
         tuned.append(
@@ -88,12 +88,12 @@ def build(config: Config, place: RunInputs) -> list[BaseNode]:
                 examples=examples,
                 transform_graph=transformed.outputs["transform_graph"],
                 schema=validation.schema,
-                hyperparameters=place.hyperparameters,
-                trials=config.tune,
-                fixed=config.fixed,
-                compute=config.compute,
+                hyperparameters=inputs.hyperparameters,
+                trials=settings.tune,
+                fixed=settings.fixed,
+                compute=settings.compute,
                 code_digest=code_digest.of_module("components.train.component"),
-                checkpoints=place.checkpoints,
+                checkpoints=inputs.checkpoints,
             ).with_id("tune")
         )
 
@@ -101,11 +101,11 @@ def build(config: Config, place: RunInputs) -> list[BaseNode]:
         examples=examples,
         transform_graph=transformed.outputs["transform_graph"],
         schema=validation.schema,
-        hyperparameters=place.hyperparameters,
-        compute=config.compute,
+        hyperparameters=inputs.hyperparameters,
+        compute=settings.compute,
         found=tuned[0].outputs["best_hyperparameters"] if tuned else None,
         code_digest=code_digest.of_module("components.train.component"),
-        checkpoints=place.checkpoints,
+        checkpoints=inputs.checkpoints,
     ).with_id("train")
 
     evaluated = evaluate(
@@ -113,15 +113,15 @@ def build(config: Config, place: RunInputs) -> list[BaseNode]:
         model=trained.outputs["model"],
         baseline=production.outputs["baseline"],
         best=production.outputs["best"],
-        model_type=place.hyperparameters["model"],
-        limits=config.model_limits,
+        model_type=inputs.hyperparameters["model"],
+        limits=settings.model_gate,
     )
 
-    tried = infra_check(
+    infra_checked = infra_check(
         examples=examples,
         model=trained.outputs["model"],
         transform_graph=transformed.outputs["transform_graph"],
-        limits=config.infra_limits,
+        limits=settings.infra_gate,
     )
 
     pushed = push(
@@ -132,15 +132,15 @@ def build(config: Config, place: RunInputs) -> list[BaseNode]:
         statistics=validation.statistics,
         schema=validation.schema,
         data_checks=validation.checks,
-        infra_checks=tried.outputs["checks"],
+        infra_checks=infra_checked.outputs["checks"],
         model_checks=evaluated.outputs["checks"],
-        serving_dir=place.serving_dir,
-        run=json.dumps(place.run, sort_keys=True),
+        serving_dir=inputs.model_dir,
+        run=json.dumps(inputs.run, sort_keys=True),
     )
 
     data_gate = gate("data-gate", checks=validation.checks, before=[*tuned, trained])
-    # Transform runs beside the gate, not beside the checks: once a task has failed, Argo starts no other, so that a
-    # Transform that failed on bad data would keep the checks from saying what is wrong with it.
+    # Transform runs beside the gate, not beside the checks: once a task has failed, Argo starts no other, so a
+    # Transform that failed on bad data would keep the checks from reporting it.
     transformed.add_upstream_node(validation.data_check)
     return [
         ingested,
@@ -150,7 +150,7 @@ def build(config: Config, place: RunInputs) -> list[BaseNode]:
         transformed,
         *tuned,
         trained,
-        tried,
+        infra_checked,
         evaluated,
         pushed,
     ]

@@ -150,7 +150,7 @@ def test_module_keeps_the_rules(path):
         ("components/train/fit.py", "from components.train.component import build"),
         ("components/train/fit.py", "from components.train import component"),
         ("components/train/tuner.py", "from components.train.component import tune"),
-        ("components/train/fit.py", "from pipeline.settings import Config"),
+        ("components/train/fit.py", "from pipeline.settings import Settings"),
         ("components/train/fit.py", "from . import models"),
         ("components/train/fit.py", "import runner_local"),
         ("components/train/fit.py", "from tests import conftest"),

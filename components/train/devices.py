@@ -1,31 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """On which devices a training runs, and in which precision.
 
-What was asked for is known without TensorFlow, which the command line needs at once; TensorFlow is imported where it is
-looked for.
+The command line reads `Compute` at once, so TensorFlow is imported only where devices are looked for.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from components.errors import BadInput, GateStopped, ProjectError
+from components.table import Flag, Table
 from components.train.hyperparameters import Hyperparameters
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 AUTO, CPU, GPU = "auto", "cpu", "gpu"
-ACCELERATORS = (AUTO, CPU, GPU)
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
-PRECISIONS = (AUTO, FLOAT32, BFLOAT16)
 # The first generation of NVIDIA's GPUs that computes in bfloat16.
 _BFLOAT16_CAPABILITY = (8, 0)
 _STAY_SECONDS = 5.0
@@ -35,45 +34,40 @@ class PeerLost(ProjectError):
     """Another worker of the same training has gone; started again, all of them go on from the last checkpoint."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Compute:
-    """What a training was asked to run on.
+class Compute(Table):
+    """The devices of a training, as the user sets them."""
 
-    Attributes:
-        accelerator: `auto` is one GPU where TensorFlow sees one, else the CPU; with `gpu` they must be there.
-        gpus: how many of a machine's GPUs; each worker takes as many of its own.
-        precision: what the layers compute in while training. `auto` is bfloat16 on GPUs that have it, else float32. The
-            weights, and the exported model as a whole, are float32 always.
-    """
-
-    accelerator: str = AUTO
-    gpus: int = 1
-    precision: str = AUTO
+    accelerator: Annotated[
+        Literal["auto", "cpu", "gpu"], Flag("devices", unset="auto, a GPU where TensorFlow sees one, else the CPU")
+    ] = Field(default="auto", description="device of the training")
+    gpus: Annotated[int, Flag("devices")] = Field(
+        default=1, ge=1, description="how many of this machine's GPUs train; each worker takes as many of its own"
+    )
+    # The weights, and the exported model as a whole, are float32 always.
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Flag("training", unset="auto, bfloat16 on GPUs that have it, else float32"),
+    ] = Field(default="auto", description="float type of the layers while training")
 
     @classmethod
     def of(cls, accelerator: Any = None, gpus: Any = None, precision: Any = None) -> Compute:
-        """What a person asked for, with None where nothing was said; a number of GPUs alone asks for these GPUs.
+        """Returns the devices for the values that are set, with None for the others; GPUs alone ask for the GPU.
 
         Raises:
-            BadInput: for a value that is none of those above, or GPUs for the CPU.
+            BadInput: for a value out of bounds, or GPUs for the CPU.
         """
-        for key, value, known in (("accelerator", accelerator, ACCELERATORS), ("precision", precision, PRECISIONS)):
-            if value is not None and value not in known:
-                raise BadInput(f"{key} must be one of {', '.join(known)}, not {value!r}")
-        if gpus is not None and (isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 1):
-            raise BadInput(f"gpus must be a whole number from 1, not {gpus!r}; without GPUs, say accelerator cpu")
-        if accelerator == CPU and gpus is not None:
+        if gpus is not None and accelerator in (None, AUTO):
+            accelerator = GPU
+        values = {"accelerator": accelerator, "gpus": gpus, "precision": precision}
+        compute = cls.parse({name: value for name, value in values.items() if value is not None})
+        if compute.accelerator == CPU and gpus is not None:
             raise BadInput(f"accelerator cpu takes no GPUs, but {gpus} were asked for; leave one of the two out")
-        return cls(GPU if gpus is not None else accelerator or AUTO, gpus or 1, precision or AUTO)
+        return compute
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Compute:
-        """Reads what `to_config` wrote; other keys are left alone, and one that is missing has its default."""
-        return cls(**{field.name: config.get(field.name, field.default) for field in dataclasses.fields(cls)})
-
-    def to_config(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return dataclasses.asdict(self)
+        """Reads what `to_config` wrote; other keys are ignored, and a missing one has its default."""
+        return cls.parse({name: config[name] for name in cls.model_fields if name in config})
 
 
 def settle(compute: Compute) -> None:
@@ -161,11 +155,12 @@ def scaled(hyperparameters: Hyperparameters, replicas: int) -> Hyperparameters:
     keeps what Adam makes of the gradients' noise (S. Malladi et al., "On the SDEs and Scaling Rules for Adaptive
     Gradient Algorithms", 2022); and there are N times fewer steps, rounded up, so that as many images are seen.
     """
-    return dataclasses.replace(
-        hyperparameters,
-        batch_size=hyperparameters.batch_size * replicas,
-        learning_rate=hyperparameters.learning_rate * math.sqrt(replicas),
-        train_steps=-(-hyperparameters.train_steps // replicas),
+    return hyperparameters.model_copy(
+        update={
+            "batch_size": hyperparameters.batch_size * replicas,
+            "learning_rate": hyperparameters.learning_rate * math.sqrt(replicas),
+            "train_steps": -(-hyperparameters.train_steps // replicas),
+        }
     )
 
 

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from tfx import types
 from tfx.components.trainer import executor
@@ -17,12 +16,9 @@ from components.train.hyperparameters import OWN_DEFAULT, Hyperparameters
 
 UNLESS_TOLD = "unless_told"
 # Field of `Hyperparameters` -> parameter; `model` is the name of an output.
-PROPERTIES = {field.name: field.name for field in dataclasses.fields(Hyperparameters)} | {"model": "model_type"}
+PROPERTIES = {name: name for name in Hyperparameters.model_fields} | {"model": "model_type"}
 # Field -> its type as a parameter.
-KINDS: Mapping[str, type] = {
-    name: next((kind for kind in get_args(hint) if kind is not type(None)), hint)
-    for name, hint in get_type_hints(Hyperparameters).items()
-}
+KINDS: Mapping[str, type] = Hyperparameters.types()
 
 
 def settled(input_dict: Mapping[str, list[types.Artifact]], exec_properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,7 +30,7 @@ def settled(input_dict: Mapping[str, list[types.Artifact]], exec_properties: Map
     config: dict[str, Any] = json.loads(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY])
     unless_told = config.pop(UNLESS_TOLD, {})
     if told := _told(exec_properties):
-        config |= Hyperparameters.told(told, unless_told).to_config()
+        config |= Hyperparameters.from_parameters(told, unless_told).to_config()
     for artifact in input_dict.get(standard_component_specs.HYPERPARAMETERS_KEY, ()):
         found = json.loads(io_utils.read_string_file(io_utils.get_only_uri_in_dir(artifact.uri)))["values"]
         chosen = {field: value for field, value in config.items() if field in KINDS and field != "model"} | found
@@ -59,7 +55,7 @@ class Executor(executor.GenericExecutor):
 
     Inputs and outputs are those of TFX's Trainer. Parameters: those too, and each field of `Hyperparameters`, optional
     (`PROPERTIES`), which goes over `custom_config`. The key `unless_told` of `custom_config` holds what these fields
-    are in a run that sets none of them, see `Hyperparameters.told`.
+    are in a run that sets none of them, see `Hyperparameters.from_parameters`.
     """
 
     def Do(

@@ -1,102 +1,115 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training can be told, and the defaults of each model. No TensorFlow: the command line needs it at once."""
+"""The hyperparameters of a training, and the defaults of each model. No TensorFlow: the command line reads them."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from components import features
-from components.errors import BadInput
+from components.errors import BadInput, did_you_mean
+from components.table import Flag, Table
 
-# What a float32 holds, with room for what an optimizer does with it.
-_LARGEST_RATE = 1e37
 # In place of a hyperparameter, where there must be a number: the default of whichever model the run takes.
 OWN_DEFAULT = -1
+_Hyperparameter = Flag("training", parameter=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class Hyperparameters:
-    """One training. A field that the model has no use for is None.
+class Hyperparameters(Table):
+    """One training. A field that the model has no use for is None."""
 
-    Attributes:
-        model: key of `MODELS`.
-        learning_rate: the peak of the schedule, reached after the warm-up; it falls to 0 along a cosine.
-        batch_size: images per step.
-        train_steps: steps in all; how many passes over the training images that is follows from their number.
-        seed: of the initial weights, the order of the images and dropout, 0 .. 2^31 - 1.
-        patience: epochs without a higher accuracy on val after which the training stops early; 0: it never does. The
-            learning rate still falls as if all steps were to come.
-        ksize1: height and width of the first convolution's kernels, pixels.
-        ksize2: the same of the second.
-        nfil1: filters of the first convolution.
-        nfil2: filters of the second.
-        dropout: share of values dropped in training, 0 <= dropout < 1; which values, `models.py` says.
-    """
+    separator: ClassVar[str] = "_"  # as the names of the parameters of a run on Kubeflow
 
-    model: str
-    learning_rate: float
-    batch_size: int
-    train_steps: int
-    seed: int = 1
-    patience: int = 0
-    ksize1: int | None = None
-    ksize2: int | None = None
-    nfil1: int | None = None
-    nfil2: int | None = None
-    dropout: float | None = None
+    model: Annotated[
+        Literal["linear", "dnn", "dnn_dropout", "cnn", "keras_cnn", "mlp", "fast", "best"], _Hyperparameter
+    ] = Field(default="cnn", description="network")
+    # It falls to 0 along a cosine. The bound is what a float32 holds, with room for what an optimizer does with it.
+    learning_rate: Annotated[float, _Hyperparameter] = Field(
+        gt=0, le=1e37, description="peak of the schedule, reached after the warm-up"
+    )
+    batch_size: Annotated[int, _Hyperparameter] = Field(ge=1, le=2**20, description="images per step")
+    train_steps: Annotated[int, _Hyperparameter] = Field(ge=1, le=2**31 - 1, description="steps in all")
+    seed: Annotated[int, _Hyperparameter] = Field(
+        default=1, ge=0, le=2**31 - 1, description="of the initial weights, the order of the images and dropout"
+    )
+    # The learning rate still falls as if all steps were to come.
+    patience: Annotated[int, _Hyperparameter] = Field(
+        default=0, ge=0, le=2**20, description="epochs without a higher accuracy on val until it stops early; 0: never"
+    )
+    # Kernels are as large as the images at most, see `_check`.
+    ksize1: Annotated[int | None, _Hyperparameter] = Field(
+        default=None, ge=1, description="height and width of the first convolution's kernels, pixels"
+    )
+    ksize2: Annotated[int | None, _Hyperparameter] = Field(
+        default=None, ge=1, description="height and width of the second convolution's kernels, pixels"
+    )
+    nfil1: Annotated[int | None, _Hyperparameter] = Field(
+        default=None, ge=1, le=2**16, description="filters of the first convolution"
+    )
+    nfil2: Annotated[int | None, _Hyperparameter] = Field(
+        default=None, ge=1, le=2**16, description="filters of the second convolution"
+    )
+    dropout: Annotated[float | None, _Hyperparameter] = Field(
+        default=None, ge=0, lt=1, description="share of values dropped in training"
+    )
 
     @classmethod
     def of(cls, model: str, **overrides: Any) -> Hyperparameters:
-        """The defaults of a model with some of them replaced; an override of None leaves the default.
+        """Returns the defaults of a model with some of them replaced; an override of None leaves the default.
 
         Raises:
-            BadInput: for an unknown model, a field that the model does not have, or a value out of range.
+            BadInput: for an unknown model, a field that the model does not have, or a value out of bounds.
         """
+        values = {name: value for name, value in overrides.items() if value is not None}
         if model not in MODELS:
-            raise BadInput(f"the model must be one of {', '.join(MODELS)}, not {model!r}")
-        given = {name: value for name, value in overrides.items() if value is not None}
-        for name in given:
-            if getattr(MODELS[model], name, None) is None:
-                has = [key for key, value in MODELS[model].to_config().items() if value is not None]
-                raise BadInput(f"the model {model!r} has no {name!r}; it has {', '.join(has[1:])}")
-        hyperparameters = dataclasses.replace(MODELS[model], **given)
+            return cls.parse({"model": model})  # which refuses it
+        names = [name for name in model_fields(model) if name != "model"]
+        for name in values:
+            if name not in names:
+                suggestion = did_you_mean(name, names) if name not in cls.model_fields else ""
+                raise BadInput(f"the model {model!r} has no {name!r}; it has {', '.join(names)}{suggestion}")
+        hyperparameters = cls.parse(MODELS[model].model_dump() | values)
         _check(hyperparameters)
         return hyperparameters
 
     @classmethod
-    def told(cls, values: Mapping[str, Any], unless_told: Mapping[str, Any]) -> Hyperparameters:
-        """What a run was told when it started, where every field has a value whatever the model is.
+    def from_parameters(cls, parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> Hyperparameters:
+        """Reads the parameters of a run, where every field has a value whatever the model is.
 
         Args:
-            values: fields by name, `model` among them; OWN_DEFAULT stands for the model's own default.
-            unless_told: the values of a run that changes none. One that nobody changed is left out where the model has
-                no such field; one that a person gave is refused.
+            parameters: values by field, `model` among them; OWN_DEFAULT stands for the model's own default.
+            defaults: the values of a run that sets none. A parameter with its default is ignored where the model has no
+                such field; one that the user set is refused.
 
         Raises:
             BadInput: as for `of`.
         """
-        model = values["model"]
-        given = {name: value for name, value in values.items() if name != "model" and value != OWN_DEFAULT}
-        return cls.of(
-            model,
-            **{
-                name: value
-                for name, value in given.items()
-                if value != unless_told.get(name) or model not in MODELS or getattr(MODELS[model], name) is not None
-            },
-        )
+        model = parameters["model"]
+        fields = model_fields(model) if model in MODELS else parameters
+        overrides = {
+            name: value
+            for name, value in parameters.items()
+            if value != OWN_DEFAULT and (value != defaults.get(name) or name in fields)
+        }
+        return cls.of(**overrides | {"model": model})
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Hyperparameters:
-        """Reads what `to_config` wrote; keys that are no fields are left alone."""
-        names = {field.name for field in dataclasses.fields(cls)} - {"model"}
-        return cls.of(config["model"], **{name: value for name, value in config.items() if name in names})
+        """Reads what `to_config` wrote; keys that are no fields are ignored."""
+        return cls.of(**{name: value for name, value in config.items() if name in cls.model_fields})
 
-    def to_config(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return dataclasses.asdict(self)
+
+def model_fields(model: str) -> list[str]:
+    """Returns the names of the fields that a model has."""
+    return [name for name, value in MODELS[model].model_dump().items() if value is not None]
+
+
+def defaults_of(field: str) -> dict[str, Any]:
+    """Returns the default of a field by model, for the models that have it."""
+    return {name: value for name, model in MODELS.items() if (value := getattr(model, field)) is not None}
 
 
 def smallest_side(hyperparameters: Hyperparameters) -> int:
@@ -111,20 +124,12 @@ def smallest_side(hyperparameters: Hyperparameters) -> int:
 
 
 def _check(hyperparameters: Hyperparameters) -> None:
+    """Refuses kernels that the images are too small for."""
     side = min(features.IMAGE_SHAPE)
-    whole = {
-        "batch_size": (1, 2**20),
-        "train_steps": (1, 2**31 - 1),
-        "seed": (0, 2**31 - 1),
-        "patience": (0, 2**20),
-        **{name: (1, max(side, getattr(MODELS[hyperparameters.model], name) or 1)) for name in ("ksize1", "ksize2")},
-        "nfil1": (1, 2**16),
-        "nfil2": (1, 2**16),
-    }
-    for name, (low, high) in whole.items():
-        value = getattr(hyperparameters, name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high):
-            raise BadInput(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+    for name in ("ksize1", "ksize2"):
+        size, largest = getattr(hyperparameters, name), max(side, getattr(MODELS[hyperparameters.model], name) or 1)
+        if size is not None and size > largest:
+            raise BadInput(f"{name} must be a whole number from 1 to {largest}, not {size}")
     if (least := smallest_side(hyperparameters)) > side:
         kernels = [layer for layer in _SHRINKING[hyperparameters.model] if isinstance(layer, str)]
         sizes = " and ".join(f"{name} {getattr(hyperparameters, name)}" for name in kernels)
@@ -134,12 +139,6 @@ def _check(hyperparameters: Hyperparameters) -> None:
             f"or more, but IMAGE_SHAPE in components/features.py is {height}x{width}; take "
             f"{'smaller kernels or ' if sizes else ''}another model, such as mlp, which takes any size"
         )
-    rate = hyperparameters.learning_rate
-    if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate <= _LARGEST_RATE:
-        raise BadInput(f"learning_rate must be a number above 0 and at most {_LARGEST_RATE:g}, not {rate!r}")
-    dropout = hyperparameters.dropout
-    if dropout is not None and (not isinstance(dropout, int | float) or not 0 <= dropout < 1):
-        raise BadInput(f"dropout must be a number from 0 to below 1, not {dropout!r}")
 
 
 _POOL = 0
@@ -151,14 +150,14 @@ _SHRINKING: Mapping[str, tuple[int | str, ...]] = {
     "fast": (5, _POOL, 3, _POOL, 3),
     "best": (5, _POOL, 3, 3, _POOL, 3),
 }
-MODELS = {
+MODELS: Mapping[str, Hyperparameters] = {
     defaults.model: defaults
     for defaults in (
-        Hyperparameters("linear", learning_rate=0.01, batch_size=128, train_steps=2150),
-        Hyperparameters("dnn", learning_rate=0.002, batch_size=128, train_steps=2150),
-        Hyperparameters("dnn_dropout", learning_rate=0.002, batch_size=128, train_steps=2150, dropout=0.1),
+        Hyperparameters(model="linear", learning_rate=0.01, batch_size=128, train_steps=2150),
+        Hyperparameters(model="dnn", learning_rate=0.002, batch_size=128, train_steps=2150),
+        Hyperparameters(model="dnn_dropout", learning_rate=0.002, batch_size=128, train_steps=2150, dropout=0.1),
         Hyperparameters(
-            "cnn",
+            model="cnn",
             learning_rate=0.005,
             batch_size=128,
             train_steps=4300,
@@ -169,7 +168,7 @@ MODELS = {
             dropout=0.25,
         ),
         Hyperparameters(
-            "keras_cnn",
+            model="keras_cnn",
             learning_rate=0.003,
             batch_size=128,
             train_steps=3870,
@@ -179,9 +178,9 @@ MODELS = {
             nfil2=32,
             dropout=0.25,
         ),
-        Hyperparameters("mlp", learning_rate=0.002, batch_size=128, train_steps=2150),
-        Hyperparameters("fast", learning_rate=0.01, batch_size=128, train_steps=860, dropout=0.1),
-        Hyperparameters("best", learning_rate=0.1, batch_size=128, train_steps=12900, dropout=0.3),
+        Hyperparameters(model="mlp", learning_rate=0.002, batch_size=128, train_steps=2150),
+        Hyperparameters(model="fast", learning_rate=0.01, batch_size=128, train_steps=860, dropout=0.1),
+        Hyperparameters(model="best", learning_rate=0.1, batch_size=128, train_steps=12900, dropout=0.3),
     )
 }
 
@@ -190,7 +189,7 @@ MODELS = {
 # warm-up to 0, so it can be compared with another. The first part of a longer one, as in Hyperband, could not: its
 # learning rate is still high there.
 TRIAL_SHARE = 0.25
-# What is trained, how long and with what luck is for a person to say.
+# The user's choices, not the search's.
 NOT_SEARCHED = frozenset({"model", "train_steps", "seed", "patience"})
 
 
@@ -219,7 +218,7 @@ Space = Mapping[str, LogRange | Choices]
 
 
 def search_space(hyperparameters: Hyperparameters, fixed: Collection[str]) -> Space:
-    """The space around some hyperparameters; what the model does not have, or a person gave, is not in it.
+    """Returns the space around some hyperparameters, without fields that the model lacks or that are fixed.
 
     Args:
         hyperparameters: the first trial, and the middle of the space.
@@ -227,49 +226,49 @@ def search_space(hyperparameters: Hyperparameters, fixed: Collection[str]) -> Sp
             at equal steps a larger batch sees more images, and would win by that alone.
 
     Raises:
-        BadInput: if nothing is left to search.
+        BadInput: if nothing remains to be searched.
     """
-    left_alone = {*fixed, *NOT_SEARCHED, *(["batch_size"] if "train_steps" in fixed else [])}
-    has = [name for name, value in hyperparameters.to_config().items() if value is not None and name in RULES]
-    space = {name: _fitting(hyperparameters, name) for name in has if name not in left_alone}
+    excluded = {*fixed, *NOT_SEARCHED, *(["batch_size"] if "train_steps" in fixed else [])}
+    names = [name for name in model_fields(hyperparameters.model) if name in RULES]
+    space = {name: _fitting(hyperparameters, name) for name in names if name not in excluded}
     if not space:
         raise BadInput(
             f"a search needs a hyperparameter that it may change; of the model {hyperparameters.model!r} these are "
-            f"{', '.join(has)}, and all of them are given (train-steps holds the batch size too). Leave one out."
+            f"{', '.join(names)}, and all of them are fixed (train-steps fixes the batch size too). Leave one out."
         )
     return space
 
 
 def complete_values(base: Hyperparameters, values: Mapping[str, Any]) -> Hyperparameters:
-    """The training that a trial stands for: as many images as `base` would see, in however large batches.
+    """Returns the training that a trial stands for: as many images as `base` sees, in batches of any size.
 
     Raises:
-        BadInput: for a value out of range.
+        BadInput: for a value out of bounds.
     """
     return _with_images(base, values, base.train_steps * base.batch_size)
 
 
 def trial_hyperparameters(base: Hyperparameters, values: Mapping[str, Any]) -> Hyperparameters:
-    """What a trial trains: the same on `TRIAL_SHARE` of the images; raises as `whole` does."""
+    """Returns a trial: the same on `TRIAL_SHARE` of the images; raises as `complete_values` does."""
     return _with_images(base, values, base.train_steps * base.batch_size * TRIAL_SHARE)
 
 
 def _with_images(base: Hyperparameters, values: Mapping[str, Any], images: float) -> Hyperparameters:
-    fields = {name: value for name, value in base.to_config().items() if name != "model"} | dict(values)
-    return Hyperparameters.of(base.model, **fields | {"train_steps": max(1, round(images / fields["batch_size"]))})
+    fields = base.model_dump() | dict(values)
+    return Hyperparameters.of(**fields | {"train_steps": max(1, round(images / fields["batch_size"]))})
 
 
 def _fitting(hyperparameters: Hyperparameters, name: str) -> LogRange | Choices:
-    """The values of a field to try: no kernel for which the images are too small."""
+    """Returns the values of a field to try: no kernel for which the images are too small."""
     rule = RULES[name](getattr(hyperparameters, name))
     if isinstance(rule, LogRange) or name not in ("ksize1", "ksize2"):
         return rule
     side = max(min(features.IMAGE_SHAPE), smallest_side(hyperparameters))
 
-    def least(size: Any) -> int:
-        return smallest_side(dataclasses.replace(hyperparameters, **{name: size}))
+    def smallest(size: Any) -> int:
+        return smallest_side(hyperparameters.model_copy(update={name: size}))
 
-    return _choice(size for size in rule.values if least(size) <= side)
+    return _choice(size for size in rule.values if smallest(size) <= side)
 
 
 def _choice(values: Iterable[int | float]) -> Choices:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The graph's side of validate: statistics and the curated schema, the checks of images and of the data."""
 
-import dataclasses
 import json
 import pathlib
 from concurrent import futures
@@ -19,8 +18,7 @@ from tfx.utils import io_utils
 
 from components import features, findings, progress
 from components.artifacts import Checks
-from components.validate.image_check import PixelLimits
-from components.validate.label_noise import LabelLimits
+from components.validate.limits import LabelLimits, PixelLimits
 
 SUSPECTS_FILE, SCHEMA_FILE = "label_suspects.json", "schema.pbtxt"
 
@@ -169,8 +167,8 @@ def validate(
     statistics_node = Statistics(examples=examples, schema_file=schema_file).with_id("statistics")
     image_check = ImageCheck(
         examples=examples,
-        pixel_limits=json.dumps(dataclasses.asdict(pixel_limits), sort_keys=True),
-        label_limits=json.dumps(dataclasses.asdict(label_limits), sort_keys=True),
+        pixel_limits=json.dumps(pixel_limits.to_config(), sort_keys=True),
+        label_limits=json.dumps(label_limits.to_config(), sort_keys=True),
     ).with_id("image-check")
     data_check = DataCheck(
         examples=examples,

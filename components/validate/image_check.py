@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from components.findings import LABEL_OUT_OF_RANGE, Finding
 from components.validate import classes, duplicates
 from components.validate.images import Images, Pixels, blocks, build_finding, named, over, part_of
+from components.validate.limits import PixelLimits
 
 INVERTED_PIXELS = "inverted-pixels"
 BLANK_IMAGE = "blank-image"
@@ -31,45 +31,6 @@ NAMES = (
 _BLOCK = 4096  # images that are looked at at a time
 
 Floats = npt.NDArray[np.floating[Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class PixelLimits:
-    """What the images are held against. With the defaults clean MNIST and clean digits pass.
-
-    Attributes:
-        class_count: the fewest images of each class in each split. 1, no class is missing: a small validation split has
-            only a few of each.
-        class_ratio: images of the largest class over images of the smallest, in train, beyond chance. MNIST has 1.24,
-            digits have 1.1; with half of any class taken away it is 1.8 or more.
-        class_distance: difference of a class's share between train and another split, 0 .. 1, beyond chance. Those of
-            MNIST's files differ by 0.005; half of a class missing from train moves its share by over 0.04.
-        bright: an image is inverted if its border and the whole of it are both brighter than this on average, 0 .. 1
-            (the background is 0). No clean image has a border over 0.04 or a mean over 0.4: their negatives have 0.96
-            and 0.6 at least.
-        inverted: share of a split's images that may be inverted, 0 .. 1. A tenth of the 1 % that must be noticed.
-        spread: an image is blank if the standard deviation of its pixels is below this, 0 .. 0.5. The faintest clean
-            image has 0.12; a single white pixel on black has 0.04.
-        blank: share of a split's images that may be blank, 0 .. 1. Clean data has none.
-        duplicates: share of a split's images, 0 .. 1, that may repeat an image of that split, or of train where it is
-            val. MNIST and digits have none; this few can't move a figure that anyone reads.
-        leaked: how many test images may also be in train or val, pixel by pixel. None: each is an answer given away.
-        near_leaked: how many more test images may have a near copy in train or val.
-        near_distance: at most this far apart is a near copy, in the measure of `near_duplicates`, which grows with the
-            size of the images. Copies with noise of 8/255 are within 0.32, different digits at least 0.49 apart.
-    """
-
-    class_count: int = 1
-    class_ratio: float = 1.5
-    class_distance: float = 0.02
-    bright: float = 0.5
-    inverted: float = 0.001
-    spread: float = 0.05
-    blank: float = 0.0
-    duplicates: float = 0.0002
-    leaked: int = 0
-    near_leaked: int = 0
-    near_distance: float = 0.4
 
 
 def check(splits: Mapping[str, Images], limits: PixelLimits = PixelLimits()) -> list[Finding]:

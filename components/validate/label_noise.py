@@ -21,6 +21,7 @@ import numpy.typing as npt
 from components.array_store import ArrayRows
 from components.findings import Finding
 from components.validate.images import Images, blocks, build_finding, over, percent
+from components.validate.limits import LabelLimits
 
 NAME = "label-noise"
 
@@ -31,24 +32,6 @@ _BLOCK = 2048  # images that are described at a time
 _KEPT_BYTES = 320 * 2**20  # of descriptions that stay in memory; those of more images, 67,000, are computed twice
 
 Floats = npt.NDArray[np.float32]
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelLimits:
-    """What the suspect labels are held against.
-
-    Attributes:
-        suspects: share of all labels, 0 .. 1. Clean MNIST has 0.002, clean digits have 0.001, and half of one of ten
-            classes relabelled has 0.03; the default lies between, three times from the latter.
-        pair: share of the labels of one class that look like one other class, 0 .. 1: confusion of two classes is seen
-            before it counts among all. Clean data has at most 0.007; a tenth of the 4s relabelled 9 makes 0.06 of the
-            9s look like 4, half of them 0.16.
-        pair_count: a pair of classes with fewer suspects than this is left alone: in a small class each is a percent.
-    """
-
-    suspects: float = 0.01
-    pair: float = 0.03
-    pair_count: int = 5
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import os
 import pathlib
 import re
@@ -15,17 +14,16 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from components.errors import BadInput, ProjectError
-from components.train.devices import AUTO, GPU
-from pipeline import cli
-from pipeline.cli import HYPERPARAMETERS, add_training_arguments
+from components.train.devices import GPU, Compute
+from components.train.hyperparameters import MODELS
+from pipeline import cli, settings
 
 if TYPE_CHECKING:
     from pipeline.kubeflow.resources import Needs
-    from pipeline.settings import Config
 
 PACKAGE = "pipeline.yaml"
 KUBEFLOW, OWN = "kubeflow", "own"
-SERVING_ROOT = "s3://mlpipeline/serving"
+SERVING_DIR = "s3://mlpipeline/serving"
 _TOLERATION = re.compile(
     r"(?P<key>[^=:]+)(?:=(?P<value>[^=:]+))?(?::(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?"
 )
@@ -33,28 +31,23 @@ _TOLERATION = re.compile(
 
 def register(subparsers: Any) -> None:
     """Adds the command."""
-    does = "Write the pipeline as a package for Kubeflow Pipelines."
-    parser: argparse.ArgumentParser = subparsers.add_parser("compile", help=does, description=does, allow_abbrev=False)
+    text = "Write the pipeline as a package for Kubeflow Pipelines."
+    parser: argparse.ArgumentParser = subparsers.add_parser("compile", help=text, description=text, allow_abbrev=False)
     parser.set_defaults(run=run)
     parser.add_argument("--image", required=True, metavar="IMAGE", help="container image of every task")
     parser.add_argument("--gpu-image", metavar="IMAGE", help="of the training on accelerators; default: IMAGE")
     parser.add_argument("--output", default=PACKAGE, metavar="FILE", help=f"default: {PACKAGE}")
-    parser.add_argument("--config", metavar="FILE", help="TOML file, as of runner_local.py; flags go over it")
+    parser.add_argument("--config", metavar="FILE", help="TOML file, as of runner_local.py; flags override it")
     cli.add_json_argument(parser)
-    told = parser.add_argument_group("data and models: defaults of what a run may change")
-    told.add_argument(
-        "--dataset", metavar="mnist|digits", help="what the data must be by its SHA-256; default: whatever it is"
+    settings.add_flags(
+        parser,
+        set(settings.FLAGS) - {"output", "fresh", "force-push", "accelerator", "gpus"},
+        dataset="expected data set, by its SHA-256; default: any",
+        data_dir="folder with the four IDX files, in a volume (--pvc), or its URL; default: MNIST from the web",
+        serving_dir=f"folder of the served models, in a volume or an object store; default: {SERVING_DIR}",
+        profile="limits and schema of the data; a run cannot change it",
+        beam_args="option for Beam; a run cannot change it",
     )
-    told.add_argument("--data-dir", metavar="URL|DIR", help="DIR is in a volume (--pvc); default: MNIST from the web")
-    told.add_argument("--span", type=int, metavar="N", help="which span; default: the newest")
-    told.add_argument("--serving-dir", metavar="URL|DIR", help=f"where models are pushed; default: {SERVING_ROOT}")
-    told.add_argument("--serving-name", metavar="NAME", help="name of the model's folder there; default: mnist")
-    told.add_argument("--profile", metavar="NAME|FILE", help="limits and schema; not for a run to change")
-    told.add_argument(
-        "--allow", action="append", metavar="FINDING", help="a finding of the data gate that must not stop the run"
-    )
-    told.add_argument("--beam-arg", action="append", metavar="ARG", help="option for Beam; not for a run to change")
-    add_training_arguments(parser)
     add_cluster(parser).add_argument(
         "--retries", type=int, default=2, metavar="N",
         help="tries after the first: within a task when a store or the network does not answer, and of a task whose "
@@ -63,11 +56,11 @@ def register(subparsers: Any) -> None:
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Adds what the tasks need of the cluster; returns the group."""
+    """Adds the resources of the tasks on the cluster; returns the group."""
     cluster = parser.add_argument_group("cluster")
-    for what in ("cpu", "memory"):
+    for resource in ("cpu", "memory"):
         cluster.add_argument(
-            f"--{what}", action="append", default=[], metavar="TASK=REQUEST:LIMIT", help="TASK may be all"
+            f"--{resource}", action="append", default=[], metavar="TASK=REQUEST:LIMIT", help="TASK may be all"
         )
     cluster.add_argument("--gpus", type=int, default=0, metavar="N", help="accelerators of the training; default: 0")
     cluster.add_argument("--workers", type=int, metavar="N", help="train in a TFJob of N pods; default: in the task")
@@ -94,72 +87,66 @@ def add_cluster(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 def run(args: argparse.Namespace) -> int:
     """Compiles, checks, and writes the package."""
-    from pipeline import settings
     from pipeline.kubeflow import checks, size
 
-    file = settings.read_toml(pathlib.Path(args.config), settings.CONFIG_KEYS, "config file") if args.config else {}
-    flags = _flags(args, file)
-    profile = settings.find_profile(args.profile or file.get("profile") or "mnist")
-    effective = settings.build(flags, file, profile)
-    _check_floors(effective.model_limits.accuracy, profile)
+    config_layer = settings.read_config(args.config)
+    flags = _read_flags(args, config_layer)
+    profile = settings.find_profile(flags.get("profile") or config_layer.get("profile") or "mnist")
+    config = settings.build(flags, config_layer, profile)
+    _check_floors(config.model_gate.accuracy, profile)
     output = pathlib.Path(args.output)
     if not output.absolute().parent.is_dir():
-        raise BadInput(f"--output takes a file in a folder that is there; {output.absolute().parent} is not")
+        raise BadInput(f"--output takes a file in a folder that exists; {output.absolute().parent} does not")
 
     cluster = needs(args)
-    if effective.compute.accelerator == GPU and not (cluster.gpus or cluster.gpus_per_worker):
+    if config.compute.accelerator == GPU and not (cluster.gpus or cluster.gpus_per_worker):
         raise BadInput(
             "the config file asks for GPUs, so say how many a node must have with --gpus N, or with --gpus-per-worker N"
         )
     if cluster.workers:  # the accelerators are theirs, as the job says; a search in a task of its own has none
-        effective = dataclasses.replace(
-            effective, compute=dataclasses.replace(effective.compute, accelerator=AUTO, gpus=1)
-        )
-    checks.refuse([*checks.check_values(_values(args, effective, cluster))], "the command")
+        compute = Compute.of(precision=config.compute.precision)
+        config = config.model_copy(update={"compute": compute})
+    checks.refuse([*checks.check_values(_values(args, config, cluster))], "the command")
     with _quiet():
         from pipeline.kubeflow import compiler
 
         images = compiler.Images(args.image, args.gpu_image or args.image)
-        documents = compiler.compile_graph(effective, settings.training_told(flags, file, profile), images, cluster)
+        overrides = settings.training_overrides(flags, config_layer, profile)
+        documents = compiler.compile_graph(config, overrides, images, cluster)
         text = compiler.dump(documents)
     checks.refuse(checks.check(text, "" if args.storage == KUBEFLOW else size.SESSION), "the compiled package")
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise BadInput(f"--output takes a file that can be written; {output}: {error.strerror}") from None
-    tasks, model = len(documents[0]["deploymentSpec"]["executors"]), effective.hyperparameters.model
+    tasks, model = len(documents[0]["deploymentSpec"]["executors"]), config.training.model
     cli.print_lines(args.json, f"{output}: pipeline {compiler.PIPELINE}, {tasks} tasks, model {model}")
-    told = {"package": str(output.absolute()), "pipeline": compiler.PIPELINE, "tasks": tasks, "model": model}
-    cli.write_json(told, args.json)
+    result = {"package": str(output.absolute()), "pipeline": compiler.PIPELINE, "tasks": tasks, "model": model}
+    cli.write_json(result, args.json)
     return 0
 
 
-def _flags(args: argparse.Namespace, file: dict[str, Any]) -> dict[str, Any]:
-    """The flags as `config.build` takes them."""
-    names = (
-        "dataset", "span", "allow", "profile", "data-dir", "serving-dir", "serving-name", "beam-arg", "tune",
-        "precision",
-    )  # fmt: skip
-    flags: dict[str, Any] = {name: getattr(args, name.replace("-", "_")) for name in names}
+def _read_flags(args: argparse.Namespace, config_layer: settings.Layer) -> dict[str, Any]:
+    """Returns the flags as a layer, with the defaults of this command for those that no config file sets."""
+    flags = settings.read_flags(args)
     if args.gpus > 0:
         flags |= {"accelerator": GPU, "gpus": args.gpus}
-    flags["training"] = {name: getattr(args, name.replace("-", "_")) for name in ("model", *HYPERPARAMETERS)}
-    if flags["data-dir"] is None and "data-dir" not in file:
-        if (flags["dataset"] or file.get("dataset")) == "digits":
-            raise BadInput("with --dataset digits, --data-dir must say where its files are; they are not on the web")
+    if "data-dir" not in {**flags, **config_layer}:
+        if (flags.get("dataset") or config_layer.get("dataset")) == "digits":
+            raise BadInput("with --dataset digits, --data-dir must name its folder or URL; it is not on the web")
         from components.ingest import download
 
         flags["data-dir"] = download.MIRRORS[0]
-    if flags["serving-dir"] is None and "serving-dir" not in file:
+    if "serving-dir" not in {**flags, **config_layer}:
         if args.storage == OWN:
             raise BadInput(
                 "with --storage own, --serving-dir must say where models are pushed, such as s3://BUCKET/NAME"
             )
-        flags["serving-dir"] = SERVING_ROOT
+        flags["serving-dir"] = SERVING_DIR
     return flags
 
 
-def _values(args: argparse.Namespace, effective: Config, cluster: Needs) -> dict[str, Any]:
+def _values(args: argparse.Namespace, config: settings.Settings, cluster: Needs) -> dict[str, Any]:
     """Returns the flags as `checks.check_values` takes them, so that it refuses them before the compilation."""
     variables = [(variable, "") for keys in cluster.secrets.values() for variable in keys.values()]
     return {
@@ -167,8 +154,8 @@ def _values(args: argparse.Namespace, effective: Config, cluster: Needs) -> dict
         "--gpu-image": args.gpu_image,
         "--env": [{"name": name, "value": value} for name, value in (*cluster.env.items(), *variables)],
         "--pvc": [{"mountPath": path} for path in cluster.volumes.values()],
-        "--data-dir": str(effective.data_dir),
-        "--serving-dir": str(effective.serving_dir),
+        "--data-dir": str(config.data_dir),
+        "--serving-dir": str(config.model_dir),
         "--beam-arg": args.beam_arg,
     }
 
@@ -195,8 +182,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _check_floors(floors: Iterable[str], profile: pathlib.Path) -> None:
-    from components.train.hyperparameters import MODELS
-
     missing = [model for model in MODELS if model not in set(floors)]
     if missing:
         raise BadInput(
@@ -206,7 +191,7 @@ def _check_floors(floors: Iterable[str], profile: pathlib.Path) -> None:
 
 
 def needs(args: argparse.Namespace) -> Needs:
-    """Reads what `add_cluster` added, `--retries` and `--gpu-image`.
+    """Reads the arguments of `add_cluster`, `--retries` and `--gpu-image`.
 
     Raises:
         BadInput: flags that do not fit their form, or each other.
@@ -265,16 +250,16 @@ def _gpus_per_worker(args: argparse.Namespace) -> int:
 
 
 def _pair(flag: str, text: str, separator: str, form: str) -> tuple[str, str]:
-    left, found, right = text.partition(separator)
-    if not (left and found and right):
-        # What was given may be a secret, so it is not repeated.
+    first, _, second = text.partition(separator)
+    if not (first and second):
+        # The text may be a secret, so it is not repeated.
         raise BadInput(f"{flag} takes {form}; received something else")
-    return left, right
+    return first, second
 
 
 def _toleration(text: str) -> dict[str, str]:
     match = _TOLERATION.fullmatch(text)
     if not match:
         raise BadInput(f"--toleration takes KEY[=VALUE][:EFFECT], such as nvidia.com/gpu:NoSchedule; received {text!r}")
-    given = {name: value for name, value in match.groupdict().items() if value}
-    return {"operator": "Equal" if "value" in given else "Exists", **given}
+    fields = {name: value for name, value in match.groupdict().items() if value}
+    return {"operator": "Equal" if "value" in fields else "Exists", **fields}

@@ -25,7 +25,7 @@ from pipeline.kubeflow import parameters
 from pipeline.kubeflow.parameters import Parameter
 from pipeline.kubeflow.resources import NEVER_CACHED, Needs
 from pipeline.kubeflow.training_job import tfjob_manifest
-from pipeline.settings import Config
+from pipeline.settings import Settings
 
 PIPELINE = "mnist-tfx"
 DESCRIPTION = (
@@ -56,12 +56,12 @@ class Images:
     gpu: str
 
 
-def compile_graph(config: Config, training: Mapping[str, Any], images: Images, needs: Needs) -> list[Json]:
+def compile_graph(config: Settings, training: Mapping[str, Any], images: Images, needs: Needs) -> list[Json]:
     """Compiles the graph.
 
     Args:
         config: what to compile; its schema must be one of the built-in ones, as the image holds no other file.
-        training: see `parameters.of`.
+        training: see `parameters.declare`.
         images: of the containers.
         needs: of the tasks.
 
@@ -71,7 +71,7 @@ def compile_graph(config: Config, training: Mapping[str, Any], images: Images, n
     Raises:
         BadInput: the schema is not in the image.
     """
-    told = parameters.of(config, training)
+    told = parameters.declare(config, training)
     record = parameters.differences(parameters.record(config))
     nodes = graph.build(config, _place(config, told, record))
     names = [node.id for node in nodes]
@@ -94,8 +94,8 @@ def compile_graph(config: Config, training: Mapping[str, Any], images: Images, n
             container["image"] = images.gpu
         if needs.launches(name):
             tfjob_manifest.launch(tasks[name], needs, images.gpu if needs.gpus_per_worker else images.cpu, digest)
-    of_push = [one for one in told if one.name in parameters.OF_THE_PROVENANCE]
-    _tell(components["comp-push"], tasks["push"], of_push, parameters.OF_THE_RUN)
+    of_push = [one for one in told if one.name in parameters.PROVENANCE_PARAMETERS]
+    _tell(components["comp-push"], tasks["push"], of_push, parameters.RUN_PREFIX)
     _add_report(components, executors, names, told, images, needs)
     return [
         {
@@ -115,11 +115,12 @@ def dump(documents: Sequence[Json]) -> str:
     return yaml.safe_dump_all(documents, sort_keys=True, width=120, allow_unicode=True)
 
 
-def _place(config: Config, told: Sequence[Parameter], record: Json) -> graph.RunInputs:
+def _place(config: Settings, told: Sequence[Parameter], record: Json) -> graph.RunInputs:
     by_name = {one.name: RuntimeParameter(one.name, one.kind, one.default, one.description) for one in told}
-    rest = {name: by_name.pop(name) for name in ("data_dir", "span", "serving_dir", "allow")}
+    rest = {name: by_name.pop(name) for name in ("data_dir", "span", "allow")}
     del by_name["force_push"]  # push gets it with the other parameters of the run
     return graph.RunInputs(
+        model_dir=by_name.pop("serving_dir"),
         dataset=config.dataset if config.dataset != source.AUTO else source.CUSTOM,
         data_sha256="",
         schema=parameters.record(config)["schema"],
@@ -198,9 +199,9 @@ def _arguments(arguments: Sequence[str]) -> list[str]:
     spec = json.loads(arguments[position + 1])
     inputs = [f"{key}={_title(definition)}" for key, definition in spec.get("artifacts", {}).items()]
     inputs += [
-        f"{key}={parameters.WHOLE}"
+        f"{key}={parameters.INTEGER}"
         for key, definition in spec.get("parameters", {}).items()
-        if definition.get("parameterType") == parameters.WHOLE
+        if definition.get("parameterType") == parameters.INTEGER
     ]
     return [*arguments[:position], *(["--inputs", ",".join(inputs)] if inputs else []), *arguments[position + 2 :]]
 

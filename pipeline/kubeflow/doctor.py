@@ -189,7 +189,7 @@ def _of_cluster(args: argparse.Namespace, needs: Needs, server: Server | None, c
 
 
 def _serving_dir(args: argparse.Namespace) -> str | None:
-    default = None if args.storage == compile_command.OWN else compile_command.SERVING_ROOT
+    default = None if args.storage == compile_command.OWN else compile_command.SERVING_DIR
     root = args.serving_dir or default
     return f"{root.rstrip('/')}/mnist" if root else None
 

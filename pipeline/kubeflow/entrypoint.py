@@ -166,7 +166,7 @@ def _inputs_spec(inputs: str) -> dict[str, Any]:
     """Returns the ComponentInputsSpec of `KEY=TYPE,…`: titles of artifact types, and parameters that are integers."""
     spec: dict[str, Any] = {"artifacts": {}, "parameters": {}}
     for key, _, kind in (part.partition("=") for part in inputs.split(",") if part):
-        if kind == parameters.WHOLE:
+        if kind == parameters.INTEGER:
             spec["parameters"][key] = {"parameterType": kind}
         else:
             spec["artifacts"][key] = {"artifactType": {"instanceSchema": f"title: {kind}"}}
@@ -187,12 +187,12 @@ def _add_run(invocation: str, task: str) -> str:
     )
     run = code_digest.provenance() | json.loads(values["run"])
     run_values = {
-        name.removeprefix(parameters.OF_THE_RUN): values.pop(name)
+        name.removeprefix(parameters.RUN_PREFIX): values.pop(name)
         for name in list(values)
-        if name.startswith(parameters.OF_THE_RUN)
+        if name.startswith(parameters.RUN_PREFIX)
     }
     run_values["serving_dir"] = values["serving_dir"]
-    config = parameters.effective(parameters.complete(run["config"]), run_values)
+    config = parameters.apply(parameters.complete(run["config"]), run_values)
     values["run"] = json.dumps(
         {**run, "run_id": run_id, "config": config, "forced": config["force_push"]}, sort_keys=True
     )

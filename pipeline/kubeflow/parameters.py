@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameters of a run: what a person may change in the Kubeflow UI, with what they are in a run that changes none.
+"""The parameters of a run: the settings that users may change in the Kubeflow UI.
 
 No TensorFlow and no TFX: every task's entrypoint and the command line need this.
 """
@@ -7,26 +7,27 @@ No TensorFlow and no TFX: every task's entrypoint and the command line need this
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 from components.errors import BadInput
-from components.train.hyperparameters import MODELS, OWN_DEFAULT, Hyperparameters
+from components.table import value_type
+from components.train.hyperparameters import MODELS, OWN_DEFAULT, Hyperparameters, defaults_of, model_fields
 from pipeline import code_digest
-from pipeline.settings import PROFILES, Config, build
+from pipeline.settings import PROFILES, Setting, Settings, build, settings
 
-DATA_DIR, SPAN, MODEL, SERVING_DIR, ALLOW, FORCE_PUSH = (
-    "data_dir", "span", "model", "serving_dir", "allow", "force_push",
-)  # fmt: skip
-NEWEST_SPAN = -1
-# Before the names of the run's parameters that push is told beside its own inputs, and those: it knows the serving
-# folder, and from the training its hyperparameters.
-OF_THE_RUN = "run_"
-OF_THE_PROVENANCE = frozenset({DATA_DIR, SPAN, ALLOW, FORCE_PUSH})
-WHOLE = "NUMBER_INTEGER"
-KINDS: Mapping[type, str] = {str: "STRING", int: WHOLE, float: "NUMBER_DOUBLE"}
+# Before the names of the parameters of the run that push gets beside its own inputs.
+RUN_PREFIX = "run_"
+INTEGER = "NUMBER_INTEGER"
+KINDS: Mapping[type, str] = {str: "STRING", int: INTEGER, float: "NUMBER_DOUBLE"}
+# In the UI the serving folder is the model's own, as the baseline is read there.
+_SERVING_DIR = "serving_dir"
+_PARAMETERS = [setting for setting in settings() if setting.flag.parameter]
+# Push knows the serving folder from its inputs, and the hyperparameters from the training.
+PROVENANCE_PARAMETERS = frozenset(
+    setting.name for setting in _PARAMETERS if setting.model is Settings and setting.name != _SERVING_DIR
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Parameter:
     """One parameter of a run.
 
     Attributes:
-        name: how the UI and `run --param` call it.
+        name: in the UI and for `run --param`.
         kind: str, int or float.
         default: its value in a run that does not set it.
         description: one line for the UI.
@@ -46,40 +47,66 @@ class Parameter:
     description: str
 
 
-def of(config: Config, training: Mapping[str, Any]) -> list[Parameter]:
-    """The parameters, with the configuration as defaults.
+def declare(config: Settings, training: Mapping[str, Any]) -> list[Parameter]:
+    """Returns the parameters, with the settings as defaults.
 
     Args:
-        config: what the package is compiled with.
-        training: the hyperparameters that a person or a profile gave, by field; any other has the default of whichever
-            model a run takes.
+        config: those that the package is compiled with.
+        training: the hyperparameters that a flag, config file or profile sets, by field; others have the default of
+            whichever model a run takes.
     """
+    values = {setting.name: getattr(config, setting.name, None) for setting in _PARAMETERS}
+    values |= {"model": config.training.model, _SERVING_DIR: config.model_dir}
     return [
-        Parameter(DATA_DIR, str, str(config.data_dir), "Folder or URL with the four IDX files, or with spans of them."),
-        Parameter(SPAN, int, NEWEST_SPAN if config.span is None else config.span, "Which span; -1: the newest."),
-        Parameter(MODEL, str, config.hyperparameters.model, f"One of {', '.join(MODELS)}; its own limits hold."),
-        *(_hyperparameter(name, hint, training.get(name)) for name, hint in _hints().items()),
-        Parameter(SERVING_DIR, str, str(config.serving_dir), "The served model's folder or URL: where it is pushed."),
-        Parameter(ALLOW, str, ",".join(config.allow), "Findings that do not stop the run, with commas between them."),
-        Parameter(FORCE_PUSH, str, config.force_push or "", "Why to push whatever the model gate says; empty: not."),
+        _hyperparameter(setting, training.get(setting.name))
+        if setting.model is Hyperparameters and setting.name != "model"
+        else _parameter(setting, values[setting.name])
+        for setting in _PARAMETERS
     ]
 
 
-def record(config: Config) -> dict[str, Any]:
-    """The configuration as a package carries it: JSON values, without what is only true of this machine.
+def _parameter(setting: Setting, value: Any) -> Parameter:
+    annotation = setting.info.annotation
+    kind: type = int if value_type(annotation) is int else str
+    text = str(setting.info.description)
+    if setting.name == _SERVING_DIR:
+        text = "the served model's own folder: a path, s3:// or gs://"
+    if get_origin(annotation) is Literal:
+        text += f": {', '.join(get_args(annotation))}; its own limits hold"
+    if isinstance(value, tuple):
+        value, text = ",".join(value), f"{text}, with commas between them"
+    if value is None:
+        value = OWN_DEFAULT if kind is int else ""
+    if setting.flag.unset and kind is int:
+        text += f"; {OWN_DEFAULT}: {setting.flag.unset}"
+    return Parameter(setting.name, kind, kind(value), _sentence(text))
+
+
+def _hyperparameter(setting: Setting, value: Any) -> Parameter:
+    kind, by_model = value_type(setting.info.annotation), defaults_of(setting.name)
+    if value is None:
+        value = next(iter(by_model.values())) if len(set(by_model.values())) == 1 else OWN_DEFAULT
+    models = "" if len(by_model) == len(MODELS) else f" ({', '.join(by_model)})"
+    text = f"{setting.info.description}{models}; {OWN_DEFAULT}: the model's own default"
+    return Parameter(setting.name, kind, kind(value), _sentence(text))
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def record(config: Settings) -> dict[str, Any]:
+    """Returns the settings as a package carries them: JSON values, without those of this machine.
 
     Raises:
         BadInput: the schema is not in the image.
     """
-    values = config.to_record() | {"schema": _schema(config.schema)}
-    for name in ("output", "fresh", "beam_args"):
-        values.pop(name)
-    record: dict[str, Any] = json.loads(json.dumps(values))
-    return record
+    values = config.to_config() | {"schema": _schema(config.schema_file)}
+    return {name: value for name, value in values.items() if name not in ("output", "fresh", "beam_args")}
 
 
 def _schema(path: pathlib.Path) -> str:
-    """The schema's place in the image, whose working directory holds the project."""
+    """Returns the schema's path in the image, whose working directory holds the project."""
     if not path.is_relative_to(code_digest.ROOT):
         raise BadInput(
             f"the image holds the project's files only, so a profile's schema must be one of them; {path} is not below "
@@ -89,7 +116,7 @@ def _schema(path: pathlib.Path) -> str:
 
 
 def differences(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Takes from a configuration what its profile alone would give, as the image has profiles and defaults.
+    """Returns the settings that differ from those of the profile alone: the image has profiles and defaults.
 
     Args:
         config: see `record`.
@@ -99,13 +126,13 @@ def differences(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def complete(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Gives the configuration of which `differences` are left."""
+    """Returns the settings from their `differences`."""
     merged: dict[str, Any] = _merged(changes, _reference(changes["profile"]))
     return merged
 
 
 def _reference(profile: str) -> dict[str, Any]:
-    """The record of a built-in profile; for another one, which the image need not hold, that of `mnist`."""
+    """Returns the record of a built-in profile, for another one, which the image need not hold, that of `mnist`."""
     file = PROFILES / f"{profile}.toml"
     return record(build({}, {}, file if file.is_file() else PROFILES / "mnist.toml"))
 
@@ -126,61 +153,47 @@ def _merged(changes: Any, reference: Any) -> Any:
     return reference | {name: _merged(inner, reference.get(name)) for name, inner in changes.items()}
 
 
-def effective(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration that a run really had.
+def apply(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that a run really had.
 
     Args:
         config: of the package (`record`).
         values: the run's parameters by name; numbers may be floats, as JSON has them.
 
     Returns:
-        The same with the parameters in their places. Hyperparameters that are refused are there as they were given.
+        The settings with the parameters in them. Hyperparameters that are refused stay as the user set them.
     """
-    changed = dict(config)
-    if DATA_DIR in values:
-        changed["data_dir"] = values[DATA_DIR]
-    if SPAN in values:
-        changed["span"] = int(values[SPAN]) if values[SPAN] >= 0 else None
-    if SERVING_DIR in values:
-        changed["serving_root"], _, changed["serving_name"] = str(values[SERVING_DIR]).rstrip("/").rpartition("/")
-    if ALLOW in values:
-        changed["allow"] = [name.strip() for name in values[ALLOW].split(",") if name.strip()]
-    if FORCE_PUSH in values:
-        changed["force_push"] = values[FORCE_PUSH] or None
-    changed["training"] = _training(config["training"], values)
-    return changed
+    changes = {
+        setting.name: _read(setting, values[setting.name])
+        for setting in _PARAMETERS
+        if setting.model is Settings and setting.name in values
+    }
+    if _SERVING_DIR in values:
+        changes[_SERVING_DIR], _, changes["serving_name"] = str(values[_SERVING_DIR]).rstrip("/").rpartition("/")
+    return {**config, **changes, "training": _training(config["training"], values)}
+
+
+def _read(setting: Setting, value: Any) -> Any:
+    """Returns the value of a setting from that of its parameter."""
+    kind = value_type(setting.info.annotation)
+    if kind is int:
+        return int(value) if value >= 0 else None
+    if kind is tuple:
+        return [name.strip() for name in value.split(",") if name.strip()]
+    return value or None
 
 
 def _training(compiled: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    model = values.get(MODEL, compiled["model"])
-    given = {
-        name: _whole(values[name]) for name in _hints() if name in values and values[name] not in (None, OWN_DEFAULT)
+    model = values.get("model", compiled["model"])
+    overrides = {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name in Hyperparameters.model_fields
+        if name != "model" and (value := values.get(name)) not in (None, OWN_DEFAULT)
     }
     if model not in MODELS:
-        return {**compiled, MODEL: model, **given}
-    known = {name: value for name, value in given.items() if getattr(MODELS[model], name) is not None}
+        return {**compiled, "model": model, **overrides}
+    fields = {name: value for name, value in overrides.items() if name in model_fields(model)}
     try:
-        return Hyperparameters.of(model, **known).to_config()
+        return Hyperparameters.of(model, **fields).to_config()
     except BadInput:
-        return {**MODELS[model].to_config(), **known}
-
-
-def _hints() -> dict[str, type]:
-    """Every hyperparameter but the model, with its type."""
-    return {
-        name: next((kind for kind in get_args(hint) if kind is not type(None)), hint)
-        for name, hint in get_type_hints(Hyperparameters).items()
-        if name != MODEL
-    }
-
-
-def _hyperparameter(name: str, kind: type, told: Any) -> Parameter:
-    having = {model: value for model in MODELS if (value := getattr(MODELS[model], name)) is not None}
-    shared = next(iter(having.values())) if len(set(having.values())) == 1 else OWN_DEFAULT
-    of_models = "" if len(having) == len(MODELS) else f" of {', '.join(having)}"
-    description = f"Hyperparameter{of_models}; {OWN_DEFAULT}: the model's own default."
-    return Parameter(name, kind, kind(shared if told is None else told), description)
-
-
-def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+        return {**MODELS[model].to_config(), **fields}

@@ -104,7 +104,7 @@ def _report(executor_input: dict[str, Any], task: str, names: Sequence[str]) -> 
     prefix = task_records.prefix(executor_input, task)
     outputs = {key: entry["artifacts"][0] for key, entry in executor_input["outputs"]["artifacts"].items()}
     values = dict(executor_input["inputs"]["parameterValues"])
-    config = parameters.effective(parameters.complete(json.loads(values.pop("config"))), values)
+    config = parameters.apply(parameters.complete(json.loads(values.pop("config"))), values)
 
     with tempfile.TemporaryDirectory() as scratch:
         stages = task_records.task_runs(task_records.read_task_records(prefix), names, pathlib.Path(scratch))

@@ -39,9 +39,9 @@ _PACKAGES = (
     "tensorflow_data_validation",
     "ml_metadata",
     "apache_beam",
+    "pydantic",
     "rich",
     "sklearn",
-    "pydantic",
 )
 _TENSORFLOW_SECONDS, _MIRROR_SECONDS = 120, 4
 _SETUP = "make setup"
@@ -96,7 +96,7 @@ def examine(output: pathlib.Path, model_dir: str | None = None) -> list[Check]:
         _account(installed),
         _network(),
         _data(installed),
-        _images(),
+        _images(installed),
         _locks(output),
         _console(cli.message_stream(None).encoding),
         _path(output, model_dir),
@@ -378,10 +378,12 @@ def _serving(model_dir: str) -> Check:
     return Check("serving", OK, f"{result}; in production: {name}")
 
 
-def _images() -> Check:
-    """Checks for models that need larger images."""
+def _images(installed: set[str]) -> Check:
+    """Names the models that need larger images."""
     if not _is_python_supported():
         return Check("images", WARNING, "not checked: this Python is not supported", _SETUP)
+    if "pydantic" not in installed:
+        return Check("images", WARNING, "not checked: packages are missing", _SETUP)
     from components import features
     from components.train import hyperparameters
 

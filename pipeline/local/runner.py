@@ -28,7 +28,7 @@ from pipeline import beam, code_digest, database, run_record
 from pipeline.local import housekeeping, lock, supervisor
 from pipeline.local.console import Console, redirected
 from pipeline.run_record import DatasetRecord, Fingerprint, RunRecord, StageRecord, State, Verdict
-from pipeline.settings import Config
+from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from pipeline.local.nodes import NodeRun
@@ -69,7 +69,7 @@ class _RecordFile:
             self.error = ""
 
 
-def run_pipeline(config: Config, choice: DatasetChoice, console: Console) -> RunRecord:
+def run_pipeline(config: Settings, choice: DatasetChoice, console: Console) -> RunRecord:
     """Runs the pipeline, or repeats the former verdict where nothing has changed.
 
     Args:
@@ -90,7 +90,7 @@ def run_pipeline(config: Config, choice: DatasetChoice, console: Console) -> Run
         if not config.fresh and (former := _repeatable_run(config, inputs)):
             console.say(f"Nothing has changed since run {former.run_id}: its verdict stands (--fresh runs all again).")
             return former
-        destination.open_destination(config.serving_dir).probe()
+        destination.open_destination(config.model_dir).probe()
         database.check(config.output / "metadata.db")
         with redirected(pathlib.Path(os.devnull)):
             devices.settle(config.compute)
@@ -120,7 +120,7 @@ def run_pipeline(config: Config, choice: DatasetChoice, console: Console) -> Run
         return file.record
 
 
-def _create_record(config: Config, choice: DatasetChoice) -> _RecordFile:
+def _create_record(config: Settings, choice: DatasetChoice) -> _RecordFile:
     """Makes the folder of a new run, with a record that says until the run ends that it did not."""
     now = datetime.datetime.now(datetime.UTC)
     run_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -133,7 +133,7 @@ def _create_record(config: Config, choice: DatasetChoice) -> _RecordFile:
         created_at=now.isoformat(timespec="seconds"),
         forced=config.force_push,
         dataset=DatasetRecord(name=source.name, images=source.images, sha256=source.sha256, choice=choice.sentence),
-        config=config.to_record(),
+        config=config.to_config(),
         log=str(folder / LOG_FILE),
         fingerprint=Fingerprint(
             files=code_digest.project_files() | _code(config)["statistics"],
@@ -146,7 +146,7 @@ def _create_record(config: Config, choice: DatasetChoice) -> _RecordFile:
     return _RecordFile(record, folder)
 
 
-def explain_run(config: Config, choice: DatasetChoice, console: Console) -> list[dict[str, Any]]:
+def explain_run(config: Settings, choice: DatasetChoice, console: Console) -> list[dict[str, Any]]:
     """Shows for each stage whether a run would run it now, and the reason; changes nothing.
 
     Returns:
@@ -173,10 +173,10 @@ def explain_run(config: Config, choice: DatasetChoice, console: Console) -> list
     return rows
 
 
-def _serving_state(config: Config) -> str | None:
+def _serving_state(config: Settings) -> str | None:
     """Returns the state of the serving folder; None where it cannot be read, so that no later run relies on it."""
     try:
-        return versions.serving_state(config.serving_dir)
+        return versions.serving_state(config.model_dir)
     except BadInput:
         return None
 
@@ -236,7 +236,7 @@ def _temporary_folder(output: pathlib.Path) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run_stages(config: Config, choice: DatasetChoice, console: Console, file: _RecordFile) -> None:
+def _run_stages(config: Settings, choice: DatasetChoice, console: Console, file: _RecordFile) -> None:
     """Runs the graph and puts its results and the verdict into the record, also where a stage fails."""
     node_runs: list[NodeRun] = []
     failure: run_record.Failure | None = None
@@ -273,7 +273,7 @@ def _run_stages(config: Config, choice: DatasetChoice, console: Console, file: _
         file.record = run_record.judge(record, node_runs, failure)
 
 
-def _compile(config: Config, choice: DatasetChoice, run_id: str) -> Any:
+def _compile(config: Settings, choice: DatasetChoice, run_id: str) -> Any:
     """Compiles the graph for this machine."""
     from pipeline import graph
     from pipeline.local import nodes
@@ -284,16 +284,16 @@ def _compile(config: Config, choice: DatasetChoice, run_id: str) -> Any:
         dataset=source.name,
         data_sha256=source.sha256,
         span=source.span,
-        schema=str(config.schema),
-        hyperparameters=config.hyperparameters.to_config(),
+        schema=str(config.schema_file),
+        hyperparameters=config.training.to_config(),
         allow=",".join(config.allow),
-        serving_dir=str(config.serving_dir),
-        serving_state=versions.serving_state(config.serving_dir),
+        model_dir=str(config.model_dir),
+        serving_state=versions.serving_state(config.model_dir),
         checkpoints=str(config.output / "checkpoints"),
         run={
             "run_id": run_id,
             # Without the output folder, which may be moved: the inputs alone identify a model.
-            "config": {key: value for key, value in config.to_record().items() if key != "output"},
+            "config": {key: value for key, value in config.to_config().items() if key != "output"},
             "forced": config.force_push,
             **code_digest.provenance(),
             "dataset_choice": choice.sentence,
@@ -302,24 +302,24 @@ def _compile(config: Config, choice: DatasetChoice, run_id: str) -> Any:
     return nodes.compile_graph(graph.build(config, inputs), config.output, config.beam_args)
 
 
-def _code(config: Config) -> dict[str, dict[str, str]]:
+def _code(config: Settings) -> dict[str, dict[str, str]]:
     """Returns node id -> path -> SHA-256, of the files that the node's result depends on."""
-    extra = {"statistics": (config.schema,)}
+    extra = {"statistics": (config.schema_file,)}
     return {name: code_digest.files_of(module, *extra.get(name, ())) for name, module in _modules(config).items()}
 
 
-def _modules(config: Config) -> dict[str, str]:
+def _modules(config: Settings) -> dict[str, str]:
     """Returns the entries of `_MODULES` whose nodes are in the graph."""
     return {name: module for name, module in _MODULES.items() if name != "tune" or config.tune}
 
 
-def _inputs_digest(config: Config, choice: DatasetChoice) -> str:
+def _inputs_digest(config: Settings, choice: DatasetChoice) -> str:
     """Returns the SHA-256 of all that decides a run's result but the serving folder's state."""
     # Data and schema count by their content, and paths in the output folder by their place in it: it may be moved.
-    locations = ("output", "data_dir", "schema", "serving_root", "fresh")
-    settings = {key: value for key, value in config.to_record().items() if key not in locations}
-    serving = _relative_location(config.serving_dir, config.output)
-    schema = hashlib.sha256(config.schema.read_bytes()).hexdigest()
+    locations = ("output", "data_dir", "schema", "serving_dir", "fresh")
+    settings = {key: value for key, value in config.to_config().items() if key not in locations}
+    serving = _relative_location(config.model_dir, config.output)
+    schema = hashlib.sha256(config.schema_file.read_bytes()).hexdigest()
     parts = [settings, serving, choice.source.name, choice.source.sha256, schema, code_digest.of_project()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -331,13 +331,13 @@ def _relative_location(location: pathlib.Path | str, output: pathlib.Path) -> st
     return str(location)
 
 
-def _repeatable_run(config: Config, inputs: str) -> RunRecord | None:
+def _repeatable_run(config: Settings, inputs: str) -> RunRecord | None:
     """Returns the last run where another would end as it did: same inputs, and its files are as it left them."""
     former = run_record.newest_record(config.output)
     if former is None or former.verdict == Verdict.FAILED or former.fingerprint is None:
         return None
     fingerprint = former.fingerprint
-    if fingerprint.inputs != inputs or fingerprint.serving != versions.serving_state(config.serving_dir):
+    if fingerprint.inputs != inputs or fingerprint.serving != versions.serving_state(config.model_dir):
         return None
     if not all(path and pathlib.Path(path).is_file() for path in (former.report, former.log)):
         return None

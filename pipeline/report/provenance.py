@@ -28,7 +28,8 @@ _NOT_OF_THE_MODEL = frozenset(
         "force_push",
         "allow",
         "beam_args",
-        "serving_root",
+        "serving_dir",
+        "serving_root",  # as former versions named it
         "serving_name",
         "tune",
         "fixed",
@@ -112,7 +113,7 @@ def since_baseline(record: RunRecord, baseline: pathlib.Path | None = None) -> l
     config = record.config or {}
     before = _beside(baseline / "Format-Serving") if baseline else {}
     if not before and "output" in config:  # the artifact was pruned
-        root = pathlib.Path(config.get("serving_root") or pathlib.Path(config["output"], "serving"))
+        root = pathlib.Path(config.get("serving_dir") or pathlib.Path(config["output"], "serving"))
         before = _beside(_version(root / config["serving_name"], record.baseline.version))
     if not before:
         return None

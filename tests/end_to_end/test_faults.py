@@ -160,7 +160,7 @@ def test_a_second_run_is_refused_and_ctrl_c_ends_the_first(run: Any, start: Any,
     first.send_signal(signal.SIGINT)
     stdout, stderr = first.communicate(timeout=60)
     assert first.returncode == 1
-    assert stderr == "stopped: what was finished is kept, and the same command goes on from there\n", stdout
+    assert stderr == "stopped: finished work is kept, and the same command resumes from it\n", stdout
     record = newest_record(output)
     assert (record["verdict"], record["reason"]) == ("failed", "it was interrupted")
     assert states(record)["transform"] == "done"

@@ -4,6 +4,7 @@
 import pathlib
 import subprocess
 import sys
+import tomllib
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--modle", "cnn"], "--modle"),
+        (["--modle", "cnn"], "did you mean '--model'?"),
         (["--model", "resnet"], "resnet"),
         (["--train-steps", "many"], "many"),
         (["--train-steps", "0"], "train_steps"),
@@ -31,12 +32,12 @@ ROOT = pathlib.Path(__file__).parents[2]
 )
 def test_wrong_usage(run: Any, arguments: list[str], message: str, tmp_path: pathlib.Path) -> None:
     output = [] if "--output" in arguments else ["--output", tmp_path / "output"]
-    ended = run(*arguments, *output)
-    assert ended.code == 2
-    assert ended.stderr.count("\n") == 1
-    assert ended.stderr.startswith("error: ")
-    assert message in ended.stderr
-    assert ended.record is None
+    process = run(*arguments, *output)
+    assert process.code == 2
+    assert process.stderr.count("\n") == 1
+    assert process.stderr.startswith("error: ")
+    assert message in process.stderr
+    assert process.record is None
     assert not (tmp_path / "output" / "pipeline_root").exists()
 
 
@@ -48,8 +49,8 @@ def test_help_names_every_option_and_needs_nothing_heavy() -> None:
         "heavy = {'tensorflow', 'tfx', 'apache_beam', 'numpy', 'rich'} & set(sys.modules)\n"
         "sys.exit(f'{code} {heavy}' if code or heavy else 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
     for option in (
         "--dataset",
         "--data-dir",
@@ -62,4 +63,13 @@ def test_help_names_every_option_and_needs_nothing_heavy() -> None:
         "--allow",
         "--beam-arg",
     ):
-        assert option in done.stdout
+        assert option in completed.stdout
+
+
+@pytest.mark.parametrize("runner", ["runner_local.py", "runner_kfp.py"])
+def test_the_version_is_that_of_the_project(runner: str, tmp_path: pathlib.Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    command = [sys.executable, str(ROOT / runner), "--version"]
+    completed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (completed.returncode, completed.stderr) == (0, "")
+    assert completed.stdout == f"{runner} {project['version']}\n"

@@ -17,40 +17,40 @@ FLAGS = {"data-dir": "s3://data", "serving-dir": "s3://models", "training": {"mo
 @pytest.fixture
 def compiled():
     profile = settings.find_profile("digits")
-    effective = settings.build(FLAGS, {}, profile)
-    told = parameters.of(effective, settings.training_told(FLAGS, {}, profile))
-    return effective.to_record(), {one.name: one.default for one in told}
+    merged = settings.build(FLAGS, {}, profile)
+    declared = parameters.declare(merged, settings.training_overrides(FLAGS, {}, profile))
+    return merged.to_config(), {parameter.name: parameter.default for parameter in declared}
 
 
 def test_a_run_that_changes_nothing_has_the_configuration_of_the_package(compiled):
     record, defaults = compiled
     as_json = {name: float(value) if isinstance(value, int) else value for name, value in defaults.items()}
-    effective = parameters.effective(record, as_json)
-    changed = {key for key in record if record[key] != effective[key] and key != "allow"}
-    assert not changed
-    assert isinstance(effective["training"]["train_steps"], int)
-    assert effective["allow"] == list(record["allow"])
+    result = parameters.apply(record, as_json)
+    assert result == record | {"serving_dir": "s3://models", "serving_name": "mnist"}
+    assert isinstance(result["training"]["train_steps"], int)
 
 
 def test_each_parameter_is_in_its_place(compiled):
     record, defaults = compiled
-    told = {
+    values = {
         "data_dir": "gs://other", "span": 4.0, "model": "linear", "train_steps": 9.0, "serving_dir": "s3://m/n/digits/",
         "allow": "drift, skew", "force_push": "tried by hand",
     }  # fmt: skip
-    effective = parameters.effective(record, defaults | told)
-    assert (effective["data_dir"], effective["span"]) == ("gs://other", 4)
-    assert (effective["serving_root"], effective["serving_name"]) == ("s3://m/n", "digits")
-    assert (effective["allow"], effective["force_push"]) == (["drift", "skew"], "tried by hand")
+    result = parameters.apply(record, defaults | values)
+    assert (result["data_dir"], result["span"]) == ("gs://other", 4)
+    assert (result["serving_dir"], result["serving_name"]) == ("s3://m/n", "digits")
+    assert (result["allow"], result["force_push"]) == (["drift", "skew"], "tried by hand")
     # The package's ksize1 is for another model, and linear's own learning rate holds.
-    assert effective["training"] == Hyperparameters.of("linear", train_steps=9).to_config()
+    assert result["training"] == Hyperparameters.of("linear", train_steps=9).to_config()
     assert record["data_dir"] == "s3://data"
+    unset = parameters.apply(record, defaults | {"span": -1.0, "allow": "", "force_push": ""})
+    assert (unset["span"], unset["allow"], unset["force_push"]) == (None, [], None)
 
 
-def test_what_is_refused_is_shown_as_it_was_given(compiled):
+def test_a_refused_hyperparameter_is_shown_as_the_user_set_it(compiled):
     record, defaults = compiled
-    assert parameters.effective(record, defaults | {"model": "rnn"})["training"]["model"] == "rnn"
-    shown = parameters.effective(record, defaults | {"train_steps": -7.0})["training"]
+    assert parameters.apply(record, defaults | {"model": "rnn"})["training"]["model"] == "rnn"
+    shown = parameters.apply(record, defaults | {"train_steps": -7.0})["training"]
     assert (shown["model"], shown["train_steps"]) == ("cnn", -7)
 
 
@@ -58,18 +58,18 @@ def test_what_is_refused_is_shown_as_it_was_given(compiled):
 def test_a_changed_model_has_its_own_defaults(compiled, model):
     _, defaults = compiled
     names = Hyperparameters.of("cnn").to_config()
-    unless_told = {name: value for name, value in defaults.items() if name in names}
-    found = Hyperparameters.told(unless_told | {"model": model}, unless_told)
-    mine = {"train_steps": 600, **({"ksize1": 3} if MODELS[model].ksize1 else {})}
-    assert found == Hyperparameters.of(model, **mine)
+    hyperparameters = {name: value for name, value in defaults.items() if name in names}
+    result = Hyperparameters.from_parameters(hyperparameters | {"model": model}, hyperparameters)
+    overrides = {"train_steps": 600, **({"ksize1": 3} if MODELS[model].ksize1 else {})}
+    assert result == Hyperparameters.of(model, **overrides)
 
 
-def test_a_person_may_not_give_what_the_model_lacks():
-    unless_told = {"model": "cnn", "ksize1": 3, "nfil1": OWN_DEFAULT}
+def test_a_hyperparameter_that_the_model_lacks_is_refused_where_the_user_set_it():
+    defaults = {"model": "cnn", "ksize1": 3, "nfil1": OWN_DEFAULT}
     with pytest.raises(BadInput, match="the model 'linear' has no 'ksize1'"):
-        Hyperparameters.told({"model": "linear", "ksize1": 4, "nfil1": OWN_DEFAULT}, unless_told)
-    with pytest.raises(BadInput, match="the model must be one of linear, dnn"):
-        Hyperparameters.told({"model": "rnn", "ksize1": 3}, unless_told)
+        Hyperparameters.from_parameters({"model": "linear", "ksize1": 4, "nfil1": OWN_DEFAULT}, defaults)
+    with pytest.raises(BadInput, match=r"model must be one of linear, dnn, .*, not 'rnn'"):
+        Hyperparameters.from_parameters({"model": "rnn", "ksize1": 3}, defaults)
 
 
 def test_allowed_findings_are_names_with_commas():
@@ -77,3 +77,17 @@ def test_allowed_findings_are_names_with_commas():
     assert kinds.parse(" skew,drift, skew") == ("drift", "skew")
     with pytest.raises(BadInput, match=r"of dataset-changed, .*; not 'drifts'"):
         kinds.parse("drift,drifts")
+
+
+def test_the_parameters_are_the_marked_settings_with_a_line_for_the_ui():
+    profile = settings.find_profile("digits")
+    declared = parameters.declare(settings.build(FLAGS, {}, profile), {})
+    descriptions = {parameter.name: parameter.description for parameter in declared}
+    assert set(descriptions) == {
+        "data_dir", "span", "allow", "serving_dir", "force_push", *Hyperparameters.model_fields
+    }  # fmt: skip
+    assert descriptions["span"] == "Number of the span; -1: the newest."
+    assert descriptions["nfil1"] == "Filters of the first convolution (cnn, keras_cnn); -1: the model's own default."
+    assert descriptions["allow"].endswith(", with commas between them.")
+    assert all(text[0].isupper() and text.endswith(".") and "\n" not in text for text in descriptions.values())
+    assert {"data_dir", "span", "allow", "force_push"} == parameters.PROVENANCE_PARAMETERS

@@ -18,7 +18,7 @@ import runner_local
 from components.errors import BadInput
 from components.findings import GateResult
 from pipeline import database, run_record
-from pipeline.local import runner
+from pipeline.local import run_command, runner
 from pipeline.local.console import Console
 from pipeline.report import content
 from pipeline.run_record import RunRecord, Tuning, Verdict
@@ -108,7 +108,7 @@ def test_a_record_that_could_not_be_written_is_said_before_any_work(
 def test_a_record_goes_through_a_link_and_not_in_its_place(tmp_path: pathlib.Path) -> None:
     run_record.write_record(RunRecord(run_id="20260101-000000-aaaa"), tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "file")
-    assert runner_local.died(["--json", str(tmp_path / "link")], signal.SIGKILL, tmp_path) == 1
+    assert run_command.record_death(["--json", str(tmp_path / "link")], signal.SIGKILL, tmp_path) == 1
     assert (tmp_path / "link").is_symlink()  # as /dev/stderr is
     assert json.loads((tmp_path / "file").read_text())["reason"].startswith("SIGKILL ended the process")
 
@@ -119,7 +119,7 @@ def test_a_record_goes_through_a_link_and_not_in_its_place(tmp_path: pathlib.Pat
 def test_memory_is_named_only_where_it_may_be_the_cause(
     capsys: pytest.CaptureFixture[str], number: int, guessed: bool
 ) -> None:
-    assert runner_local.died([], number, None) == 1
+    assert run_command.record_death([], number, None) == 1
     assert ("memory" in capsys.readouterr().out) is guessed
 
 
@@ -127,7 +127,7 @@ def test_a_killed_run_whose_record_cannot_be_written_says_so(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_record.write_record(RunRecord(run_id="20260101-000000-aaaa"), tmp_path)
-    assert runner_local.died(["--json", "/proc/none/record.json"], signal.SIGKILL, tmp_path) == 1
+    assert run_command.record_death(["--json", "/proc/none/record.json"], signal.SIGKILL, tmp_path) == 1
     captured = capsys.readouterr()
     assert captured.out.startswith("FAILED: SIGKILL ended the process")
     assert captured.err.startswith("The record could not be written: --json names a file")

@@ -132,7 +132,7 @@ def test_changed_code_is_told_also_of_a_run_that_pushed_nothing(make_run, tmp_pa
 def test_the_baseline_is_known_wherever_models_are_pushed_to(make_run, tmp_path: pathlib.Path, serving: str) -> None:
     baseline = tmp_path / "artifact"
     values = make_run(artifacts={"baseline.baseline": str(baseline)}).to_json()
-    values["config"]["serving_root"] = serving
+    values["config"]["serving_dir"] = serving
     baseline.mkdir()
     (tmp_path / "output/serving/mnist/1").rename(baseline / "Format-Serving")
     assert words(section(text_of(parse(values), tmp_path), "changes")).endswith("training.seed 7 1")

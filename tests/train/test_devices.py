@@ -14,11 +14,11 @@ from components.train.hyperparameters import Hyperparameters
 
 
 def test_what_was_asked_for():
-    assert Compute.of() == Compute("auto", 1, "auto")
-    assert Compute.of("gpu") == Compute("gpu", 1, "auto")
-    assert Compute.of(None, 2) == Compute("gpu", 2, "auto")  # a number of GPUs asks for GPUs
-    assert Compute.of("auto", 1) == Compute("gpu", 1, "auto")
-    assert Compute.of("cpu", None, "bfloat16") == Compute("cpu", 1, "bfloat16")
+    assert Compute.of() == Compute(accelerator="auto", gpus=1, precision="auto")
+    assert Compute.of("gpu") == Compute(accelerator="gpu", gpus=1)
+    assert Compute.of(None, 2) == Compute(accelerator="gpu", gpus=2)  # a number of GPUs asks for GPUs
+    assert Compute.of("auto", 1) == Compute(accelerator="gpu", gpus=1)
+    assert Compute.of("cpu", None, "bfloat16") == Compute(accelerator="cpu", precision="bfloat16")
     for compute in (Compute.of(None, 3), Compute.of("cpu")):
         assert Compute.from_config({"seed": 1, **json.loads(json.dumps(compute.to_config()))}) == compute
     assert Compute.from_config({}) == Compute()

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import itertools
 import pathlib
 
@@ -158,7 +157,7 @@ SIDES = [
 
 @pytest.mark.parametrize(("model", "kernels", "side"), SIDES, ids=str)
 def test_each_model_takes_images_from_a_size_that_is_known_before_it_is_built(monkeypatch, model, kernels, side):
-    chosen = dataclasses.replace(MODELS[model], **kernels)
+    chosen = MODELS[model].model_copy(update=kernels)
     assert hyperparameters.smallest_side(chosen) == side
     for shape in ((side, side), (side, 2 * side + 1), (2 * side + 1, side)):
         monkeypatch.setattr(features, "IMAGE_SHAPE", shape)
@@ -173,7 +172,7 @@ def test_each_model_takes_images_from_a_size_that_is_known_before_it_is_built(mo
 def test_images_that_are_smaller_are_refused_in_one_line(monkeypatch, model, kernels, side):
     for shape in ((side - 1, side), (side, side - 1)):
         monkeypatch.setattr(features, "IMAGE_SHAPE", shape)
-        chosen = dataclasses.replace(MODELS[model], **kernels)
+        chosen = MODELS[model].model_copy(update=kernels)
         with pytest.raises(ValueError):  # noqa: PT011 - the rule is as narrow as Keras is
             models.build(chosen)
         with pytest.raises(BadInput) as refused:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import pytest
@@ -14,7 +13,7 @@ from components.train.hyperparameters import MODELS, Choices, Hyperparameters, L
 
 
 def test_every_hyperparameter_is_searched_or_said_not_to_be():
-    fields = {field.name for field in dataclasses.fields(Hyperparameters)}
+    fields = set(Hyperparameters.model_fields)
     assert not set(hyperparameters.RULES) & hyperparameters.NOT_SEARCHED
     assert fields == set(hyperparameters.RULES) | hyperparameters.NOT_SEARCHED
 
@@ -86,7 +85,7 @@ def test_every_trial_sees_as_many_images_and_so_does_its_training():
             hyperparameters.complete_values(base, values),
         )
         assert (trial.train_steps, whole.train_steps) == (of_trial, of_whole)
-        assert trial == dataclasses.replace(whole, train_steps=of_trial)
+        assert trial == whole.model_copy(update={"train_steps": of_trial})
         assert (whole.batch_size, whole.learning_rate, whole.seed) == (batch_size, 0.02, 7)
 
 

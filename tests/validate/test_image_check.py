@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from components.validate import image_check
-from components.validate.image_check import PixelLimits
+from components.validate.limits import PixelLimits
 
 
 def having(splits, split, chosen=None, **changed):

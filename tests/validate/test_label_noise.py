@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from components.validate import label_noise
-from components.validate.label_noise import LabelLimits
+from components.validate.limits import LabelLimits
 
 
 def flipped(labels, share, seed):

@@ -12,8 +12,8 @@ from components import features, sampling_margin
 from components.findings import Finding
 from components.ingest import encode
 from components.validate import classes, data_check
-from components.validate.image_check import PixelLimits
 from components.validate.images import Images
+from components.validate.limits import PixelLimits
 from pipeline import settings
 
 DRAWS = 200
