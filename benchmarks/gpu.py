@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks import table
 from components import features
 from components.errors import BadInput, exit_code
-from components.train import models, optimization
+from components.train import models
 from components.train.hyperparameters import MODELS, Hyperparameters
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
@@ -133,7 +133,7 @@ def measure(model: str, precision: str, batch_size: int, rounds: int, seconds: f
     keras.config.set_dtype_policy(PRECISIONS[precision])
     try:
         network, plain = models.build(hyperparameters), models.build(hyperparameters)
-        optimization.compile_network(network, hyperparameters, jit_compile=device().is_gpu)
+        models.compile_network(network, hyperparameters, jit_compile=device().is_gpu)
         plain.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
         prepare = {"jax": _on_jax, "tensorflow": _on_tensorflow}[keras.backend.backend()]
         step = prepare(network, images[:batch_size], labels[:batch_size])

@@ -27,7 +27,7 @@ from components import datasets, features
 from components.errors import ProjectError
 from components.ingest import encode, executor, idx, source
 from components.ingest.component import ingest
-from components.train import loop, models, optimization
+from components.train import models, trainer
 from components.train.data import InMemoryDataset
 from components.train.hyperparameters import Hyperparameters
 from components.transform.component import transform
@@ -110,13 +110,13 @@ def measure_training(options: Options, echo: Echo) -> list[Measurement]:
     steps = -(-len(images) // _BATCH_SIZE)
     network, exported, plain = (models.build(Hyperparameters.of("cnn")) for _ in range(3))
     for target in (network, plain):
-        optimization.compile_network(target, Hyperparameters.of("cnn", train_steps=steps))
+        models.compile_network(target, Hyperparameters.of("cnn", train_steps=steps))
 
     def train(steps: int, count: int, name: str) -> float:
         folders = (str(options.scratch / f"{kind}-{name}") for kind in ("logs", "checkpoints"))
         hyperparameters = Hyperparameters.of("cnn", train_steps=steps, batch_size=_BATCH_SIZE)
         start = time.monotonic()
-        loop.fit(
+        trainer.fit(
             network,
             exported,
             hyperparameters,

@@ -103,7 +103,7 @@ def build(settings: Settings, inputs: RunInputs) -> list[BaseNode]:
         schema=validation.schema,
         hyperparameters=inputs.hyperparameters,
         compute=settings.compute,
-        found=tuned[0].outputs["best_hyperparameters"] if tuned else None,
+        best_hyperparameters=tuned[0].outputs["best_hyperparameters"] if tuned else None,
         code_digest=code_digest.of_module("components.train.component"),
         checkpoints=inputs.checkpoints,
     ).with_id("train")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the training has come to after each epoch, and which epoch's weights are exported."""
+"""Keras callbacks: validation after each epoch, the choice of the best weights, early stopping, divergence, history."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -15,118 +16,148 @@ from components import progress
 from components.errors import GateStopped
 from components.train import data
 from components.train.data import InMemoryDataset
-from components.train.optimization import GRADIENT_NORM
+from components.train.distribution import GRADIENT_NORM
 
-_BATCH = 500
-_LEAST_PROBABILITY = 1e-7  # as Keras has it
+_BATCH_SIZE = 500
+_MIN_PROBABILITY = 1e-7  # the clip of Keras's cross-entropy
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingResult:
+    """The result of a training besides the weights: the contents of training.json.
+
+    Attributes:
+        devices: names of the training devices, such as "CPU:0".
+        precision: of the layers' computations, "float32" or "bfloat16".
+        batch_size: images per step of all devices together.
+        steps: number of steps taken.
+        epochs: the rows of `History`.
+        best_epoch: the epoch, from 1, whose weights are exported.
+        stopped_early: whether `patience` ended it before its last step.
+        seconds: wall time, validation included; summed over all processes if it was resumed.
+        parameters: number of trainable parameters.
+    """
+
+    devices: list[str]
+    precision: str
+    batch_size: int
+    steps: int
+    epochs: list[dict[str, float]]
+    best_epoch: int
+    stopped_early: bool
+    seconds: float
+    parameters: int
 
 
 class EpochValidation(keras.callbacks.Callback):
-    """Measures on val, after each epoch, the network that would be exported now; must come before other callbacks.
+    """Evaluates the inference network on val after each epoch; must be the first of the callbacks that need its logs.
 
-    That network computes in float32 and on this process's first device, whatever trains; its weights are those of the
-    training, or their running averages where the optimizer keeps some. Others find `val_loss` and `val_accuracy` in the
-    logs, and the answers to all val images in `probabilities`, float32 [n, classes].
+    The inference network computes in float32 on this process's first device, whatever the training uses. Its weights
+    are the training's, or their moving averages if the optimizer keeps any. Adds `val_loss` and `val_accuracy` to the
+    logs and sets `probabilities`, float32 [n, classes], of all val images.
     """
 
-    def __init__(self, exported: keras.Model, val: InMemoryDataset):
+    def __init__(self, inference_network: keras.Model, val: InMemoryDataset):
         super().__init__()
         self.val = val
         self.probabilities = np.zeros((0, 0), np.float32)
-        self._exported = exported
+        self._inference_network = inference_network
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        copy_weights(self.model, self._exported)
-        self.probabilities = self._exported.predict(data.in_order(self.val, _BATCH), verbose=0)
+        copy_weights(self.model, self._inference_network)
+        self.probabilities = self._inference_network.predict(data.eval_batches(self.val, _BATCH_SIZE), verbose=0)
         labels = self.val.labels
-        known = (labels >= 0) & (labels < self.probabilities.shape[1])
-        of_truth = self.probabilities[known, labels[known]]
+        valid = (labels >= 0) & (labels < self.probabilities.shape[1])
+        label_probabilities = np.maximum(self.probabilities[valid, labels[valid]], _MIN_PROBABILITY)
         if logs is not None:
-            logs["val_loss"] = float(-np.log(np.maximum(of_truth, _LEAST_PROBABILITY)).mean()) if known.any() else 0.0
+            logs["val_loss"] = float(-np.log(label_probabilities).mean()) if valid.any() else 0.0
             logs["val_accuracy"] = float((self.probabilities.argmax(axis=1) == labels).mean())
 
 
 class BestWeights(keras.callbacks.Callback):
-    """Keeps the weights of the best epoch, and stops a training that has not become better for a while.
+    """Saves the weights of the best epoch and stops a training that has stopped improving.
 
-    Best is the latest epoch whose accuracy on val is at most one standard error below the highest. Accuracy is what the
-    gates judge by, and the loss on val often rises from overconfidence while the accuracy still does too. But the
-    highest of twenty accuracies that are equal but for luck is a lucky one, and the latest epoch had the lowest
-    learning rate. (The rule of one standard error is L. Breiman et al.'s, "Classification and Regression Trees", 1984.)
+    The best epoch is the latest whose val accuracy is at most one standard error below the highest (L. Breiman et al.,
+    "Classification and Regression Trees", 1984). Accuracy, because the gates use it, and because val loss often rises
+    from overconfidence while accuracy still improves. The latest, because the highest of many accuracies that differ by
+    chance is a lucky one, and because the learning rate is lowest at the end.
     """
 
-    def __init__(self, exported: keras.Model, rows: Sequence[dict[str, float]], images: int, patience: int):
-        """Prepares.
+    def __init__(self, inference_network: keras.Model, rows: Sequence[dict[str, float]], images: int, patience: int):
+        """Starts with the inference network's weights.
 
         Args:
-            exported: the network that `Validation` measures.
-            rows: those that `callbacks.History` fills, which must come before.
-            images: how many there are in val.
-            patience: epochs without a higher accuracy after which the training stops; 0: it does not.
+            inference_network: of `EpochValidation`.
+            rows: of `History`, which must come before it among the callbacks.
+            images: number of val images.
+            patience: epochs without a higher accuracy after which the training stops; 0: never.
         """
         super().__init__()
-        self.weights: list[np.ndarray] = exported.get_weights()
-        self._exported, self._rows, self._images, self._patience = exported, rows, images, patience
+        self.weights: list[np.ndarray] = inference_network.get_weights()
+        self._inference_network, self._rows, self._images, self._patience = inference_network, rows, images, patience
 
     @property
     def epoch(self) -> int:
         """The best epoch, from 1."""
         highest = max(row["val_accuracy"] for row in self._rows)
-        # With two right and two wrong answers added, so that all right on few images is no certainty: Agresti and
-        # Coull, "Approximate Is Better than 'Exact'", 1998.
+        # Two successes and two failures are added, so that the standard error of 100 % on few images is not 0 (Agresti
+        # and Coull, "Approximate Is Better than 'Exact'", 1998).
         count = self._images + 4
         share = (highest * self._images + 2) / count
-        least = highest - math.sqrt(share * (1 - share) / count)
-        return int(max(row["epoch"] for row in self._rows if row["val_accuracy"] >= least))
+        threshold = highest - math.sqrt(share * (1 - share) / count)
+        return int(max(row["epoch"] for row in self._rows if row["val_accuracy"] >= threshold))
 
     @property
-    def had_enough(self) -> bool:
-        """Whether the last `patience` epochs brought nothing."""
+    def out_of_patience(self) -> bool:
+        """True if the last `patience` epochs brought no higher accuracy."""
         if not self._patience or not self._rows:
             return False
-        risen = max(self._rows, key=lambda row: (row["val_accuracy"], -row["epoch"]))["epoch"]
-        return self._rows[-1]["epoch"] - risen >= self._patience
+        highest = max(self._rows, key=lambda row: (row["val_accuracy"], -row["epoch"]))["epoch"]
+        return self._rows[-1]["epoch"] - highest >= self._patience
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.epoch == epoch + 1:
-            self.weights = self._exported.get_weights()
-        if self.had_enough:
+            self.weights = self._inference_network.get_weights()
+        if self.out_of_patience:
             self.model.stop_training = True
 
 
-def copy_weights(network: keras.Model, exported: keras.Model) -> None:
-    """Gives `exported` the weights that `network`, of the same layers, is to be judged by."""
+def copy_weights(network: keras.Model, inference_network: keras.Model) -> None:
+    """Copies the weights of a network, or their moving averages if its optimizer keeps any, to its inference network.
+
+    Args:
+        network: compiled.
+        inference_network: gets the weights; has the same layers, but for those without weights.
+    """
     averages: dict[int, Any] = {}
     if network.optimizer.use_ema:
-        # By place: Keras has no public name for them.
-        kept = network.optimizer._model_variables_moving_average
-        averages = {id(weight): average for weight, average in zip(network.trainable_weights, kept, strict=True)}
-    for to, weight in zip(exported.weights, network.weights, strict=True):
-        to.assign(keras.ops.convert_to_numpy(averages.get(id(weight), weight)))
+        variables = network.optimizer._model_variables_moving_average  # Keras has no public name for them
+        averages = {id(weight): average for weight, average in zip(network.trainable_weights, variables, strict=True)}
+    for target, weight in zip(inference_network.weights, network.weights, strict=True):
+        target.assign(keras.ops.convert_to_numpy(averages.get(id(weight), weight)))
 
 
-# A healthy gradient, all variables together, stays below 100.
-_EXPLODED = 1e6
+class StopAfterSteps(keras.callbacks.Callback):
+    """Stops the training after a number of steps, possibly in the middle of an epoch."""
 
-
-class StopAfter(keras.callbacks.Callback):
-    """Ends the training after a number of steps, so that the last epoch may be shorter than the others."""
-
-    def __init__(self, steps_left: int):
+    def __init__(self, steps: int):
         super().__init__()
-        self._left = steps_left
+        self._remaining = steps
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._left -= 1
-        if self._left <= 0:
+        self._remaining -= 1
+        if self._remaining <= 0:
             self.model.stop_training = True
+
+
+_MAX_GRADIENT_NORM = 1e6  # healthy gradients stay below 100
 
 
 class DivergenceWatch(keras.callbacks.Callback):
-    """Raises GateStopped, with a sentence, when the training diverges.
+    """Raises GateStopped when the training diverges.
 
-    It looks at the loss and the gradient of each step, and at the weights after each epoch: relu turns NaN into 0, so
-    weights can be lost while loss and gradient stay numbers.
+    It checks the loss and the gradient of each step, and the weights after each epoch: relu turns NaN into 0, so
+    weights can be NaN while loss and gradient are finite.
     """
 
     def __init__(self, first_step: int, train_steps: int, learning_rate: float):
@@ -135,18 +166,18 @@ class DivergenceWatch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._step += 1
-        told = logs or {}
-        # The mean over the epoch so far: once it is not finite, it stays so.
-        loss, norm = told.get("loss", 0.0), told.get(GRADIENT_NORM, 0.0)
+        metrics = logs or {}
+        # The mean of the epoch so far: once it is not finite, it stays so.
+        loss, norm = metrics.get("loss", 0.0), metrics.get(GRADIENT_NORM, 0.0)
         if not math.isfinite(loss):
             self._stop(f"its loss must be a finite number, but was {loss}")
-        if not norm <= _EXPLODED:
-            self._stop(f"the norm of its gradient must stay below {_EXPLODED:g}, but was {norm:.3g}")
+        if not norm <= _MAX_GRADIENT_NORM:
+            self._stop(f"the norm of its gradient must stay below {_MAX_GRADIENT_NORM:g}, but was {norm:.3g}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         for variable in self.model.variables:
             if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
-                self._stop(f"all weights must be finite numbers, but {variable.path} held others")
+                self._stop(f"all weights must be finite numbers, but {variable.path} has NaN or infinite values")
 
     def _stop(self, reason: str) -> None:
         raise GateStopped(
@@ -156,28 +187,28 @@ class DivergenceWatch(keras.callbacks.Callback):
 
 
 class History(keras.callbacks.Callback):
-    """Adds a row for each epoch and shows it as progress.
+    """Adds a row for each epoch and logs it as progress.
 
-    A row is a dict: `epoch` from 1, `steps` and `seconds` since the training began, `loss`, `accuracy`, `val_loss`,
-    `val_accuracy`, and the `learning_rate` at the end of the epoch.
+    A row has `epoch` from 1, `steps` and `seconds` since the start, `loss`, `accuracy`, `val_loss`, `val_accuracy`, and
+    `learning_rate` at the end of the epoch.
     """
 
     def __init__(self, rows: list[dict[str, float]], epochs: int, train_steps: int, show: bool = True):
-        """Adds to `rows`, which holds the epochs of an earlier process where there was one; `show` is for progress."""
+        """Starts after `rows`, which has the epochs of the interrupted process if any; `show` enables progress."""
         super().__init__()
         self._rows, self._epochs, self._train_steps, self._show = rows, epochs, train_steps, show
         self._steps = int(rows[-1]["steps"]) if rows else 0
-        self._began = time.monotonic() - (rows[-1]["seconds"] if rows else 0)
+        self._start_time = time.monotonic() - (rows[-1]["seconds"] if rows else 0)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._steps += 1
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        measured = {name: float((logs or {})[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        seconds = time.monotonic() - self._began
+        metrics = {name: float((logs or {})[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
+        learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        seconds = time.monotonic() - self._start_time
         self._rows.append(
-            {"epoch": epoch + 1, "steps": self._steps, "seconds": seconds, **measured, "learning_rate": rate}
+            {"epoch": epoch + 1, "steps": self._steps, "seconds": seconds, **metrics, "learning_rate": learning_rate}
         )
         if not self._show:
             return
@@ -187,9 +218,9 @@ class History(keras.callbacks.Callback):
                 epochs=self._epochs,
                 step=self._steps,
                 steps=self._train_steps,
-                loss=measured["loss"],
-                accuracy=measured["accuracy"],
-                val_accuracy=measured["val_accuracy"],
+                loss=metrics["loss"],
+                accuracy=metrics["accuracy"],
+                val_accuracy=metrics["val_accuracy"],
                 seconds=seconds,
             )
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images of one split, read once, and their labels."""
+"""Reading: the images and labels of one split, transformed once and kept, and the batches drawn from them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from components import array_store, datasets, features
 from components.array_store import ArrayRows
 from components.errors import BadInput
 
-# Of the images of one split that stay in memory; more go to the disk. MNIST's training images take 172 MB.
+# Limit of one split's images in memory; a larger split goes to disk. MNIST's training images take 172 MB.
 MEMORY_BYTES = 256 * 2**20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InMemoryDataset:
-    """Images float32 [n, height, width, 1] in [0, 1], in memory or on disk, and their labels int64 [n]."""
+    """Images float32 [n, height, width, 1] in [0, 1] and labels int64 [n]; images over MEMORY_BYTES are on disk."""
 
     images: ArrayRows
     labels: np.ndarray
@@ -29,60 +29,60 @@ class InMemoryDataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def gather(self, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """In a graph: by number, int64 [k], images float32 [k, height, width, 1] and labels int64 [k]."""
+    def gather(self, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns, in a graph, the images float32 [k, height, width, 1] and labels int64 [k] at indices int64 [k]."""
         images, labels = tf.numpy_function(
-            lambda index: (self.images[index], self.labels[index]), [numbers], (tf.float32, tf.int64), stateful=False
+            lambda rows: (self.images[rows], self.labels[rows]), [indices], (tf.float32, tf.int64), stateful=False
         )
-        shape = tf.TensorShape([*numbers.shape, *self.images.shape[1:]])
-        return tf.ensure_shape(images, shape), tf.ensure_shape(labels, numbers.shape)
+        shape = tf.TensorShape([*indices.shape, *self.images.shape[1:]])
+        return tf.ensure_shape(images, shape), tf.ensure_shape(labels, indices.shape)
 
 
 def store_images(blocks: Iterable[tuple[np.ndarray, np.ndarray]], count: Callable[[], int]) -> InMemoryDataset:
-    """Keeps images in memory up to MEMORY_BYTES, else in a file in the folder for temporary files.
+    """Stores images in memory up to MEMORY_BYTES, else in a file in the folder for temporary files.
 
     Args:
-        blocks: at least one of images float32 [k, height, width, 1] and labels int64 [k].
-        count: says how many images are in all of them.
+        blocks: one or more blocks of images float32 [k, height, width, 1] and labels int64 [k].
+        count: returns the number of images in all blocks.
 
     Raises:
-        ProjectError: if the disk has no room for them.
+        ProjectError: the disk has no room for them.
     """
     labels: list[np.ndarray] = []
 
     def images() -> Iterator[np.ndarray]:
-        for some, their in blocks:
-            labels.append(their)
-            yield some
+        for block_images, block_labels in blocks:
+            labels.append(block_labels)
+            yield block_images
 
-    kept = array_store.store(images(), count, MEMORY_BYTES)
-    return InMemoryDataset(kept, np.concatenate(labels))
+    rows = array_store.store(images(), count, MEMORY_BYTES)
+    return InMemoryDataset(rows, np.concatenate(labels))
 
 
 class TransformGraph(tf.Module):
-    """Image bytes in, what the network takes out. Owns the restored graph, so a module that owns this one exports it.
+    """The transform stage's graph, from image bytes to network input; exported with any tf.Module that has it.
 
-    It needs TensorFlow alone. tf.Transform's own layer is a Keras 2 layer, which a Keras 3 model cannot hold.
+    It needs TensorFlow only. tf.Transform's own layer is for Keras 2 and cannot be part of a Keras 3 model.
     """
 
     def __init__(self, folder: str):
-        """Loads the graph from the URI of a TransformGraph artifact."""
+        """Loads the graph from the folder of a TransformGraph artifact."""
         super().__init__(name="transform")
         self._restored = tf.saved_model.load(tf.io.gfile.join(folder, "transform_fn"))
-        # One positional argument, a dict from the name of each feature of the schema to its TensorSpec.
+        # The only positional argument: feature name -> TensorSpec.
         self._inputs = self._restored.transform_fn.structured_input_signature[0][0]
 
     def __call__(self, image: tf.Tensor) -> tf.Tensor:
-        """Image bytes, string [n] of height * width bytes each -> float32 [n, height, width, 1] in [0, 1]."""
-        # Sorted, so that two exports of one network are the same program.
-        inputs = {name: _absent(self._inputs[name], tf.size(image)) for name in sorted(self._inputs)}
+        """Transforms images, string [n] of height * width bytes each, to float32 [n, height, width, 1] in [0, 1]."""
+        # Sorted, so that two exports of one network are identical.
+        inputs = {name: _placeholder(self._inputs[name], tf.size(image)) for name in sorted(self._inputs)}
         rank = self._inputs[features.IMAGE].shape.rank
         inputs[features.IMAGE] = image if rank == 1 else image[:, tf.newaxis]
         return self._restored.transform_fn(inputs)[features.IMAGE]
 
 
-def _absent(spec: Any, count: tf.Tensor) -> Any:
-    """A stand-in for a feature on which the image does not depend; the graph asks for all of them."""
+def _placeholder(spec: Any, count: tf.Tensor) -> Any:
+    """Returns empty values for a feature that the graph requires but the image does not depend on."""
     empty = "" if spec.dtype == tf.string else tf.zeros([], spec.dtype)
     if isinstance(spec, tf.SparseTensorSpec):
         no_indices = tf.zeros([0, 2], tf.int64)
@@ -91,37 +91,37 @@ def _absent(spec: Any, count: tf.Tensor) -> Any:
 
 
 _EXAMPLES_PER_READ = 1024
-_AT_A_TIME, _AHEAD = 2, 4  # blocks or batches
-# No Python branches on a tensor here, so that TensorFlow need not look for it, which takes longer than the graph.
-_as_it_is = tf.autograph.experimental.do_not_convert
-_SPEC = {
+_PARALLEL_CALLS, _PREFETCH = 2, 4  # blocks or batches
+# These functions have no Python control flow on tensors; AutoGraph's search for it takes longer than the graph itself.
+_without_autograph = tf.autograph.experimental.do_not_convert
+_FEATURE_SPEC = {
     features.IMAGE: tf.io.FixedLenFeature([], tf.string),
     features.LABEL: tf.io.FixedLenFeature([], tf.int64),
 }
 
 
 def load(patterns: Sequence[str], transform: Callable[[tf.Tensor], tf.Tensor], split: str) -> InMemoryDataset:
-    """Reads the examples of a split and keeps them, in the order of the files' names.
+    """Reads all examples of a split, in the order of the file names.
 
     Args:
-        patterns: as of `files_of`, of uncompressed TFRecord files of tf.Examples with `image` and `label`.
+        patterns: of uncompressed TFRecord files of tf.Examples with `image` and `label`, see `list_files`.
         transform: string [n] of image bytes -> float32 [n, height, width, 1] in [0, 1].
         split: name of the split, for the error.
 
     Raises:
-        BadInput: if there is no example.
-        ProjectError: if the images fit neither into memory nor onto the disk.
+        BadInput: the split is empty.
+        ProjectError: the images fit neither into memory nor onto the disk.
     """
-    files = files_of(patterns)
+    files = list_files(patterns)
 
-    @_as_it_is
+    @_without_autograph
     def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        example = tf.io.parse_example(serialized, _SPEC)
+        example = tf.io.parse_example(serialized, _FEATURE_SPEC)
         return transform(example[features.IMAGE]), example[features.LABEL]
 
     records = datasets.records(files)
-    dataset = records.batch(_EXAMPLES_PER_READ).map(parse, num_parallel_calls=_AT_A_TIME)
-    blocks: Iterator[tuple[np.ndarray, np.ndarray]] = dataset.prefetch(_AHEAD).as_numpy_iterator()
+    dataset = records.batch(_EXAMPLES_PER_READ).map(parse, num_parallel_calls=_PARALLEL_CALLS)
+    blocks: Iterator[tuple[np.ndarray, np.ndarray]] = dataset.prefetch(_PREFETCH).as_numpy_iterator()
     first = next(blocks, None)
     if first is None:
         raise BadInput(
@@ -131,65 +131,68 @@ def load(patterns: Sequence[str], transform: Callable[[tf.Tensor], tf.Tensor], s
     return store_images(itertools.chain([first], blocks), lambda: datasets.count(records))
 
 
-def files_of(patterns: Sequence[str]) -> list[str]:
-    """Lists the files that TFX's Trainer means, which names them FOLDER/*: all of a folder, by their names.
-
-    The folder's name is no pattern, whatever characters are in it.
-    """
+def list_files(patterns: Sequence[str]) -> list[str]:
+    """Lists the files of TFX's patterns FOLDER/*, sorted; wildcards in a folder's name are taken literally."""
     return sorted(file for pattern in patterns for file in datasets.files(pattern.removesuffix("/*")))
 
 
 def steps_per_pass(images: int, batch_size: int) -> int:
-    """How many batches of `batches` show every image at least once."""
+    """Returns the number of batches that show every image at least once."""
     return -(-images // batch_size)
 
 
-def batches(
-    kept: InMemoryDataset, batch_size: int, seed: int, first_pass: int = 0, replicas: int = 1, mine: slice = slice(None)
+def train_batches(
+    dataset: InMemoryDataset,
+    batch_size: int,
+    seed: int,
+    first_pass: int = 0,
+    *,
+    replicas: int = 1,
+    shards: slice = slice(None),
 ) -> tf.data.Dataset:
-    """Endless batches for training, all of one size; each pass over the images has an order of its own.
+    """Returns endless batches of equal size, in a new order for each pass over the images.
 
-    The order depends on the seed and the number of the pass alone, so a training that goes on after a stop sees what it
-    would have seen. The last batch of a pass is filled up with images from the pass's start. Whole batches are gathered
-    by index: it costs less than shuffling and batching single images, and shuffles all of them.
+    The order depends only on the seed and the index of the pass, so a resumed training sees the batches that it would
+    have seen. The last batch of a pass is filled up from the pass's start. Whole batches are gathered by index, which
+    is faster than shuffling and batching single images, and shuffles all of them.
 
-    Where several replicas take a step together, each has an equal part of its batch, and one element after the other.
+    For replicas that share each batch, it is split into equal parts, which follow each other as separate elements.
 
     Args:
-        kept: n images and labels.
-        batch_size: images per batch, a multiple of `replicas`; may be more than n.
+        dataset: n images and labels.
+        batch_size: images per batch, a multiple of `replicas`; may exceed n.
         seed: 0 .. 2^31 - 1.
-        first_pass: number of the pass to begin with.
-        replicas: into how many parts a batch is split.
-        mine: which of the parts are wanted.
+        first_pass: index of the first pass.
+        replicas: number of parts of each batch.
+        shards: the parts to return.
 
     Returns:
         Dataset of (float32 [batch_size / replicas, height, width, 1], int64 [batch_size / replicas]).
     """
-    count, steps, share = len(kept), steps_per_pass(len(kept), batch_size), batch_size // replicas
+    count, steps, shard_size = len(dataset), steps_per_pass(len(dataset), batch_size), batch_size // replicas
 
-    @_as_it_is
-    def one_pass(number: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), [seed, number])
+    @_without_autograph
+    def pass_indices(index: tf.Tensor) -> tf.data.Dataset:
+        order = tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), [seed, index])
         filled = tf.gather(order, tf.range(steps * batch_size) % count)
-        parts = tf.reshape(filled, [steps, replicas, share])[:, mine]
-        return tf.data.Dataset.from_tensor_slices(tf.reshape(parts, [-1, share]))
+        parts = tf.reshape(filled, [steps, replicas, shard_size])[:, shards]
+        return tf.data.Dataset.from_tensor_slices(tf.reshape(parts, [-1, shard_size]))
 
-    dataset = datasets.untuned(tf.data.Dataset.counter(first_pass)).flat_map(one_pass)
-    return dataset.map(_as_it_is(kept.gather), num_parallel_calls=_AT_A_TIME).prefetch(_AHEAD)
+    indices = datasets.untuned(tf.data.Dataset.counter(first_pass)).flat_map(pass_indices)
+    return indices.map(_without_autograph(dataset.gather), num_parallel_calls=_PARALLEL_CALLS).prefetch(_PREFETCH)
 
 
-def in_order(kept: InMemoryDataset, batch_size: int) -> tf.data.Dataset:
-    """All images once, in their order, without labels; the last batch may be smaller.
+def eval_batches(dataset: InMemoryDataset, batch_size: int) -> tf.data.Dataset:
+    """Returns all images once, in order and without labels; the last batch may be smaller.
 
     Returns:
         Dataset of float32 [up to batch_size, height, width, 1].
     """
-    rows = datasets.untuned(tf.data.Dataset.range(len(kept))).batch(batch_size)
-    return rows.map(_as_it_is(lambda index: kept.gather(index)[0])).prefetch(_AHEAD)
+    indices = datasets.untuned(tf.data.Dataset.range(len(dataset))).batch(batch_size)
+    return indices.map(_without_autograph(lambda rows: dataset.gather(rows)[0])).prefetch(_PREFETCH)
 
 
-def on_device(dataset: tf.data.Dataset, device: str) -> tf.data.Dataset:
-    """The same, its next batches copied to the device while it computes; must be the last that is done to it."""
-    copied: tf.data.Dataset = dataset.apply(tf.data.experimental.prefetch_to_device(device, _AT_A_TIME))
-    return copied
+def prefetch_to_device(dataset: tf.data.Dataset, device: str) -> tf.data.Dataset:
+    """Copies the next batches to a device while it computes; must be the dataset's last transformation."""
+    prefetched: tf.data.Dataset = dataset.apply(tf.data.experimental.prefetch_to_device(device, _PARALLEL_CALLS))
+    return prefetched

@@ -97,7 +97,7 @@ class Cluster:
         groups = ["system:serviceaccounts", f"system:serviceaccounts:{self.namespace}", "system:authenticated"]
         spec = {
             "user": f"system:serviceaccount:{self.namespace}:{account}", "groups": groups,
-            "resourceAttributes": training.attributes(self.namespace, group, resource, verb),
+            "resourceAttributes": training.resource_attributes(self.namespace, group, resource, verb),
         }  # fmt: skip
         body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
         review = self._request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body=body)

@@ -125,7 +125,7 @@ def _pod(shared_memory: str) -> Check:
 def _account() -> Check:
     from pipeline.kubeflow.training_job import cluster
 
-    with cluster.Cluster() as api:
+    with cluster.JobClient() as api:
         missing = [f"{verb} {kind}" for group, kind, verb in cluster.RIGHTS if not api.may(group, kind, verb)]
         name = api.account() or "the run's service account"
     if missing:

@@ -93,7 +93,7 @@ def run_pipeline(config: Settings, choice: DatasetChoice, console: Console) -> R
         destination.open_destination(config.model_dir).probe()
         database.check(config.output / "metadata.db")
         with redirected(pathlib.Path(os.devnull)):
-            devices.settle(config.compute)
+            devices.prepare(config.compute)
         _drop_orphans(config.output, console)
         housekeeping.drop_old(config.output)
         file = _create_record(config, choice)

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import plain_keras
-from components.train import models, optimization
+from components.train import models
 from components.train.hyperparameters import Hyperparameters
 
 
@@ -37,7 +37,7 @@ def test_it_is_the_default_network():
 
 def test_it_is_the_same_training():
     ours = models.build(Hyperparameters.of("cnn", train_steps=1290))
-    optimization.compile_network(ours, Hyperparameters.of("cnn", train_steps=1290))
+    models.compile_network(ours, Hyperparameters.of("cnn", train_steps=1290))
     plain = plain_keras.build_network()
     plain_keras.compile_network(plain, 1290)
     expected = [float(keras.ops.convert_to_numpy(ours.optimizer._learning_rate(step))) for step in range(0, 1300, 10)]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stand-in for the Kubernetes API and the training operator, on loopback, whose pods are processes of this machine.
+"""A fake Kubernetes API and training operator on loopback, whose pods are processes of this machine.
 
-The API refuses what the real one refuses: callers without the token, what the Role in deploy/ does not allow, and jobs
-that `job_check` refuses. The operator does what pkg/controller.v1 of kubeflow/training-operator 1.7 to 1.9 does for a
-TFJob: TF_CONFIG, conditions, restarts by exit code, cleanPodPolicy.
+The API refuses requests like the real one: without the token, without a right of the Role in deploy/, and jobs that
+`job_check` refuses. The operator implements TF_CONFIG, conditions, restarts by exit code and cleanPodPolicy as in
+pkg/controller.v1 of kubeflow/training-operator 1.7 to 1.9.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -33,7 +33,8 @@ import yaml
 
 from tests import certificates
 from tests.kubeflow import launcher
-from tests.kubeflow.job_check import NAMESPACE, Refused, check
+from tests.kubeflow.job_check import NAMESPACE, RequestError, check
+from tests.train.workers import free_ports
 
 ROOT = pathlib.Path(__file__).parents[2]
 ROLE = ROOT / "deploy" / "training-job.yaml"
@@ -44,7 +45,7 @@ Json = dict[str, Any]
 
 
 class Pod:
-    """A worker: a process, and what the API says of it."""
+    """A worker: a process, and its object in the API."""
 
     def __init__(self, name: str, index: int, template: Json, owner: Json):
         labels = {
@@ -64,12 +65,12 @@ class Pod:
         return {"metadata": self.metadata, "spec": self.spec, "status": self.status}
 
     def read_log(self) -> list[str]:
-        """Its lines so far, each with the time at which it was first seen."""
+        """Returns the lines so far, each with the time of the first call that returned it."""
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".") + "Z"
-        *whole, rest = (self.log.read_bytes() if self.log.is_file() else b"").decode(errors="replace").split("\n")
+        *lines, rest = (self.log.read_bytes() if self.log.is_file() else b"").decode(errors="replace").split("\n")
         if rest and self.status["phase"] in {"Succeeded", "Failed"}:
-            whole.append(rest)
-        self.lines += [f"{now} {line}" for line in whole[len(self.lines) :]]
+            lines.append(rest)
+        self.lines += [f"{now} {line}" for line in lines[len(self.lines) :]]
         return self.lines
 
 
@@ -77,19 +78,20 @@ class Stub:
     """The API and the operator.
 
     Attributes:
-        account: folder with the token, the authority and the namespace, as a pod has it.
+        account: folder of the token, the authority and the namespace, as mounted in a pod.
         secrets: name -> key -> value, for the environment of pods.
-        jobs: those that are there, by name; each with its status.
-        made: every job that was ever made, as it was sent.
-        requests: method and path of all that was asked, in order.
-        answer: status with which everything is answered, None to do what is asked; 0 cuts the connection.
-        fates: (method, kind of resource) -> status for the next requests of this kind: refused, or, with "lost", done
-            and then answered with 503.
-        operates: whether the operator does anything.
-        unplaced: what the scheduler says of pods that have no node yet; empty: it places them at once.
-        ends: (job, index) of every pod that ended, with the code.
-        objects: path -> what else the API has: an object, or the status of a refusal; empty: nothing else is looked at.
-        rights: (group, resource, verb) that the service accounts have, as access reviews say; by default the Role's.
+        jobs: existing jobs by name, each with its status.
+        created_jobs: all jobs that were ever created, as they were sent.
+        requests: method and path of all requests, in order.
+        outage: status of the response to every request; 0 cuts connections, None ends the outage.
+        faults: (method, resource) -> statuses of the next responses: a number refuses the request, "lost" executes it
+            and then responds with 503.
+        operator_runs: False suspends the operator.
+        unschedulable: the scheduler's message for pending pods; "" schedules them.
+        exits: (job, index, exit code) of every pod that ended.
+        objects: path -> other objects of the API, or the status of an error; if empty, no path is special.
+        rights: (group, resource, verb) of the service accounts in access reviews; by default the Role's.
+        rules: the same for requests.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -105,16 +107,16 @@ class Stub:
         (self.account / "token").write_text(self.token)
         self.secrets: dict[str, dict[str, str]] = {}
         self.jobs: dict[str, Json] = {}
-        self.made: list[Json] = []
+        self.created_jobs: list[Json] = []
         self.pods: dict[str, dict[int, Pod]] = {}
         self.requests: list[str] = []
-        self.answer: int | None = None
-        self.fates: dict[tuple[str, str], list[Any]] = {}
-        self.operates, self.unplaced = True, ""
-        self.ends: list[tuple[str, int, int]] = []
+        self.outage: int | None = None
+        self.faults: dict[tuple[str, str], list[Any]] = {}
+        self.operator_runs, self.unschedulable = True, ""
+        self.exits: list[tuple[str, int, int]] = []
         self.lock = threading.RLock()
         self.objects: dict[str, Json | int] = {}
-        self._rules = self.rights = _rules()
+        self.rules = self.rights = role_rules()
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -140,17 +142,17 @@ class Stub:
 
     @property
     def job(self) -> Json:
-        """The only job that is there."""
+        """The only existing job."""
         [job] = self.jobs.values()
         return job
 
     def worker(self, index: int) -> Pod:
-        """A worker of the only job."""
+        """Returns a worker of the only job."""
         [pods] = self.pods.values()
         return pods[index]
 
     def runs(self, index: int = 0) -> bool:
-        """Whether a worker of the only job does."""
+        """Returns whether a worker of the only job is running."""
         with self.lock:
             pods = [pods[index] for pods in self.pods.values() if index in pods]
             return bool(pods) and pods[0].status["phase"] == "Running"
@@ -160,44 +162,44 @@ class Stub:
     def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
         stub = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
+        class StubHandler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def log_message(self, *args: Any) -> None:
                 pass
 
-            def answer(self) -> None:
+            def respond(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
-                if stub.answer == 0:
+                if stub.outage == 0:
                     self.close_connection = True
                     self.connection.shutdown(socket.SHUT_RDWR)
                     return
                 try:
-                    made: Any = stub.ask(self.command, self.path, self.headers, body)
+                    result: Any = stub.handle(self.command, self.path, self.headers, body)
                     status = 201 if self.command == "POST" else 200
-                except Refused as error:
+                except RequestError as error:
                     status = error.status
-                    made = {"kind": "Status", "status": "Failure", "code": status, "message": str(error)}
-                content = made.encode() if isinstance(made, str) else json.dumps(made).encode()
+                    result = {"kind": "Status", "status": "Failure", "code": status, "message": str(error)}
+                content = result.encode() if isinstance(result, str) else json.dumps(result).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_POST = do_DELETE = answer  # noqa: N815
+            do_GET = do_POST = do_DELETE = respond  # noqa: N815
 
-        return Handler
+        return StubHandler
 
-    def ask(self, method: str, path: str, headers: Any, body: bytes) -> Any:
-        """Answers a request."""
+    def handle(self, method: str, path: str, headers: Any, body: bytes) -> Any:
+        """Handles a request and returns the content of the response."""
         with self.lock:
             parts = urllib.parse.urlsplit(path)
             self.requests.append(f"{method} {parts.path}")
             query = dict(urllib.parse.parse_qsl(parts.query))
-            if self.answer is not None:
-                raise Refused(self.answer, "the server is currently unable to handle the request")
+            if self.outage is not None:
+                raise RequestError(self.outage, "the server is currently unable to handle the request")
             if headers.get("authorization") != f"Bearer {self.token}":
-                raise Refused(401, "Unauthorized")
+                raise RequestError(401, "Unauthorized")
             if parts.path.endswith("subjectaccessreviews"):
                 return self._review(json.loads(body))
             if method == "GET" and self.objects and not re.search(r"/(tfjobs|pods)(/|$)", parts.path):
@@ -208,50 +210,50 @@ class Stub:
                 parts.path,
             )
             if match is None:
-                raise Refused(404, "the server could not find the requested resource")
+                raise RequestError(404, "the server could not find the requested resource")
             group, kind, name, sub = match.group("group", "kind", "name", "sub")
             resource = f"{kind}/{sub}" if sub else kind
             verb = {"POST": "create", "DELETE": "delete", "GET": "get" if name else "list"}[method]
-            fates = self.fates.get((method, resource)) or [None]
-            fate = fates.pop(0) if len(fates) > 1 else fates[0]
-            if isinstance(fate, int):
-                raise Refused(fate, f"{resource} is refused")
-            if (group or "", resource, verb) not in self._rules:
-                raise Refused(
+            faults = self.faults.get((method, resource)) or [None]
+            fault = faults.pop(0) if len(faults) > 1 else faults[0]
+            if isinstance(fault, int):
+                raise RequestError(fault, f"{resource} is refused")
+            if (group or "", resource, verb) not in self.rules:
+                raise RequestError(
                     403, f'{resource} is forbidden: User "system:serviceaccount:{NAMESPACE}:{ACCOUNT}" cannot {verb} it'
                 )
-            made = self._do(verb, resource, name, query, json.loads(body or b"{}"))
-            if fate == "lost":
-                self.fates.pop((method, resource))
-                raise Refused(503, "the answer got lost")
-            return made
+            result = self._execute(verb, resource, name, query, json.loads(body or b"{}"))
+            if fault == "lost":
+                self.faults.pop((method, resource))
+                raise RequestError(503, "the response was lost")
+            return result
 
     def _review(self, body: Json) -> Json:
-        asked = body["spec"]["resourceAttributes"]
-        assert asked["namespace"] == NAMESPACE
+        attributes = body["spec"]["resourceAttributes"]
+        assert attributes["namespace"] == NAMESPACE
         assert body["spec"].get("user", f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}").endswith(f":{ACCOUNT}")
-        resource = "/".join(part for part in (asked["resource"], asked.get("subresource")) if part)
-        return body | {"status": {"allowed": (asked["group"], resource, asked["verb"]) in self.rights}}
+        resource = "/".join(part for part in (attributes["resource"], attributes.get("subresource")) if part)
+        return body | {"status": {"allowed": (attributes["group"], resource, attributes["verb"]) in self.rights}}
 
-    def _object(self, found: Json | int, accept: str) -> Json:
-        if isinstance(found, int):
-            raise Refused(found, "it is refused")
-        if found.get("kind") == "Secret":
-            assert "as=PartialObjectMetadata" in accept, "the content of a secret was asked for"
-        return found
+    def _object(self, item: Json | int, accept: str) -> Json:
+        if isinstance(item, int):
+            raise RequestError(item, "it is refused")
+        if item.get("kind") == "Secret":
+            assert "as=PartialObjectMetadata" in accept, "the content of a secret was requested"
+        return item
 
-    def _do(self, verb: str, resource: str, name: str | None, query: dict[str, str], body: Json) -> Any:
+    def _execute(self, verb: str, resource: str, name: str | None, query: dict[str, str], body: Json) -> Any:
         if resource == "pods":
-            found = [pod.as_json() for pods in self.pods.values() for pod in pods.values()]
-            return {"items": _selected(found, query)}
+            pods = [pod.as_json() for pods in self.pods.values() for pod in pods.values()]
+            return {"items": _select(pods, query)}
         if resource == "pods/log":
             return self._log(name or "", query)
         if verb == "create":
             return self._create(body)
         if verb == "list":
-            return {"items": _selected(list(self.jobs.values()), query)}
+            return {"items": _select(list(self.jobs.values()), query)}
         if name not in self.jobs:
-            raise Refused(404, f'tfjobs.kubeflow.org "{name}" not found')
+            raise RequestError(404, f'tfjobs.kubeflow.org "{name}" not found')
         if verb == "delete":
             self.jobs.pop(name)
             return {"kind": "Status", "status": "Success"}
@@ -261,8 +263,8 @@ class Stub:
         check(job)
         name = job["metadata"]["name"]
         if name in self.jobs:
-            raise Refused(409, f'tfjobs.kubeflow.org "{name}" already exists')
-        self.made.append(json.loads(json.dumps(job)))
+            raise RequestError(409, f'tfjobs.kubeflow.org "{name}" already exists')
+        self.created_jobs.append(json.loads(json.dumps(job)))
         job["metadata"]["uid"] = str(uuid.uuid4())
         self.jobs[name] = job
         self.pods[name] = {}
@@ -271,11 +273,11 @@ class Stub:
     def _log(self, name: str, query: dict[str, str]) -> str:
         pod = next((pod for pods in self.pods.values() for pod in pods.values() if pod.name == name), None)
         if pod is None:
-            raise Refused(404, f'pods "{name}" not found')
+            raise RequestError(404, f'pods "{name}" not found')
         if query.get("container") != "tensorflow":
-            raise Refused(400, f"container {query.get('container')} is not valid for pod {name}")
+            raise RequestError(400, f"container {query.get('container')} is not valid for pod {name}")
         if pod.status["phase"] == "Pending":
-            raise Refused(400, f'container "tensorflow" in pod "{name}" is waiting to start: ContainerCreating')
+            raise RequestError(400, f'container "tensorflow" in pod "{name}" is waiting to start: ContainerCreating')
         lines = pod.read_log()
         if since := query.get("sinceTime"):
             datetime.datetime.fromisoformat(since)
@@ -293,7 +295,7 @@ class Stub:
             with self.lock:
                 for name in [name for name in self.pods if name not in self.jobs]:
                     self._remove_pods(name)
-                if self.operates:
+                if self.operator_runs:
                     for job in list(self.jobs.values()):
                         self._reconcile(job)
 
@@ -302,23 +304,23 @@ class Stub:
         worker = job["spec"]["tfReplicaSpecs"]["Worker"]
         pods = self.pods[name]
         status = job.setdefault("status", {"conditions": []})
-        states = {one["type"] for one in status["conditions"]}
+        states = {condition["type"] for condition in status["conditions"]}
         if states & {"Succeeded", "Failed"}:
             return
         if not states:
-            _condition(job, "Created")
+            _add_condition(job, "Created")
         restarted = False
         for pod in list(pods.values()):
             code = pod.process.poll() if pod.process else None
             if code is None or pod.status["phase"] in {"Succeeded", "Failed"}:
                 continue
             code = 128 - code if code < 0 else code
-            self.ends.append((name, pod.index, code))
-            pod.status = _ended(code)
+            self.exits.append((name, pod.index, code))
+            pod.status = _exit_status(code)
             if code >= 128 and worker["restartPolicy"] == "ExitCode":
                 del pods[pod.index]
                 restarted = True
-                _condition(job, "Restarting")
+                _add_condition(job, "Restarting")
         for index in range(worker["replicas"]):
             if index not in pods:
                 pods[index] = Pod(f"{name}-worker-{index}", index, worker["template"], job)
@@ -326,7 +328,7 @@ class Stub:
                 self._start(job, pods[index])
         phases = [pod.status["phase"] for pod in pods.values()]
         if "Failed" in phases:
-            _condition(
+            _add_condition(
                 job, "Failed", f"TFJob {name} has failed because {phases.count('Failed')} Worker replica(s) failed."
             )
             if job["spec"]["runPolicy"]["cleanPodPolicy"] == "Running":
@@ -336,35 +338,36 @@ class Stub:
         elif all(phase == "Succeeded" for phase in phases) or (
             job["spec"].get("successPolicy") != "AllWorkers" and pods[0].status["phase"] == "Succeeded"
         ):
-            _condition(job, "Succeeded")
+            _add_condition(job, "Succeeded")
         elif "Running" in phases and not restarted:
-            _condition(job, "Running")
+            _add_condition(job, "Running")
 
     def _start(self, job: Json, pod: Pod) -> None:
-        if self.unplaced:
+        if self.unschedulable:
             condition: Json = {
                 "type": "PodScheduled",
                 "status": "False",
                 "reason": "Unschedulable",
-                "message": self.unplaced,
+                "message": self.unschedulable,
             }
             pod.status = {"phase": "Pending", "conditions": [condition]}
             return
         [container] = pod.spec["containers"]
         folder = self.folder / "pods" / f"{pod.name}-{pod.metadata['uid'][:6]}"
         folder.mkdir(parents=True, exist_ok=True)
-        # What deploy/Dockerfile sets.
+        # The environment of deploy/Dockerfile.
         env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(folder), "TMPDIR": str(folder)}
         env |= {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1", "AWS_EC2_METADATA_DISABLED": "true"}
         for variable in container.get("env", ()):
             if "valueFrom" in variable:
-                wanted = variable["valueFrom"]["secretKeyRef"]
-                if wanted["key"] not in self.secrets.get(wanted["name"], {}):
-                    why = {"reason": "CreateContainerConfigError", "message": f'secret "{wanted["name"]}" not found'}
-                    state = {"name": "tensorflow", "state": {"waiting": why}}
+                reference = variable["valueFrom"]["secretKeyRef"]
+                if reference["key"] not in self.secrets.get(reference["name"], {}):
+                    message = f'secret "{reference["name"]}" not found'
+                    waiting = {"reason": "CreateContainerConfigError", "message": message}
+                    state = {"name": "tensorflow", "state": {"waiting": waiting}}
                     pod.status = {"phase": "Pending", "containerStatuses": [state]}
                     return
-                env[variable["name"]] = self.secrets[wanted["name"]][wanted["key"]]
+                env[variable["name"]] = self.secrets[reference["name"]][reference["key"]]
             else:
                 env[variable["name"]] = variable["value"]
         if (config := self._tf_config(job, pod.index)) is not None:
@@ -379,16 +382,12 @@ class Stub:
         pod.status = {"phase": "Running", "containerStatuses": [{"name": "tensorflow", "state": {"running": {}}}]}
 
     def _tf_config(self, job: Json, index: int) -> Json | None:
-        """Where the services of a cluster would lead, ports of this machine; none for a job of one worker."""
+        """Returns TF_CONFIG with ports of this machine in place of services; None for a job of one worker."""
         replicas = job["spec"]["tfReplicaSpecs"]["Worker"]["replicas"]
         if replicas < 2:
             return None
         if "ports" not in job:
-            with contextlib.ExitStack() as sockets:
-                held = [sockets.enter_context(socket.socket()) for _ in range(replicas)]
-                for one in held:
-                    one.bind(("127.0.0.1", 0))
-                job["ports"] = [one.getsockname()[1] for one in held]
+            job["ports"] = free_ports(replicas)
         workers = [f"127.0.0.1:{port}" for port in job["ports"]]
         return {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}, "environment": "cloud"}
 
@@ -397,27 +396,27 @@ class Stub:
             _kill(pod)
 
 
-def _selected(found: list[Json], query: dict[str, str]) -> list[Json]:
-    wanted = dict(part.split("=", 1) for part in query.get("labelSelector", "").split(",") if part)
-    return [one for one in found if wanted.items() <= one["metadata"].get("labels", {}).items()]
+def _select(objects: list[Json], query: dict[str, str]) -> list[Json]:
+    labels = dict(part.split("=", 1) for part in query.get("labelSelector", "").split(",") if part)
+    return [item for item in objects if labels.items() <= item["metadata"].get("labels", {}).items()]
 
 
-def _condition(job: Json, kind: str, message: str = "") -> None:
-    """As pkg/util/status.go: a condition goes to the end, and Running and Restarting take each other's place."""
+def _add_condition(job: Json, kind: str, message: str = "") -> None:
+    """Adds a condition like pkg/util/status.go: at the end; Running and Restarting replace each other."""
     conditions = job["status"]["conditions"]
     if conditions[-1:] and conditions[-1]["type"] == kind:
         return
-    gone = {"Running": {"Restarting"}, "Restarting": {"Running"}}.get(kind, set()) | {kind}
-    for one in conditions:
-        if kind in {"Succeeded", "Failed"} and one["type"] == "Running":
-            one["status"] = "False"
-    conditions[:] = [one for one in conditions if one["type"] not in gone]
+    replaced = {"Running": {"Restarting"}, "Restarting": {"Running"}}.get(kind, set()) | {kind}
+    for condition in conditions:
+        if kind in {"Succeeded", "Failed"} and condition["type"] == "Running":
+            condition["status"] = "False"
+    conditions[:] = [condition for condition in conditions if condition["type"] not in replaced]
     name = job["metadata"]["name"]
-    told = message or f"TFJob {name} is {kind.lower()}."
-    conditions.append({"type": kind, "status": "True", "reason": f"TFJob{kind}", "message": told})
+    message = message or f"TFJob {name} is {kind.lower()}."
+    conditions.append({"type": kind, "status": "True", "reason": f"TFJob{kind}", "message": message})
 
 
-def _ended(code: int) -> Json:
+def _exit_status(code: int) -> Json:
     reason = "Completed" if code == 0 else "Error"
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     state = {"terminated": {"exitCode": code, "reason": reason, "finishedAt": now}}
@@ -428,7 +427,7 @@ def _ended(code: int) -> Json:
 
 
 def _kill(pod: Pod) -> None:
-    """As the kubelet: first SIGTERM, then SIGKILL."""
+    """Stops a pod like the kubelet: SIGTERM, then SIGKILL."""
     if pod.process is None:
         return
     for number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, 30)):
@@ -439,12 +438,12 @@ def _kill(pod: Pod) -> None:
             return
 
 
-def _rules() -> set[tuple[str, str, str]]:
-    """What the Role allows the account that is bound to it, as (group, resource, verb)."""
+def role_rules() -> set[tuple[str, str, str]]:
+    """Returns the rights of the Role in deploy/ as (group, resource, verb)."""
     documents = {document["kind"]: document for document in yaml.safe_load_all(ROLE.read_text(encoding="utf-8"))}
     binding = documents["RoleBinding"]
     assert binding["roleRef"]["name"] == documents["Role"]["metadata"]["name"]
-    assert ACCOUNT in [one["name"] for one in binding["subjects"] if one["kind"] == "ServiceAccount"]
+    assert ACCOUNT in [subject["name"] for subject in binding["subjects"] if subject["kind"] == "ServiceAccount"]
     return {
         (group, resource, verb)
         for rule in documents["Role"]["rules"]
@@ -456,7 +455,7 @@ def _rules() -> set[tuple[str, str, str]]:
 
 @contextlib.contextmanager
 def running(folder: pathlib.Path) -> Iterator[Stub]:
-    """A cluster; this process is a pod of it."""
+    """Starts a cluster, with this process as one of its pods."""
     from pipeline.kubeflow.training_job import cluster
 
     stub = Stub(folder)
@@ -473,9 +472,9 @@ def running(folder: pathlib.Path) -> Iterator[Stub]:
         stub.stop()
 
 
-def wait_until(happens: Any, seconds: float = 60) -> None:
-    """Waits, and fails where it does not happen."""
-    until = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < until, "it did not happen"
+def wait_until(condition: Callable[[], Any], seconds: float = 60) -> None:
+    """Waits for a condition; fails after the given time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"the condition is not met after {seconds} s"
         time.sleep(0.02)

@@ -334,7 +334,7 @@ def test_a_search_is_one_more_task_whose_winner_the_training_takes(package):
     assert given["learning_rate"] == {"componentInputParameter": "learning_rate"}
     config = json.loads(given["custom_config"]["runtimeValue"]["constant"])
     assert (config["trials"], config["fixed"], config["checkpoints"]) == (3, ["dropout"], "")
-    assert config["unless_told"]["dropout"] == 0.1
+    assert config["run_defaults"]["dropout"] == 0.1
     splits = [json.loads(given[name]["runtimeValue"]["constant"])["splits"] for name in ("train_args", "eval_args")]
     assert splits == [["train"], ["val"]]
     assert tasks["tune"]["cachingOptions"] == {"enableCache": True}

@@ -422,7 +422,7 @@ def test_account_without_a_right(by_kubeconfig, kubernetes):
 
 
 def test_rights_of_a_training_job_are_those_of_the_role():
-    assert set(cluster.RIGHTS) == cluster_stub._rules()
+    assert set(cluster.RIGHTS) == cluster_stub.role_rules()
 
 
 def test_a_kubeconfig_that_is_none(doctor, host, tmp_path, capfd, monkeypatch):
@@ -435,7 +435,7 @@ def test_a_kubeconfig_that_is_none(doctor, host, tmp_path, capfd, monkeypatch):
 
 
 def test_a_cluster_that_does_not_answer(by_kubeconfig, kubernetes):
-    kubernetes.answer = 0
+    kubernetes.outage = 0
     _, checks = by_kubeconfig()
     assert (checks["cluster"][0], checks["nodes"][0]) == (ODD, OPEN)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training job and its task give each other by way of a store."""
+"""Exchanging files through a store, and the parts of a worker that depend on them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def bucket(s3):
 
 
 @pytest.fixture
-def made(tmp_path):
-    (tmp_path / "made" / "model").mkdir(parents=True)
-    (tmp_path / "made" / "model" / "weights").write_text("some")
-    return tmp_path / "made"
+def results(tmp_path):
+    (tmp_path / "results" / "model").mkdir(parents=True)
+    (tmp_path / "results" / "model" / "weights").write_text("some")
+    return tmp_path / "results"
 
 
-def test_a_job_is_read_as_it_was_written():
+def test_a_job_is_written_and_read():
     exchange.write(URL, JOB)
     assert exchange.read(URL) == JOB
 
@@ -48,15 +48,15 @@ def test_an_address_without_a_job_is_refused():
         exchange.read(URL)
 
 
-def test_a_file_that_leads_out_of_the_model_is_refused(bucket, tmp_path):
+def test_a_file_name_that_leaves_the_folder_is_refused(bucket, tmp_path):
     manifest = {"attempt": "a", "files": {"model/../../../escaped": {"size": 1, "sha256": ""}}}
     bucket.put_object(Key="run/train/jobs/train-1/results/manifest.json", Body=json.dumps(manifest).encode())
     with pytest.raises(BadInput, match="leads out of it"):
-        exchange.take(URL, {"model": tmp_path / "model"})
+        exchange.fetch_results(URL, {"model": tmp_path / "model"})
     assert not (tmp_path / "model").exists()
 
 
-def test_a_store_that_refuses_an_upload_is_asked_again(s3, made, tmp_path, monkeypatch):
+def test_an_upload_is_retried(s3, results, tmp_path, monkeypatch):
     refused: list[str] = []
 
     def before(method, path):
@@ -67,66 +67,66 @@ def test_a_store_that_refuses_an_upload_is_asked_again(s3, made, tmp_path, monke
 
     monkeypatch.setattr(retries, "WAIT", tenacity.wait_none())
     s3.before = before
-    retries.retrying(1, lambda error: isinstance(error, BadInput))(exchange.publish, URL, made)
+    retries.retrying(1, lambda error: isinstance(error, BadInput))(exchange.publish, URL, results)
     assert refused
-    exchange.take(URL, {"model": tmp_path / "out"})
+    exchange.fetch_results(URL, {"model": tmp_path / "out"})
     assert (tmp_path / "out" / "weights").read_text() == "some"
 
 
-def test_a_model_that_cannot_be_uploaded_ends_the_worker_and_is_not_published(s3, made, monkeypatch):
+def test_a_failed_upload_is_an_error_and_publishes_nothing(s3, results, monkeypatch):
     monkeypatch.setattr(retries, "WAIT", tenacity.wait_none())
     s3.before = lambda method, path: object_stores.REFUSED if method == "PUT" and path.endswith("weights") else None
     with pytest.raises(BadInput, match="access to it is refused"):
-        retries.retrying(1, lambda error: isinstance(error, BadInput))(exchange.publish, URL, made)
+        retries.retrying(1, lambda error: isinstance(error, BadInput))(exchange.publish, URL, results)
     s3.reset()
     assert not exchange.is_published(URL)
 
 
-def test_another_worker_stays_until_the_first_one_has_published(made, monkeypatch):
+def test_other_workers_wait_for_the_model(results, monkeypatch):
     monkeypatch.setattr(worker, "_POLL_SECONDS", 0.02)
-    late = threading.Timer(0.3, exchange.publish, (URL, made))
-    late.start()
-    worker._wait_for_the_model(URL)
+    timer = threading.Timer(0.3, exchange.publish, (URL, results))
+    timer.start()
+    worker.wait_for_model(URL)
     assert exchange.is_published(URL)
-    late.join()
+    timer.join()
 
 
-def test_a_store_that_is_away_while_a_worker_waits_ends_nothing(s3, made, monkeypatch):
-    asked = []
+def test_an_outage_of_the_store_does_not_end_the_wait(s3, results, monkeypatch):
+    requests = []
 
     def before(method, path):
-        asked.append(path)
-        return object_stores.REFUSED if len(asked) < 3 else None
+        requests.append(path)
+        return object_stores.REFUSED if len(requests) < 3 else None
 
     monkeypatch.setattr(worker, "_POLL_SECONDS", 0.01)
-    exchange.publish(URL, made)
+    exchange.publish(URL, results)
     s3.before = before
-    worker._wait_for_the_model(URL)
+    worker.wait_for_model(URL)
     s3.reset()
-    assert len(asked) > 2
+    assert len(requests) > 2
 
 
-def test_a_store_that_lets_nothing_be_removed_keeps_the_checkpoints(s3, bucket):
+def test_checkpoints_that_cannot_be_removed_are_no_error(s3, bucket):
     bucket.put_object(Key="run/checkpoints/a/state.npz", Body=b"state")
     job = exchange.Job(
         train=[], val=[], transform_graph="", config={"checkpoints": f"s3://{bucket.name}/run/checkpoints"}
     )
     s3.before = lambda method, path: object_stores.REFUSED if method in {"DELETE", "POST"} else None
-    worker._remove_checkpoints(job)
+    worker.remove_checkpoints(job)
     s3.reset()
-    assert [one.key for one in bucket.objects.filter(Prefix="run/checkpoints")] == ["run/checkpoints/a/state.npz"]
-    worker._remove_checkpoints(job)
+    assert [item.key for item in bucket.objects.filter(Prefix="run/checkpoints")] == ["run/checkpoints/a/state.npz"]
+    worker.remove_checkpoints(job)
     assert not list(bucket.objects.filter(Prefix="run/checkpoints"))
 
 
-def test_another_worker_is_started_again_where_the_first_one_never_publishes(monkeypatch):
+def test_a_worker_restarts_if_the_model_is_never_published(monkeypatch):
     monkeypatch.setattr(worker, "_POLL_SECONDS", 0.02)
     monkeypatch.setattr(worker, "UPLOAD_SECONDS", 0.1)
     with pytest.raises(PeerLost, match="must publish the model"):
-        worker._wait_for_the_model(URL)
+        worker.wait_for_model(URL)
 
 
-def test_a_worker_that_is_started_again_after_the_upload_has_nothing_to_do(made):
+def test_a_worker_that_restarts_after_the_upload_does_nothing(results):
     exchange.write(URL, JOB)
-    exchange.publish(URL, made)
-    worker.work(URL)  # there is nothing at the addresses of the job
+    exchange.publish(URL, results)
+    worker.work(URL)  # the inputs of the job don't exist

@@ -218,10 +218,10 @@ def test_two_workers_of_a_training_job_train_the_model_that_is_pushed(s3, data, 
         assert ended.record["metrics"]["accuracy"] > 0.93
         assert (serving / "1" / "saved_model.pb").is_file()
         assert "worker 0: epoch 1/" in ended.tasks["train"].log
-        [job] = stub.made
+        [job] = stub.created_jobs
         assert job["metadata"]["name"].startswith(f"train-{ended.record['run_id'][:8]}-")
         assert stub.jobs == {}
-        assert [code for _, _, code in stub.ends] == [0, 0]
+        assert [code for _, _, code in stub.exits] == [0, 0]
 
 
 def test_the_package_has_no_path_of_this_machine(package):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A package whose training is a job of several workers: what is another in it, and the rules about it, each broken."""
+"""Packages with a training job: their difference from other packages, and the rules for the job."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def inner(spec):
     return spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
 
 
-def told(spec, task="train"):
+def parameters(spec, task="train"):
     return inner(spec)[task]["inputs"]["parameters"]
 
 
 def config(spec, task="train"):
-    return json.loads(told(spec, task)["custom_config"]["runtimeValue"]["constant"])
+    return json.loads(parameters(spec, task)["custom_config"]["runtimeValue"]["constant"])
 
 
 def pod(job):
@@ -43,13 +43,13 @@ def pod(job):
 
 
 def complete(job):
-    """As the launcher does."""
-    made = copy.deepcopy(job)
-    made["metadata"] = {"name": "train-1", "namespace": job_check.NAMESPACE, "labels": {}}
-    return made
+    """Adds the metadata like the launcher."""
+    job = copy.deepcopy(job)
+    job["metadata"] = {"name": "train-1", "namespace": job_check.NAMESPACE, "labels": {}}
+    return job
 
 
-def test_the_workers_have_what_the_task_would_have_had(text):
+def test_the_workers_get_the_resources_of_the_task(text):
     spec, kubernetes = yaml.safe_load_all(text)
     job = config(spec)["training_job"]
     assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "TFJob")
@@ -71,9 +71,9 @@ def test_the_workers_have_what_the_task_would_have_had(text):
                 "env": [
                     {"name": "AWS_ENDPOINT_URL", "value": "http://seaweedfs.kubeflow:8333"},
                     {"name": "AWS_REGION", "value": "x"},
-                    _of_secret("AWS_ACCESS_KEY_ID", "mlpipeline-minio-artifact", "accesskey"),
-                    _of_secret("AWS_SECRET_ACCESS_KEY", "mlpipeline-minio-artifact", "secretkey"),
-                    _of_secret("AWS_KEY", "s3", "key"),
+                    secret_variable("AWS_ACCESS_KEY_ID", "mlpipeline-minio-artifact", "accesskey"),
+                    secret_variable("AWS_SECRET_ACCESS_KEY", "mlpipeline-minio-artifact", "secretkey"),
+                    secret_variable("AWS_KEY", "s3", "key"),
                 ],
                 "resources": {
                     "requests": {"cpu": "1", "memory": "8Gi"},
@@ -101,17 +101,17 @@ def test_the_workers_have_what_the_task_would_have_had(text):
         "resourceCpuRequest": "250m", "resourceCpuLimit": "1", "resourceMemoryRequest": "1Gi",
         "resourceMemoryLimit": "2Gi",
     }  # fmt: skip
-    alone = {"nodeSelector", "tolerations", "emptyDirMounts"}
+    accelerated = {"nodeSelector", "tolerations", "emptyDirMounts"}
     pods = kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert not [name for name, one in pods.items() if alone & set(one)]
+    assert not [name for name, executor in pods.items() if accelerated & set(executor)]
     assert (config(spec)["accelerator"], config(spec)["gpus"]) == ("gpu", 2)
 
 
-def _of_secret(variable, name, key):
+def secret_variable(variable, name, key):
     return {"name": variable, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}
 
 
-def test_but_for_the_training_the_package_is_the_same():
+def test_only_the_training_task_differs():
     plain, plain_kubernetes = packages.documents(*packages.DIGITS)
     spec, kubernetes = packages.documents(*packages.DIGITS, "--workers", "2", "--gpus-per-worker", "0")
     job = config(spec)["training_job"]
@@ -121,16 +121,16 @@ def test_but_for_the_training_the_package_is_the_same():
     assert changed.pop("training_job")
     assert changed["accelerator"] == "cpu"
     assert changed == config(plain) | {"accelerator": "cpu", "gpus": 1}
-    assert told(spec)["run_fn"]["runtimeValue"]["constant"] == "pipeline.kubeflow.training_job.tfjob.run_fn"
-    for one in (plain, spec):
-        del told(one)["custom_config"], told(one)["run_fn"]
-        del one["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+    assert parameters(spec)["run_fn"]["runtimeValue"]["constant"] == "pipeline.kubeflow.training_job.tfjob.run_fn"
+    for document in (plain, spec):
+        del parameters(document)["custom_config"], parameters(document)["run_fn"]
+        del document["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
     assert spec == plain
     assert kubernetes == plain_kubernetes
     assert "training_job" not in packages.text(*packages.DIGITS)
 
 
-def test_a_worker_has_one_accelerator_unless_said_otherwise():
+def test_a_worker_has_one_accelerator_by_default():
     spec, _ = packages.documents(*packages.DIGITS, "--workers", "1")
     [container] = pod(config(spec)["training_job"])["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
@@ -147,23 +147,23 @@ def test_a_worker_has_one_accelerator_unless_said_otherwise():
     ],
     ids=lambda value: "=".join(value) if isinstance(value, tuple) else "",
 )
-def test_what_makes_no_sense_is_refused_in_one_line(arguments, message, tmp_path, monkeypatch, capfd):
+def test_contradictory_flags_are_refused_in_one_line(arguments, message, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert runner_kfp.main(["compile", "--image", "a", *arguments]) == 2
-    said = capfd.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    error = capfd.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_gpus_that_a_config_file_asks_for_are_not_left_out(tmp_path, capfd):
+def test_gpus_of_a_config_file_without_gpus_per_worker_are_refused(tmp_path, capfd):
     (tmp_path / "config.toml").write_text('accelerator = "gpu"\n')
-    told = ["--workers", "2", "--gpus-per-worker", "0", "--output", str(tmp_path / "pipeline.yaml")]
-    assert runner_kfp.main(["compile", "--image", "a", "--config", str(tmp_path / "config.toml"), *told]) == 2
+    flags = ["--workers", "2", "--gpus-per-worker", "0", "--output", str(tmp_path / "pipeline.yaml")]
+    assert runner_kfp.main(["compile", "--image", "a", "--config", str(tmp_path / "config.toml"), *flags]) == 2
     assert "the config file asks for GPUs" in capfd.readouterr().err
 
 
-def test_gpus_of_a_config_file_are_the_workers_and_a_search_has_none(tmp_path):
+def test_gpus_of_a_config_file_go_to_the_workers_and_not_to_the_search(tmp_path):
     (tmp_path / "config.toml").write_text("gpus = 2\n")
     flags = ("--workers", "2", "--gpus-per-worker", "2", "--tune", "3", "--config", str(tmp_path / "config.toml"))
     spec, _ = packages.documents(*packages.DIGITS, *flags)
@@ -171,39 +171,40 @@ def test_gpus_of_a_config_file_are_the_workers_and_a_search_has_none(tmp_path):
     assert devices == {"tune": ("auto", 1), "train": ("gpu", 2)}
 
 
-# name -> the change of the job, the rule that it breaks, and a part of what is said
+# name -> change of the job, broken rule, part of the finding
 BROKEN = {
     "secret": (
         lambda job: pod(job)["containers"][0]["env"].append({"name": "AWS_SECRET_ACCESS_KEY", "value": "hunter2"}),
-        "secret", "received a value of AWS_SECRET_ACCESS_KEY",
+        "secret", "found a value of AWS_SECRET_ACCESS_KEY",
     ),
     "local path": (
-        lambda job: pod(job)["containers"][0]["args"].append("/home/me/mnist"),
-        "local-path", "received '/home/me/mnist'",
+        lambda job: pod(job)["containers"][0]["args"].append("/home/me/mnist"), "local-path", "found '/home/me/mnist'"
     ),
-    "image": (lambda job: pod(job)["containers"][0].update(image="MNIST"), "image", "received 'MNIST'"),
+    "image": (lambda job: pod(job)["containers"][0].update(image="MNIST"), "image", "found 'MNIST'"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_must_not_be_in_a_job_is_found_in_it(text, name):
-    """The job is JSON in a text of the package."""
+def test_a_job_that_breaks_a_rule_is_a_finding(text, name):
+    """The job is JSON inside of a parameter."""
     change, rule, reason = BROKEN[name]
     spec, kubernetes = yaml.safe_load_all(text)
     assert checks.check(text) == []
     changed = config(spec)
     change(changed["training_job"])
-    told(spec)["custom_config"]["runtimeValue"]["constant"] = json.dumps(changed)
+    parameters(spec)["custom_config"]["runtimeValue"]["constant"] = json.dumps(changed)
     findings = checks.check("\n---\n".join(map(json.dumps, (spec, kubernetes))))
     assert [finding for finding in findings if finding.rule == rule and reason in finding.message], findings
     assert "hunter2" not in str(findings)
 
 
 @pytest.mark.parametrize(
-    "arguments", [CLUSTER, ("--workers", "1"), ("--workers", "2", "--gpus-per-worker", "0")], ids=("all", "one", "cpu")
+    "arguments",
+    [CLUSTER, ("--workers", "1"), ("--workers", "2", "--gpus-per-worker", "0")],
+    ids=("all flags", "one worker", "cpu"),
 )
-def test_every_job_takes_little_and_ends(arguments):
-    """What Kubernetes would drop or refuse, or what nobody should run, is in no job that is compiled."""
+def test_every_job_is_valid_restricted_and_limited(arguments):
+    """No compiled job has fields that Kubernetes would drop, more rights than needed, or no end."""
     spec, _ = packages.documents(*packages.DIGITS, *arguments)
     job = config(spec)["training_job"]
     job_check.check(
@@ -226,4 +227,4 @@ def test_every_job_takes_little_and_ends(arguments):
     launcher = spec["deploymentSpec"]["executors"]["exec-train"]["container"]
     assert "accelerator" not in launcher["resources"]
     assert container["args"][container["args"].index("--code_digest") + 1] in launcher["args"]
-    assert told(spec)["run_fn"]["runtimeValue"]["constant"] == "pipeline.kubeflow.training_job.tfjob.run_fn"
+    assert parameters(spec)["run_fn"]["runtimeValue"]["constant"] == "pipeline.kubeflow.training_job.tfjob.run_fn"

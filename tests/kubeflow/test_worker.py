@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training jobs whose workers are the real ones: processes that train together, over loopback and a store."""
+"""Training jobs with real workers: processes that train together, over loopback and a store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline import code_digest
 from pipeline.kubeflow.training_job import job_watch, tfjob
 from tests import object_stores
 from tests.kubeflow import cluster_stub, launching
-from tests.kubeflow.launching import files
+from tests.kubeflow.launching import list_files
 
 pytestmark = pytest.mark.slow
 
@@ -31,86 +31,88 @@ def s3():
 
 @pytest.fixture
 def stub(tmp_path):
-    with cluster_stub.running(tmp_path / "cluster") as made:
-        made.secrets["store"] = launching.KEYS
-        yield made
+    with cluster_stub.running(tmp_path / "cluster") as server:
+        server.secrets["store"] = launching.KEYS
+        yield server
 
 
 @pytest.fixture
 def launch(tmp_path, monkeypatch, s3, inputs, stub):
-    """Runs a training job on the digits, and returns the folder of the task."""
+    """Returns a function that runs a training job on the digits and returns the task's folder."""
     bucket = s3.bucket("artifacts")
     for key, folder in (("ingest/examples", "examples"), ("transform/transform_graph", "transform_graph")):
         uri = inputs.artifacts[folder].uri
-        for name in files(pathlib.Path(uri)):
+        for name in list_files(pathlib.Path(uri)):
             bucket.upload_file(f"{uri}/{name}", f"elsewhere/{key}/{name}")
     monkeypatch.setattr(job_watch, "POLL_SECONDS", 0.2)
 
     def start(workers, digest=None, **hyperparameters):
         job = launching.manifest(s3, workers, digest or code_digest.of_project())
-        told = Hyperparameters.of("cnn", batch_size=16, **{"train_steps": STEPS, **hyperparameters})
-        config = {**told.to_config(), "accelerator": "cpu", "gpus": 1, "code_digest": "c"}
-        here = tmp_path / f"task-{len(stub.made)}"
-        tfjob.run_fn(launching.fn_args(here, job, config))
-        return here
+        values = Hyperparameters.of("cnn", batch_size=16, **{"train_steps": STEPS, **hyperparameters})
+        config = {**values.to_config(), "accelerator": "cpu", "gpus": 1, "code_digest": "c"}
+        folder = tmp_path / f"task-{len(stub.created_jobs)}"
+        tfjob.run_fn(launching.fn_args(folder, job, config))
+        return folder
 
     return start
 
 
 @pytest.fixture
-def said(caplog):
+def progress(caplog):
     caplog.set_level(logging.INFO, "progress")
     return caplog
 
 
-def training(here):
-    return json.loads((here / "model_run/training.json").read_text())
+def read_training(folder):
+    return json.loads((folder / "model_run/training.json").read_text())
 
 
-def test_two_workers_make_one_model_as_good_as_that_of_one(launch, stub, said, s3):
-    asked = []
-    s3.before = lambda method, path: asked.append(path)
-    alone, together = training(launch(1)), training(here := launch(2))
+def test_two_workers_reach_the_accuracy_of_one(launch, stub, progress, s3):
+    paths = []
+    s3.before = lambda method, path: paths.append(path)
+    single = read_training(launch(1))
+    folder = launch(2)
+    double = read_training(folder)
     s3.reset()
-    assert (alone["devices"], alone["steps"]) == (["CPU:0"], STEPS)
-    assert (together["devices"], together["steps"]) == (["worker 0 CPU:0", "worker 1 CPU:0"], STEPS // 2)
-    accuracies = [one["epochs"][-1]["val_accuracy"] for one in (alone, together)]
+    assert (single["devices"], single["steps"]) == (["CPU:0"], STEPS)
+    assert (double["devices"], double["steps"]) == (["worker 0 CPU:0", "worker 1 CPU:0"], STEPS // 2)
+    accuracies = [training["epochs"][-1]["val_accuracy"] for training in (single, double)]
     assert min(accuracies) > 0.8
     assert abs(accuracies[0] - accuracies[1]) < 0.06
-    assert {"model/Format-Serving/saved_model.pb", "model/keras/model.keras"} <= files(here)
-    assert [code for _, _, code in stub.ends] == [0, 0, 0]
-    assert not [path for path in asked if "Split-test" in path]
-    assert [path for path in asked if "Split-val" in path]
-    assert said.messages.count("worker 0: exporting the model") == 2
-    left = [one.key for one in s3.resource("artifacts").objects.filter(Prefix="root/")]
-    assert left == []  # no checkpoint either
+    assert {"model/Format-Serving/saved_model.pb", "model/keras/model.keras"} <= list_files(folder)
+    assert [code for _, _, code in stub.exits] == [0, 0, 0]
+    assert not [path for path in paths if "Split-test" in path]
+    assert [path for path in paths if "Split-val" in path]
+    assert progress.messages.count("worker 0: exporting the model") == 2
+    remaining = [item.key for item in s3.resource("artifacts").objects.filter(Prefix="root/")]
+    assert remaining == []  # nor any checkpoint
 
 
-def test_a_worker_that_is_killed_is_started_again_and_the_training_goes_on(launch, stub, said):
+def test_the_training_resumes_after_a_worker_was_killed(launch, stub, progress):
     def kill():
-        cluster_stub.wait_until(lambda: "worker 0: epoch 3/" in said.text, 150)
+        cluster_stub.wait_until(lambda: "worker 0: epoch 3/" in progress.text, 150)
         stub.worker(1).process.kill()
 
     thread = threading.Thread(target=kill)
     thread.start()
-    told = training(launch(2, train_steps=600))
+    training = read_training(launch(2, train_steps=600))
     thread.join()
-    assert told["steps"] == 300
-    assert [row["epoch"] for row in told["epochs"]] == list(range(1, len(told["epochs"]) + 1))
-    codes = {(index, code) for _, index, code in stub.ends}
+    assert training["steps"] == 300
+    assert [row["epoch"] for row in training["epochs"]] == list(range(1, len(training["epochs"]) + 1))
+    codes = {(index, code) for _, index, code in stub.exits}
     assert {(1, 137), (0, 138), (0, 0), (1, 0)} <= codes
-    assert "worker 0: going on after epoch " in said.text
+    assert "worker 0: going on after epoch " in progress.text
     assert stub.jobs == {}
 
 
-def test_a_training_that_diverges_stops_with_its_sentence(launch, stub, tmp_path):
+def test_a_diverging_training_stops_the_task(launch, stub, tmp_path):
     with pytest.raises(GateStopped, match=r"learning rate.*\(train-0a1b2c3d-\S+-worker-\d of the training job"):
         launch(2, learning_rate=1e30)
-    assert files(tmp_path / "task-0") == set()
+    assert list_files(tmp_path / "task-0") == set()
     assert stub.jobs == {}
 
 
-def test_an_image_with_other_code_trains_nothing(launch, tmp_path):
+def test_an_image_with_other_code_is_refused(launch, tmp_path):
     with pytest.raises(ProjectError, match=r"^The image must hold the code that the package was compiled from"):
         launch(1, digest="0" * 64)
-    assert files(tmp_path / "task-0") == set()
+    assert list_files(tmp_path / "task-0") == set()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What TensorBoard finds, read back from the event files of a real training and from its own reader."""
+"""The event files of a real training, read with TensorBoard's own reader."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.util import tensor_util
 
-from components.train import tensorboard, trainer
+from components.train import tensorboard
 from components.train.callbacks import EpochValidation
 from components.train.data import InMemoryDataset
 from components.train.hyperparameters import Hyperparameters
 from components.train.tensorboard import TensorBoardLogs
+from tests.train.conftest import TRAINED
 
 
-def runs_in(folder: pathlib.Path) -> EventMultiplexer:
+def read_runs(folder: pathlib.Path) -> EventMultiplexer:
     return EventMultiplexer(size_guidance={"tensors": 0}).AddRunsFromDirectory(str(folder)).Reload()
 
 
@@ -32,84 +33,81 @@ def values(runs: EventMultiplexer, run: str, tag: str) -> dict[int, Any]:
 
 
 def image(value: Any) -> np.ndarray:
-    """The picture in the value of an image summary: its width, its height, and PNG files."""
+    """Returns the picture of an image summary, whose value is width, height and PNG files."""
     with Image.open(io.BytesIO(value[2])) as picture:
         assert [int(side) for side in value[:2]] == list(picture.size)
         return np.asarray(picture)
 
 
-CHOSEN = Hyperparameters.of("cnn", train_steps=60, batch_size=32)
-
-
 @pytest.fixture(scope="module")
-def model_run(inputs, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("board")
-    trainer.run_fn(inputs.fn_args(folder, CHOSEN))
-    return folder / "model_run"
+def model_run(trained: dict[str, Any]) -> pathlib.Path:
+    return pathlib.Path(trained["model_run"].uri)
 
 
 def test_curves_and_graph(model_run: pathlib.Path) -> None:
-    runs = runs_in(model_run)
+    runs = read_runs(model_run)
     epochs = json.loads((model_run / "training.json").read_text())["epochs"]
-    for part, key in (("train", ""), ("validation", "val_")):
-        for what in ("loss", "accuracy"):
-            found = values(runs, part, f"epoch_{what}")
-            assert [float(found[step]) for step in range(6)] == pytest.approx([row[key + what] for row in epochs])
+    for run, prefix in (("train", ""), ("validation", "val_")):
+        for metric in ("loss", "accuracy"):
+            curve = values(runs, run, f"epoch_{metric}")
+            assert [float(curve[step]) for step in range(6)] == pytest.approx([row[prefix + metric] for row in epochs])
     rates = values(runs, "train", "epoch_learning_rate")
     assert [float(rates[step]) for step in range(6)] == pytest.approx([row["learning_rate"] for row in epochs])
     assert "keras" in runs.Runs()["train"]["tensors"]  # the graph, as layers
 
 
 def test_pictures_of_each_epoch(model_run: pathlib.Path) -> None:
-    runs = runs_in(model_run)
+    runs = read_runs(model_run)
     for tag, shape in (("val/confusion_matrix", (374, 374, 3)), ("val/mistakes", None)):
-        found = values(runs, ".", tag)
-        assert sorted(found) == list(range(6)), tag
-        for value in found.values():
+        pictures = values(runs, ".", tag)
+        assert sorted(pictures) == list(range(6)), tag
+        for value in pictures.values():
             picture = image(value)
             assert shape in (None, picture.shape)
             assert picture.dtype == np.uint8
             assert len(np.unique(picture)) > 10
 
 
-def test_hyperparameters_and_what_they_are_compared_by(model_run: pathlib.Path) -> None:
-    content = runs_in(model_run).PluginRunToTagToContent(hparams_metadata.PLUGIN_NAME)["."]
+def test_hyperparameters_and_their_metrics(model_run: pathlib.Path) -> None:
+    content = read_runs(model_run).PluginRunToTagToContent(hparams_metadata.PLUGIN_NAME)["."]
     started = hparams_metadata.parse_session_start_info_plugin_data(content[hparams_metadata.SESSION_START_INFO_TAG])
-    found = {name: value.string_value or value.number_value for name, value in started.hparams.items()}
-    assert found == {name: value for name, value in CHOSEN.to_config().items() if value is not None}
+    logged = {name: value.string_value or value.number_value for name, value in started.hparams.items()}
+    assert logged == {name: value for name, value in TRAINED.to_config().items() if value is not None}
     experiment = hparams_metadata.parse_experiment_plugin_data(content[hparams_metadata.EXPERIMENT_TAG])
-    assert [(one.name.group, one.name.tag) for one in experiment.metric_infos] == [
+    assert [(metric.name.group, metric.name.tag) for metric in experiment.metric_infos] == [
         ("validation", "epoch_accuracy"), ("validation", "epoch_loss")
     ]  # fmt: skip
 
 
-def test_the_matrix_counts_what_the_network_answers(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_confusion_matrix_counts_predictions(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, Any] = {}
-    nothing = np.zeros((2, 2, 3), np.uint8)
+    picture = np.zeros((2, 2, 3), np.uint8)
     monkeypatch.setattr(
-        tensorboard, "draw_confusion_matrix", lambda matrix, names: (drawn.update(matrix=matrix), nothing)[1]
+        tensorboard, "draw_confusion_matrix", lambda matrix, names: (drawn.update(matrix=matrix), picture)[1]
     )
     monkeypatch.setattr(
-        tensorboard, "draw_gallery", lambda images, captions: (drawn.update(captions=captions), nothing)[1]
+        tensorboard, "draw_gallery", lambda images, captions: (drawn.update(captions=captions), picture)[1]
     )
-    # A network that says 3 of everything, the surer the brighter.
+    # A network that predicts 3 for every image, with a probability that rises with brightness.
     network = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")])
     kernel = np.zeros((784, 10), np.float32)
     kernel[:, 3] = 0.01
     network.set_weights([kernel, np.zeros(10, np.float32)])
     images = np.ones((4, 28, 28, 1), np.float32) * np.array([0.1, 0.2, 0.3, 0.4], np.float32)[:, None, None, None]
     network.compile("sgd")
-    exported = keras.models.clone_model(network)
-    validation = EpochValidation(exported, InMemoryDataset(images, np.array([3, 5, 7, 200])))
-    board = TensorBoardLogs(str(tmp_path), validation, Hyperparameters.of("linear"))
-    for callback in (validation, board):
-        callback.set_model(network)
-        callback.on_epoch_end(0)
+    validation = EpochValidation(keras.models.clone_model(network), InMemoryDataset(images, np.array([3, 5, 7, 200])))
+    callback = TensorBoardLogs(str(tmp_path), validation, Hyperparameters.of("linear"))
+    for each in (validation, callback):
+        each.set_model(network)
+        each.on_epoch_end(0)
     matrix, captions = drawn["matrix"], drawn["captions"]
     assert {(row, column): matrix[row, column] for row, column in np.argwhere(matrix)} == {
         (3, 3): 1, (5, 3): 1, (7, 3): 1
     }  # fmt: skip
-    assert [caption[:6] for caption in captions] == ["7 as 3", "5 as 3"]  # the least belief in the truth first
+    assert [caption[:6] for caption in captions] == [
+        "7 as 3",
+        "5 as 3",
+    ]  # by the probability of the true class
     assert captions[0].endswith("54%")  # e^2.352 / (e^2.352 + 9)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real workers of one training: processes of this machine that talk over loopback."""
+"""Workers of one training: processes on this machine that communicate over loopback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-# Runs `run_fn`, says what it is doing, and ends as the task of a training job would.
+# Runs `run_fn`, writes its progress to a file, and exits like a worker of a training job.
 WORKER = """
 import json, logging, os, sys, types
 sys.path.insert(0, sys.argv[1])
@@ -22,21 +22,22 @@ from components.errors import ProjectError
 logging.getLogger("progress").addHandler(logging.FileHandler(sys.argv[3]))
 logging.getLogger("progress").setLevel(logging.INFO)
 from components.train import trainer
-{before}
+{setup}
 try:
     trainer.run_fn(types.SimpleNamespace(**json.loads(sys.argv[2])))
 except ProjectError as error:
-    print("ended:", type(error).__name__, error, flush=True)
+    print("result:", type(error).__name__, error, flush=True)
     os._exit(70 + error.exit_code)
-print("ended: well", flush=True)
+print("result: success", flush=True)
+os._exit(0)  # skips TensorFlow's shutdown, which would wait for the other workers
 """
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 class Worker:
-    """One process of a training, and what it says."""
+    """One process of a training, with its progress and output."""
 
-    def __init__(self, arguments: Any, log: pathlib.Path, tf_config: dict[str, Any] | None, before: str = ""):
+    def __init__(self, fn_args: Any, log: pathlib.Path, tf_config: dict[str, Any] | None, setup: str = ""):
         log.parent.mkdir(parents=True, exist_ok=True)
         self._progress, self._output = log.with_suffix(".progress"), log
         env = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
@@ -44,7 +45,7 @@ class Worker:
             env["TF_CONFIG"] = json.dumps(tf_config)
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", WORKER.replace("{before}", before), str(ROOT), json.dumps(vars(arguments)),
+                [sys.executable, "-c", WORKER.replace("{setup}", setup), str(ROOT), json.dumps(vars(fn_args)),
                  str(self._progress)],
                 stdout=output, stderr=subprocess.STDOUT, env=env,
             )  # fmt: skip
@@ -58,33 +59,38 @@ class Worker:
         return self._output.read_text(errors="replace")
 
     @property
-    def ended(self) -> str:
-        """The sentence that it ended with."""
-        said = [line for line in self.output.splitlines() if line.startswith("ended: ")]
-        return said[-1].removeprefix("ended: ") if said else self.output[-2000:]
+    def result(self) -> str:
+        """The last line, with the error if there was one."""
+        lines = [line for line in self.output.splitlines() if line.startswith("result: ")]
+        return lines[-1].removeprefix("result: ") if lines else self.output[-2000:]
 
-    def wait_for(self, text: str, seconds: float = 120) -> None:
-        """Waits until its progress says something."""
-        until = time.monotonic() + seconds
+    def wait_for(self, text: str, seconds: float = 300) -> None:
+        """Waits for a text in its progress."""
+        deadline = time.monotonic() + seconds
         while text not in self.progress:
             assert self.process.poll() is None, self.output[-3000:]
-            assert time.monotonic() < until, f"no {text!r} after {seconds} s: {self.output[-3000:]}"
+            assert time.monotonic() < deadline, f"no {text!r} after {seconds} s: {self.output[-3000:]}"
             time.sleep(0.02)
 
 
+def free_ports(count: int) -> list[int]:
+    """Returns ports of loopback that nothing listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for server in sockets:
+            server.bind(("127.0.0.1", 0))
+        return [server.getsockname()[1] for server in sockets]
+
+
 @contextlib.contextmanager
-def started(arguments: Sequence[Any], folder: pathlib.Path, before: str = "") -> Iterator[list[Worker]]:
-    """Starts a worker with each of these `fn_args`; whatever is left of them in the end is killed."""
-    with contextlib.ExitStack() as sockets:
-        held = [sockets.enter_context(socket.socket()) for _ in arguments]
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        cluster = {"worker": [f"127.0.0.1:{one.getsockname()[1]}" for one in held]}
+def start(fn_args: Sequence[Any], folder: pathlib.Path, setup: str = "") -> Iterator[list[Worker]]:
+    """Starts a worker with each of these `fn_args`, after the code `setup`; kills those that still run at the end."""
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(len(fn_args))]}
     workers = []
     try:
-        for index, one in enumerate(arguments):
-            tf_config = {"cluster": cluster, "task": {"type": "worker", "index": index}} if len(arguments) > 1 else None
-            workers.append(Worker(one, folder / f"worker-{index}.log", tf_config, before))
+        for index, worker_args in enumerate(fn_args):
+            tf_config = {"cluster": cluster, "task": {"type": "worker", "index": index}} if len(fn_args) > 1 else None
+            workers.append(Worker(worker_args, folder / f"worker-{index}.log", tf_config, setup))
         yield workers
     finally:
         for worker in workers:

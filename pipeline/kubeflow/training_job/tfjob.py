@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains as a training job of several workers, instead of in the task itself: in the place of `run.run_fn`.
+"""Trains in a training job of several workers; replaces `trainer.run_fn` in the training task.
 
-The job is a TFJob of Kubeflow's training operator. The task makes it, follows it, and puts out what it made; the task
-needs no accelerator. This module holds functions only: TFX loads it a second time when it resolves `run_fn`.
+The job is a TFJob of Kubeflow's training operator. The task creates it, follows it, and fetches its results; the task
+itself needs no accelerator. This module holds functions only, because TFX loads it a second time to resolve `run_fn`.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ from typing import TYPE_CHECKING, Any
 from components import progress
 from components.errors import BadInput, ProjectError
 from pipeline.kubeflow.training_job import exchange
-from pipeline.kubeflow.training_job.cluster import Cluster, Json, Refused
+from pipeline.kubeflow.training_job.cluster import ApiError, JobClient, Json
 from pipeline.kubeflow.training_job.job_watch import JobWatch
 
 if TYPE_CHECKING:
     from tfx.components.trainer.fn_args_utils import FnArgs
 
-# Labels of a job: whose it is.
+# Labels of a job that identify its task.
 RUN_LABEL, TASK_LABEL = "mnist-tfx/run", "mnist-tfx/task"
-_GONE_SECONDS = 120.0  # until the workers of a former job must be gone
-_TRIES, _PAUSE_SECONDS = 5, 5.0  # of making and of removing a job
+_SHUTDOWN_SECONDS = 120.0  # for the workers of a previous job
+_ATTEMPTS, _PAUSE_SECONDS = 5, 5.0  # to create and to remove a job
 
 
 def run_fn(fn_args: FnArgs) -> None:
-    """Has a training job do the work of `run.run_fn`.
+    """Runs `trainer.run_fn` in the workers of a training job.
 
     Reads:
-        `train_files`, `eval_files`, `transform_graph_path`: only where they lie; the workers read them in the store.
-        `custom_config`: that of `run.run_fn`, with two more keys. `training_job`: the TFJob, complete but for its name,
-        its labels and its owner, and the address of its job, which becomes the last argument of the workers' command.
-        `task`: `{"name": node, "run": URL of the run's folder in the store, "urls": {local path: URL}}`.
+        `train_files`, `eval_files`, `transform_graph_path`: only the paths; the workers read the files in the store.
+        `custom_config`: that of `trainer.run_fn`, with two more keys. `training_job`: the TFJob without name, labels,
+            owner and the job's URL, which becomes the last argument of the workers' command. `task`: `{"name": node,
+            "run": URL of the run's folder in the store, "urls": {local path: URL}}`.
 
     Writes:
-        `serving_model_dir` and keras/ beside it, `model_run_dir`: what the first worker made, once all of it is there.
+        `serving_model_dir` and keras/ beside it, `model_run_dir`: the first worker's outputs, once they are complete.
 
     Raises:
         BadInput: this is no pod of a cluster, or the store cannot be used.
-        GateStopped, BadInput, ProjectError: the job failed, by the exit code of the worker that failed.
-        ProjectError: the API refuses, the job was deleted, or its model is not whole.
+        GateStopped, BadInput, ProjectError: the job failed; by the exit code of the failed worker.
+        ProjectError: the API refuses, the job was deleted, or its model is incomplete.
     """
     config = dict(fn_args.custom_config)
     manifest, task = config.pop(exchange.MANIFEST), config.pop(exchange.TASK, None)
     if task is None or "KFP_POD_NAME" not in os.environ:
         raise BadInput(
-            "a training job is made by a task of the open-source Kubeflow Pipelines, whose storage the workers reach; "
-            "compile the package without --workers for another place"
+            "a training job is created by a task of the open-source Kubeflow Pipelines, whose storage the workers "
+            "reach; to run elsewhere, compile the package without --workers"
         )
     model = pathlib.Path(fn_args.serving_model_dir).parent
     labels = {RUN_LABEL: _label(task["run"].rpartition("/")[2]), TASK_LABEL: _label(task["name"])}
@@ -67,100 +67,100 @@ def run_fn(fn_args: FnArgs) -> None:
         train=[_url(pattern, task["urls"]) for pattern in fn_args.train_files],
         val=[_url(pattern, task["urls"]) for pattern in fn_args.eval_files],
         transform_graph=_url(fn_args.transform_graph_path, task["urls"]),
-        # The same for each try of this task, so that one goes on where another stopped.
+        # The same for every attempt at this task, so that one resumes another.
         config=config | {"checkpoints": f"{task['run']}/checkpoints"},
     )
-    with Cluster() as cluster:
-        _remove_former(cluster, labels)
+    with JobClient() as client:
+        _remove_previous(client, labels)
         exchange.write(url, job)
         try:
-            with _stopped_by_sigterm(), _made(cluster, _completed(manifest, name, labels, cluster, url)):
-                JobWatch(cluster, name, manifest["spec"]["runPolicy"]["backoffLimit"]).until_it_succeeds()
-                exchange.take(url, {"model": model, "model_run": pathlib.Path(fn_args.model_run_dir)})
+            with _exit_on_sigterm(), _running(client, _complete(manifest, name, labels, client, url)):
+                JobWatch(client, name, manifest["spec"]["runPolicy"]["backoffLimit"]).wait()
+                exchange.fetch_results(url, {"model": model, "model_run": pathlib.Path(fn_args.model_run_dir)})
         finally:
-            exchange.tidy(url)
+            exchange.remove(url)
 
 
 def _url(path: str, urls: Mapping[str, str]) -> str:
-    """The URL of a folder, or of the folder that a pattern matches all files of."""
+    """Returns the URL of a folder or of a pattern FOLDER/*."""
     folder = path.removesuffix("/*")
     root = next(root for root in sorted(urls, key=len, reverse=True) if f"{folder}/".startswith(f"{root}/"))
     return f"{urls[root]}{folder.removeprefix(root)}"
 
 
 def _label(text: str) -> str:
-    """A text as part of a name and as a label of Kubernetes."""
+    """Converts a text to a valid label and part of a name in Kubernetes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:63].rstrip("-")
 
 
-def _completed(manifest: Json, name: str, labels: Mapping[str, str], cluster: Cluster, url: str) -> Json:
-    """The TFJob with what is only known now."""
-    made = copy.deepcopy(manifest)
-    # Kubernetes removes the job when this task's pod is removed. Nothing blocks on it: that would take further rights.
+def _complete(manifest: Json, name: str, labels: Mapping[str, str], client: JobClient, url: str) -> Json:
+    """Adds to a TFJob the fields that depend on the run."""
+    job = copy.deepcopy(manifest)
+    # Kubernetes removes the job with this task's pod. blockOwnerDeletion would require further rights.
     owner = {
         "apiVersion": "v1",
         "kind": "Pod",
         "name": os.environ["KFP_POD_NAME"],
         "uid": os.environ.get("KFP_POD_UID", ""),
     }
-    made["metadata"] = {
+    job["metadata"] = {
         "name": name,
-        "namespace": cluster.namespace,
+        "namespace": client.namespace,
         "labels": dict(labels),
         **({"ownerReferences": [owner]} if owner["uid"] else {}),
     }
-    template = made["spec"]["tfReplicaSpecs"]["Worker"]["template"]
+    template = job["spec"]["tfReplicaSpecs"]["Worker"]["template"]
     template["metadata"]["labels"].update(labels)
     template["spec"]["containers"][0]["args"].append(url)
-    if account := cluster.account():  # whose rights in a store may be the only ones that the workers have there
+    if account := client.account():  # the workers may depend on its rights in the store
         template["spec"]["serviceAccountName"] = account
-    return made
+    return job
 
 
 def _report(text: str, level: int = logging.INFO) -> None:
     progress.report(progress.Message(f"training job: {text}"), level)
 
 
-def _remove_former(cluster: Cluster, labels: Mapping[str, str]) -> None:
-    """Removes what a former try of this task has left running: its workers would train on, beside the new ones."""
+def _remove_previous(client: JobClient, labels: Mapping[str, str]) -> None:
+    """Removes jobs of previous attempts at this task, whose workers would train beside the new ones."""
     selector = ",".join(f"{key}={value}" for key, value in labels.items())
-    for job in cluster.jobs(selector):
+    for job in client.jobs(selector):
         name = job["metadata"]["name"]
-        _report(f"{name} of a former try is removed")
-        cluster.delete(name)
-        until = time.monotonic() + _GONE_SECONDS
-        while cluster.pods(name):
-            if time.monotonic() > until:
+        _report(f"removing {name} of a previous attempt")
+        client.delete(name)
+        deadline = time.monotonic() + _SHUTDOWN_SECONDS
+        while client.pods(name):
+            if time.monotonic() > deadline:
                 raise ProjectError(
-                    f"the workers of the former training job {name} must end; they did not in {_GONE_SECONDS:.0f} s. "
-                    "Look at their nodes: kubectl get pods --output wide"
+                    f"the workers of the previous training job {name} must end within {_SHUTDOWN_SECONDS:.0f} s; they "
+                    "did not. Look at their nodes: kubectl get pods --output wide"
                 )
             time.sleep(1)
 
 
 @contextlib.contextmanager
-def _made(cluster: Cluster, job: Json) -> Iterator[None]:
-    """A job that is there as long as the block lasts, however that ends."""
+def _running(client: JobClient, job: Json) -> Iterator[None]:
+    """Creates a job and removes it at the end of the block, however that ends."""
     name = job["metadata"]["name"]
     try:
-        _make(cluster, job)
+        _create(client, job)
         workers = job["spec"]["tfReplicaSpecs"]["Worker"]["replicas"]
-        _report(f"{name}, {workers} workers, in the namespace {cluster.namespace}")
+        _report(f"{name}, {workers} workers, in the namespace {client.namespace}")
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what began to end, ends
-        _remove(cluster, name)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second signal must not interrupt the removal
+        _remove(client, name)
 
 
-def _make(cluster: Cluster, job: Json) -> None:
-    """Makes a job, where need be by several tries, of which one may have come through without its answer."""
-    for left in reversed(range(_TRIES)):
+def _create(client: JobClient, job: Json) -> None:
+    """Creates a job with several attempts, one of which may succeed although its response is lost."""
+    for remaining in reversed(range(_ATTEMPTS)):
         try:
-            cluster.create(job)
-        except Refused as error:
-            if error.status == 409 and left < _TRIES - 1 and cluster.job(job["metadata"]["name"]):
+            client.create(job)
+        except ApiError as error:
+            if error.status == 409 and remaining < _ATTEMPTS - 1 and client.job(job["metadata"]["name"]):
                 return
-            if not (left and _passes(error)):
+            if not (remaining and _is_transient(error)):
                 raise
             _report(str(error))
             time.sleep(_PAUSE_SECONDS)
@@ -168,36 +168,36 @@ def _make(cluster: Cluster, job: Json) -> None:
             return
 
 
-def _remove(cluster: Cluster, name: str) -> None:
-    """Removes a job; where that cannot be, says so: what the job has come to does not depend on it."""
-    for left in reversed(range(_TRIES)):
+def _remove(client: JobClient, name: str) -> None:
+    """Removes a job; logs a warning if that fails, because the result does not depend on it."""
+    for remaining in reversed(range(_ATTEMPTS)):
         try:
-            cluster.delete(name)
-        except Refused as error:
-            if not (left and _passes(error)):
-                _report(f"{name} stays: kubectl delete tfjob {name}. {error}", logging.WARNING)
+            client.delete(name)
+        except ApiError as error:
+            if not (remaining and _is_transient(error)):
+                _report(f"{name} was not removed; remove it: kubectl delete tfjob {name}. {error}", logging.WARNING)
                 return
             time.sleep(_PAUSE_SECONDS)
         else:
-            _report(f"{name} is removed")
+            _report(f"{name} was removed")
             return
 
 
-def _passes(error: Refused) -> bool:
-    """Whether it may be otherwise in a minute."""
+def _is_transient(error: ApiError) -> bool:
+    """Returns whether the request may succeed in a minute."""
     return error.status in {0, 429} or error.status >= 500
 
 
 @contextlib.contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """What ends a pod ends the block, with all that it has to clear away."""
+def _exit_on_sigterm() -> Iterator[None]:
+    """Raises SystemExit in the block when its pod is stopped, so that the block cleans up."""
 
     def stop(number: int, frame: Any) -> None:
-        _report("this task is being ended", logging.WARNING)
+        _report("this task is being stopped", logging.WARNING)
         sys.exit(128 + number)
 
-    former = signal.signal(signal.SIGTERM, stop)
+    handler = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        signal.signal(signal.SIGTERM, handler)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training job of a package: a TFJob of Kubeflow's training operator, complete but for what is known at run time.
+"""The training job of a package: a TFJob of Kubeflow's training operator, without the fields that depend on the run.
 
-Its fields were read in kubeflow/training-operator 1.7 to 1.9 (pkg/apis/kubeflow.org/v1, pkg/controller.v1).
+Source of the fields: kubeflow/training-operator 1.7 to 1.9 (pkg/apis/kubeflow.org/v1, pkg/controller.v1).
 """
 
 from __future__ import annotations
@@ -16,51 +16,51 @@ from pipeline.kubeflow.training_job import exchange
 RUN_FN = "pipeline.kubeflow.training_job.tfjob.run_fn"
 COMMAND = ("python", "-m", "pipeline.kubeflow.training_job.worker")
 API_VERSION, KIND, REPLICA, CONTAINER = "kubeflow.org/v1", "TFJob", "Worker", "tensorflow"
-# How often a worker may be started again; how long a training may take; how long a job stays that nobody removes.
-RESTARTS, DEADLINE_SECONDS, LEFT_SECONDS = 10, 24 * 3600, 3600
+# Restarts of a worker; limit of a training; lifetime of a finished job that is not removed.
+RESTARTS, DEADLINE_SECONDS, RETENTION_SECONDS = 10, 24 * 3600, 3600
 
 Json = dict[str, Any]
 
 
 def launch(task: Json, needs: Needs, image: str, digest: str) -> None:
-    """Changes a compiled training task so that a job of workers does its work.
+    """Makes a compiled training task launch a training job.
 
     Args:
-        task: of the PipelineSpec; it gets other values of two parameters.
-        needs: what the workers need.
-        image: theirs.
-        digest: of the code that the image must hold.
+        task: of the PipelineSpec; two of its parameters are changed.
+        needs: the workers' resources.
+        image: the workers' image.
+        digest: of the code that the image must have.
     """
-    given = task["inputs"]["parameters"]
-    config = json.loads(given["custom_config"]["runtimeValue"]["constant"])
+    parameters = task["inputs"]["parameters"]
+    config = json.loads(parameters["custom_config"]["runtimeValue"]["constant"])
     compute = Compute.of(GPU, needs.gpus_per_worker) if needs.gpus_per_worker else Compute.of(CPU)
     config |= {name: compute.to_config()[name] for name in ("accelerator", "gpus")}
     config[exchange.MANIFEST] = build_manifest(needs, image, digest)
-    given["custom_config"]["runtimeValue"]["constant"] = json.dumps(config, sort_keys=True)
-    given["run_fn"]["runtimeValue"]["constant"] = RUN_FN
+    parameters["custom_config"]["runtimeValue"]["constant"] = json.dumps(config, sort_keys=True)
+    parameters["run_fn"]["runtimeValue"]["constant"] = RUN_FN
 
 
 def build_manifest(needs: Needs, image: str, digest: str) -> Json:
-    """The TFJob."""
+    """Returns the TFJob."""
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
         "spec": {
             "runPolicy": {
-                # Those that ended stay, so that the log of one that failed can be read.
+                # Pods that have ended remain, so that the log of a failed one can be read.
                 "cleanPodPolicy": "Running",
                 "backoffLimit": RESTARTS,
                 "activeDeadlineSeconds": DEADLINE_SECONDS,
-                "ttlSecondsAfterFinished": LEFT_SECONDS,
+                "ttlSecondsAfterFinished": RETENTION_SECONDS,
             },
             "successPolicy": "AllWorkers",
             "tfReplicaSpecs": {
                 REPLICA: {
                     "replicas": needs.workers,
-                    # Again where the code is 128 or above: killed, or another one was.
+                    # Restarts workers with exit codes from 128: they or a peer were killed.
                     "restartPolicy": "ExitCode",
                     "template": {
-                        # A proxy beside the worker would outlive it, and stand between the workers.
+                        # A sidecar proxy would outlive the worker and intercept its peers' connections.
                         "metadata": {"labels": {"sidecar.istio.io/inject": "false"}},
                         "spec": _pod(needs, image, digest),
                     },
@@ -88,7 +88,7 @@ def _pod(needs: Needs, image: str, digest: str) -> Json:
         volumes.append({"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": needs.shared_memory}})
         mounts.append({"name": "dshm", "mountPath": "/dev/shm"})
     container = {
-        "name": CONTAINER,  # the operator looks for this one
+        "name": CONTAINER,  # required by the operator
         "image": image,
         "command": list(COMMAND),
         "args": ["--code_digest", digest],
@@ -102,6 +102,6 @@ def _pod(needs: Needs, image: str, digest: str) -> Json:
         "automountServiceAccountToken": False,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         **({"nodeSelector": dict(needs.node_selector)} if needs.node_selector else {}),
-        **({"tolerations": [dict(one) for one in needs.tolerations]} if needs.tolerations else {}),
+        **({"tolerations": [dict(toleration) for toleration in needs.tolerations]} if needs.tolerations else {}),
         **({"volumes": volumes} if volumes else {}),
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One worker of a training job, from the address of the job to the model in the store."""
+"""A worker of a training job: fetches the inputs from the store, trains, and publishes the model."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from components.train.devices import PeerLost
 from pipeline.kubeflow import entrypoint
 from pipeline.kubeflow.training_job import exchange
 
-# Of an upload: what hours of training have made is not given up for one bad minute of the store.
+# Of an upload, so that a short outage of the store does not waste hours of training.
 _RETRIES = 3
-# How long the other workers wait for the first one's upload.
+# Limit of the other workers' wait for the first one's upload.
 UPLOAD_SECONDS, _POLL_SECONDS = 600.0, 2.0
 
 
 def work(url: str) -> None:
-    """Does a worker's part of a training job; TF_CONFIG in the environment says which worker this is.
+    """Runs the worker of a training job that TF_CONFIG in the environment names.
 
-    Nothing but the splits train and val and the transform graph is fetched. A worker that is started again after the
+    It fetches the splits train and val and the transform graph, and nothing else. A worker that restarts after the
     model was published has nothing to do.
 
     Args:
         url: of the job, see `exchange`.
 
     Raises:
-        BadInput: the store cannot be used, or the job is one that `run.run_fn` refuses.
+        BadInput: the store cannot be used, or `trainer.run_fn` refuses the job.
         GateStopped: the training diverges.
-        devices.PeerLost: another worker is gone; all are to be started again.
+        PeerLost: another worker stopped responding; all must be restarted.
     """
     job = exchange.read(url)
     if exchange.is_published(url):
@@ -52,11 +52,11 @@ def work(url: str) -> None:
         if devices.is_chief():
             progress.report(progress.Message("publishing the model"))
             retries.retrying(_RETRIES, lambda error: isinstance(error, BadInput))(
-                exchange.publish, url, pathlib.Path("made")
+                exchange.publish, url, pathlib.Path("results")
             )
-            _remove_checkpoints(job)
+            remove_checkpoints(job)
         else:
-            _wait_for_the_model(url)
+            wait_for_model(url)
 
 
 def _train(job: exchange.Job) -> None:
@@ -73,37 +73,40 @@ def _train(job: exchange.Job) -> None:
             train_files=[f"train/{number}/*" for number in range(len(job.train))],
             eval_files=[f"val/{number}/*" for number in range(len(job.val))],
             transform_graph_path="transform_graph/0",
-            serving_model_dir="made/model/Format-Serving",
-            model_run_dir="made/model_run",
+            serving_model_dir="results/model/Format-Serving",
+            model_run_dir="results/model_run",
             custom_config=job.config,
         )
     )
 
 
-def _remove_checkpoints(job: exchange.Job) -> None:
-    """Not before the model is published, so that a worker that is lost in its upload need not train again."""
+def remove_checkpoints(job: exchange.Job) -> None:
+    """Removes the checkpoints; called after the upload, so that a worker that is killed during it can resume."""
     from components.train import checkpoints
 
     if folder := job.config.get("checkpoints"):
-        with contextlib.suppress(BadInput):  # a store may let nothing be removed
+        with contextlib.suppress(BadInput):  # rights may not include removing
             checkpoints.remove(folder)
 
 
 def _is_published(url: str) -> bool:
     try:
         return exchange.is_published(url)
-    except BadInput as error:  # as the upload is, so as not to end the job meanwhile
-        progress.report(progress.Message(f"looking for the model is tried again: {error}"), logging.WARNING)
+    except BadInput as error:  # the upload is retried too; the job must not end before it
+        progress.report(
+            progress.Message(f"checking for the model failed and will be retried: {error}"), logging.WARNING
+        )
         return False
 
 
-def _wait_for_the_model(url: str) -> None:
-    """Stays until the first worker is done: if that one is lost now, all are needed to train again."""
-    until = time.monotonic() + UPLOAD_SECONDS
+def wait_for_model(url: str) -> None:
+    """Waits for the first worker's upload; if that worker is lost, all are needed to resume the training."""
+    deadline = time.monotonic() + UPLOAD_SECONDS
     while not _is_published(url):
-        if time.monotonic() > until:
-            raise devices.PeerLost(
-                f"the first worker must publish the model; it did not in {UPLOAD_SECONDS:.0f} s; all are started again"
+        if time.monotonic() > deadline:
+            raise PeerLost(
+                f"the first worker must publish the model within {UPLOAD_SECONDS:.0f} s; it did not. All workers are "
+                "restarted."
             )
         time.sleep(_POLL_SECONDS)
 
@@ -112,19 +115,18 @@ RETRYABLE = 138
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Does a worker's part and returns the exit code."""
+    """Runs the worker and returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="pipeline.kubeflow.training_job.worker", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("--code_digest", required=True)
     parser.add_argument("url")
-    told = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
     progress.LOGGER.setLevel(logging.INFO)
     try:
-        entrypoint.check_code(told.code_digest)
-
-        work(told.url)
+        entrypoint.check_code(args.code_digest)
+        work(args.url)
     except ProjectError as error:
         entrypoint.print_error(error)
         return RETRYABLE if isinstance(error, PeerLost) else error.exit_code
@@ -133,27 +135,27 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def end_at_sigterm() -> None:
+def exit_on_sigterm() -> None:
     """Makes SIGTERM end the process at once.
 
-    The first process of a container ignores it otherwise, and a handler in Python would have to wait for TensorFlow,
-    which may be waiting for a worker that is gone.
+    By default the first process of a container ignores it, and a Python handler would have to wait for TensorFlow,
+    which may be waiting for a lost worker.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
-    def end() -> None:
+    def wait() -> None:
         os._exit(128 + signal.sigwait({signal.SIGTERM}))
 
-    threading.Thread(target=end, daemon=True).start()
+    threading.Thread(target=wait, daemon=True).start()
 
 
 if __name__ == "__main__":
     environment.prepare(several_workers=True)
     stdio.prepare()
     os.umask(entrypoint.UMASK)
-    end_at_sigterm()
-    ended = main(sys.argv[1:])
+    exit_on_sigterm()
+    code = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    # Without taking TensorFlow down in order: that would ask the other workers, which may be gone.
-    os._exit(ended)
+    # Skips TensorFlow's shutdown, which would wait for the other workers.
+    os._exit(code)
