@@ -100,7 +100,7 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             flag = unknown[0].partition("=")[0]
             suggestion = did_you_mean(flag, self._option_string_actions) if flag.startswith("--") else ""
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{suggestion}")
+            raise BadInput(f"unrecognized arguments: {' '.join(unknown)}{suggestion or '; see --help'}")
         return namespace, unknown
 
 

@@ -24,7 +24,7 @@ from components.findings import Finding, GateResult
 
 RECORD_FILE, REPORT_FILE = "record.json", "report.html"
 SCHEMA_VERSION = 1
-_CONFIG = ConfigDict(ser_json_inf_nan="constants")  # a loss may be NaN, and null would mean unknown
+_CONFIG = ConfigDict(ser_json_inf_nan="constants", defer_build=True)  # a loss may be NaN, and null would mean unknown
 
 
 class Verdict(enum.StrEnum):
@@ -284,7 +284,7 @@ class RunRecord:
 
 
 _ADAPTER = TypeAdapter(RunRecord)
-_METRICS = TypeAdapter(dict[str, Metrics])
+_METRICS = TypeAdapter(dict[str, Metrics], config=ConfigDict(defer_build=True))
 _TUNING = TypeAdapter(Tuning)
 
 

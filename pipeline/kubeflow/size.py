@@ -68,7 +68,7 @@ def estimate(documents: Sequence[Json], tasks: Collection[str] | None = None, se
     Args:
         documents: the package: PipelineSpec and, where it has one, the Kubernetes document.
         tasks: those that ran; default: all.
-        session: the server's JSON of the store, which it adds to each artifact, see `adapt.without_session`.
+        session: the server's JSON of the store, which it adds to each artifact, see `launcher_adapter.blank_session`.
 
     Returns:
         Task -> bytes, and under `WORKFLOW` those of no task; within a tenth of recorded workflows.

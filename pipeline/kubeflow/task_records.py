@@ -101,7 +101,7 @@ def write_task_record(prefix: str, record: TaskRecord) -> None:
         put(f"{prefix}/{FOLDER}/{record.task}.json", _ADAPTER.dump_json(record, indent=1))
     except BadInput as error:
         raise type(error)(
-            f"Every task writes its record for the report into the run's storage, but this one cannot. {error}"
+            f"Every task must write its record to the run's storage, for the report, and this one cannot. {error}"
         ) from None
 
 

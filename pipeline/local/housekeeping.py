@@ -18,7 +18,7 @@ from typing import Any
 from components.errors import BadInput
 from components.push import destination, history, rollback, versions
 from components.push.versions import Version
-from pipeline import database, metadata, run_record
+from pipeline import database, run_record
 from pipeline.local import lock
 from pipeline.run_record import RunRecord
 from pipeline.settings import ModelLocation
@@ -134,6 +134,8 @@ def _protected_versions(model: destination.Destination, present: list[Version], 
 
 def _unused_artifacts(location: ModelLocation, runs: Iterable[str]) -> tuple[list[pathlib.Path], str | None]:
     """Marks the artifacts that none of the runs used or made as deleted; returns their folders, and any error."""
+    from pipeline import metadata  # with ML Metadata, which a run with nothing changed does without
+
     root = location.output / "pipeline_root"
     # NODE/KEY/EXECUTION holds an artifact, NODE/.system/KIND/EXECUTION the working files of an execution.
     folders = [path for path in root.glob("*/*/*") if path.parent.name != ".system"]
@@ -196,6 +198,8 @@ def roll_back(location: ModelLocation, number: int | None, reason: str | None) -
         BadInput: there is no such version.
         GateStopped: something was pushed in the meantime.
     """
+    from pipeline import metadata
+
     chosen = rollback.choose(location.model, number)
     new = rollback.roll_back(location.model, chosen, reason)
     try:

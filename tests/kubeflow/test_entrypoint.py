@@ -130,7 +130,7 @@ def test_no_adaptation_can_be_left_out(cluster, monkeypatch, adaptation):
 
 def test_every_adaptation_is_left_out_once():
     functions = {name for name, value in vars(launcher_adapter).items() if inspect.isfunction(value) and name[0] != "_"}
-    assert functions - set(ADAPTATIONS) == {"local_path", "uris", "without_session"}
+    assert functions - set(ADAPTATIONS) == {"blank_session", "local_path", "uris"}
 
 
 def test_the_next_task_is_told_of_a_foreign_store_only(cluster, s3):
@@ -249,7 +249,7 @@ def test_an_image_with_other_code_is_refused(cluster, capsys):
     assert note.failure.exit_code == 1
 
 
-def test_a_store_that_refuses_the_note_stops_the_task_before_it_starts(cluster, s3, capsys):
+def test_a_store_that_refuses_the_record_stops_the_task_before_it_starts(cluster, s3, capsys):
     s3.before = lambda method, path: method == "PUT"
     try:
         assert run(cluster, "Produce", {}) is None
@@ -257,7 +257,7 @@ def test_a_store_that_refuses_the_note_stops_the_task_before_it_starts(cluster, 
         s3.reset()
     assert cluster.tasks[-1].exit_code == 2
     sentence = capsys.readouterr().err.splitlines()[-1]
-    assert "notes in the run's storage" in sentence
+    assert "must write its record" in sentence
     assert object_stores.ENVIRONMENT["AWS_SECRET_ACCESS_KEY"] not in sentence
 
 

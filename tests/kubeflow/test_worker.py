@@ -17,6 +17,7 @@ from pipeline.kubeflow.training_job import job_watch, tfjob
 from tests import object_stores
 from tests.kubeflow import cluster_stub, launching
 from tests.kubeflow.launching import list_files
+from tests.train.conftest import make_digits
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +28,11 @@ STEPS = 120
 def s3():
     with object_stores.running() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return make_digits(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture

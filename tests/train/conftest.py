@@ -55,13 +55,11 @@ def make_inputs(folder: pathlib.Path, splits: dict[str, tuple[np.ndarray, np.nda
     return Inputs(splits, {"examples": examples, "schema": schema, "transform_graph": outputs["transform_graph"]})
 
 
-@pytest.fixture(scope="session")
-def inputs(tmp_path_factory) -> Inputs:
-    """Handwritten digits, 28x28: 300 in train, 100 in val; the files of the test split are unreadable."""
+def make_digits(folder: pathlib.Path) -> Inputs:
+    """Writes handwritten digits, 28x28: 300 in train, 100 in val; the files of the test split are unreadable."""
     digits = load_digits()
     images = np.kron(digits.images[:400] * 15, np.ones((3, 3))).astype(np.uint8)
     images = np.pad(images, ((0, 0), (2, 2), (2, 2)))
-    folder = tmp_path_factory.mktemp("inputs")
     result = make_inputs(
         folder,
         {
@@ -73,6 +71,11 @@ def inputs(tmp_path_factory) -> Inputs:
     for file in (folder / "examples" / "Split-test").iterdir():
         file.write_bytes(b"not a TFRecord")
     return result
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory) -> Inputs:
+    return make_digits(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="session")

@@ -205,7 +205,7 @@ def test_hyperparameters_that_a_run_sets_are_not_searched(inputs, tmp_path):
     assert set(results["space"]) == {"batch_size"}
     assert results["trials"][0]["values"] == {"batch_size": 32}
     values |= {"batch_size": 64}
-    with pytest.raises(BadInput, match="all of them are given"):
+    with pytest.raises(BadInput, match="all of them are fixed"):
         run_search(inputs, tmp_path / "nothing", base=runtime, trials=2, **values)
 
 
