@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays of one shape that are read again and again, by number: in memory, or in a file where they are too many."""
+"""Arrays of one shape that are read by number many times: in memory, or in a file if they are too large."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from components.errors import ProjectError
 
-# What is left free for whatever else a stage writes: the model, logs and checkpoints.
-_ROOM_BYTES = 200 * 10**6
+# Disk space reserved for the other files of a stage: the model, logs and checkpoints.
+_RESERVED_BYTES = 200 * 10**6
 
 
 class ArrayRows(Protocol):
-    """Arrays of one shape one below the other: an array of them, a file, or several as one."""
+    """Stacked arrays of one shape: in an array, in a file, or in several of these."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -32,7 +32,7 @@ class ArrayRows(Protocol):
 
 
 class DiskArray:
-    """Rows in a file that nobody else sees and that goes with the process, however that ends.
+    """Rows in an unnamed file, which disappears with the process.
 
     Read with `pread`: a map of the file would count as memory of the process. Several threads may read at a time.
     """
@@ -51,58 +51,58 @@ class DiskArray:
         return self._shape[0]
 
     def __getitem__(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        found = np.empty((len(numbers), *self._shape[1:]), self._dtype)
+        rows = np.empty((len(numbers), *self._shape[1:]), self._dtype)
         if not len(numbers):
-            return found
+            return rows
         # Neighbours are read at once.
         starts = np.flatnonzero(np.diff(numbers, prepend=-2) != 1)
-        for part, number in zip(np.split(found, starts[1:]), numbers[starts].tolist(), strict=True):
-            left, place = part.data.cast("B"), number * part[0].nbytes
-            while left:
-                if not (read := os.preadv(self._file.fileno(), [left], place)):
+        for part, number in zip(np.split(rows, starts[1:]), numbers[starts].tolist(), strict=True):
+            buffer, offset = part.data.cast("B"), number * part[0].nbytes
+            while buffer:
+                if not (read := os.preadv(self._file.fileno(), [buffer], offset)):
                     raise OSError(f"the file of {len(self):,} rows ends within the {len(part):,} from {number:,} on")
-                left, place = left[read:], place + read
-        return found
+                buffer, offset = buffer[read:], offset + read
+        return rows
 
 
 def store(blocks: Iterable[npt.NDArray[Any]], count: Callable[[], int], memory_bytes: int) -> ArrayRows:
-    """Keeps rows in memory up to a limit, else in a file in the folder for temporary files.
+    """Stores rows in memory up to a limit, else in a file in the folder for temporary files.
 
     Args:
-        blocks: at least one of [k, ...], of one type and of one shape but for k.
-        count: says how many rows are in all of them; asked only where they are too many for memory.
+        blocks: at least one of [k, ...], of one type and, except for k, of one shape.
+        count: returns the number of rows in all blocks; called only if memory does not suffice.
         memory_bytes: the limit.
 
     Raises:
         ProjectError: if the disk has no room for them.
     """
     rest = iter(blocks)
-    kept = next(rest, None)
-    if kept is None:
+    first = next(rest, None)
+    if first is None:
         raise ValueError("there must be at least one block")
-    kept = kept.copy(order="C")
-    if kept.nbytes > memory_bytes:
-        return _on_disk(kept, rest, count())
+    rows = first.copy(order="C")
+    if rows.nbytes > memory_bytes:
+        return _on_disk(rows, rest, count())
     for block in rest:
-        if kept.nbytes + block.nbytes > memory_bytes:
-            return _on_disk(kept, itertools.chain([block], rest), count())
-        _expect(block, kept)
-        # Grown in place: joining the blocks in the end would take all of them twice.
-        done = len(kept)
-        kept.resize((done + len(block), *block.shape[1:]), refcheck=False)
-        kept[done:] = block
-    return kept
+        if rows.nbytes + block.nbytes > memory_bytes:
+            return _on_disk(rows, itertools.chain([block], rest), count())
+        _expect(block, rows)
+        # Grown in place: joining the blocks in the end would take twice the memory.
+        count_before = len(rows)
+        rows.resize((count_before + len(block), *block.shape[1:]), refcheck=False)
+        rows[count_before:] = block
+    return rows
 
 
 def _on_disk(first: npt.NDArray[Any], rest: Iterable[npt.NDArray[Any]], count: int) -> DiskArray:
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
-    needed = count * int(np.prod(first.shape[1:])) * first.itemsize + _ROOM_BYTES
+    needed = count * int(np.prod(first.shape[1:])) * first.itemsize + _RESERVED_BYTES
     if free < needed:
         raise ProjectError(
-            f"{count:,} images need {needed / 1e9:.1f} GB of disk while they are worked on, but {folder} has "
-            f"{free / 1e9:.1f} GB free; free some, or have that folder on a larger disk (--output of runner_local.py, "
-            "elsewhere TMPDIR)"
+            f"{count:,} images need {needed / 1e9:.1f} GB of disk during the run, but {folder} has "
+            f"{free / 1e9:.1f} GB free; free some, or move that folder to a larger disk (--output of "
+            "runner_local.py, TMPDIR elsewhere)"
         )
     with contextlib.ExitStack() as undo:
         file = undo.enter_context(tempfile.TemporaryFile())

@@ -7,7 +7,7 @@ from tfx.types.artifact import Artifact
 
 
 class Checks(Artifact):
-    """What a check found: a folder with `findings.json`, `gates.json`, or both (`components.findings`)."""
+    """Results of a check: a folder with `findings.json`, `gates.json`, or both (`components.findings`)."""
 
     # Kubeflow takes `namespace.Title` only.
     TYPE_NAME = "mnist.Checks"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tf.data without its autotuning: what is read ahead is set where it is read."""
+"""tf.data without its autotuning: readers set their own prefetching."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ import tensorflow as tf
 
 
 def files(folder: str) -> list[str]:
-    """The paths of all that lies in a folder, by name: a list and no pattern, as a folder may be called `b?`."""
+    """Returns the paths of all files in a folder, sorted: a list and no pattern, as a folder's name may be `b?`."""
     return [tf.io.gfile.join(folder, name) for name in sorted(tf.io.gfile.listdir(folder))]
 
 
 def records(files: Sequence[str], compression: str = "") -> tf.data.Dataset:
-    """The records of TFRecord files, one file after the other: strings."""
+    """Returns the records of TFRecord files, one file after the other: strings."""
     return untuned(tf.data.TFRecordDataset(list(files), compression))
 
 
 def count(dataset: tf.data.Dataset) -> int:
-    """How many elements there are, for which all are read."""
+    """Returns the number of elements, for which all are read."""
     return int(dataset.reduce(np.int64(0), lambda sum_, _: sum_ + 1))
 
 
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The same, and no thread measures it: dropping an iterator waits for that thread and holds all of Python up.
+    """Returns the data set without its autotuning thread, which can block Python when an iterator is deleted.
 
-    As a rule for no time. But the thread wakes up while the dropping is not marked yet (`Model::OptimizeLoop` and
-    `CancellationManager` of TensorFlow 2.21), and where it is the faster of the two it sleeps on, as long as the
-    iterator has lived and at most a minute: 12 of 200 iterators did so, and a whole evaluation waited 27 s for that of
-    the training before it.
+    Deletion waits for that thread. By a race between `Model::OptimizeLoop` and `CancellationManager` (TensorFlow 2.21)
+    the thread may miss the cancellation and sleep on, for the iterator's lifetime and up to a minute: so did 12 of 200
+    iterators, and an evaluation waited 27 s for the iterator of the training before it.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
-    chosen: tf.data.Dataset = dataset.with_options(options)
-    return chosen
+    result: tf.data.Dataset = dataset.with_options(options)
+    return result

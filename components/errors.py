@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors that a person is meant to read. Each carries the exit code of the process that it ends.
+"""Errors with a message for the user. Each has the exit code of the process that it ends.
 
 - `ProjectError`, 1
-  - `BadInput`, 2: wrong usage, or input that is refused
-    - `Unavailable`, 2: a store or a network that does not answer
-  - `GateStopped`, 3: a gate closed; what it found was published by the stage before it
+  - `BadInput`, 2: wrong usage or bad input
+    - `Unavailable`, 2: a store or a network that does not respond
+  - `GateStopped`, 3: a gate stopped the run; the stage before it has published the findings
     - `NotBlessed`, 3: the model gate refuses the candidate
 
-The message is one line: the rule, what was received, and the way out.
+The message is one line: the rule, the value received, and the way out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class BadInput(ProjectError):
 
 
 class Unavailable(BadInput):
-    """A store or a network that does not answer, or not now; it may a minute later."""
+    """A store or a network that does not respond; a later try may succeed."""
 
 
 class GateStopped(ProjectError):
@@ -37,7 +37,7 @@ class NotBlessed(GateStopped):
 
 
 def exit_code(work: Callable[[], int | None]) -> int:
-    """Does the work of a command and returns its exit code; an error that a person is meant to read is one line."""
+    """Runs a command and returns its exit code; a `ProjectError` is printed as one line."""
     try:
         return work() or 0
     except ProjectError as error:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data contract: what every stage, the exported model and its clients agree on about one example.
+"""The data contract: the form of an example for every stage, the exported model and its clients.
 
-To bring one's own images, edit `IMAGE_SHAPE` and `CLASSES` and give the pipeline a data-set profile (README, "Your own
-images"). Nothing else in the code names a size or a number of classes.
+To use your own images, edit `IMAGE_SHAPE` and `CLASSES` and add a data-set profile (README, "Your own images"). No
+other code depends on a size or a number of classes.
 """
 
 # Height and width of an image in pixels; one channel, unsigned bytes, 0 is the background.
@@ -14,7 +14,7 @@ CLASSES = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 IMAGE = "image"  # bytes: height * width unsigned bytes, row by row
 LABEL = "label"  # int64, 0 .. len(CLASSES) - 1
 ID = "id"  # bytes: FILE#INDEX, the file without ".gz" and the position of the image in it, from 0
-# What makes pixels visible to TFDV and gives evaluation its slices: scalars computed from the image at ingest.
+# Scalars computed from the image at ingest, for TFDV and for the slices of evaluation.
 HEIGHT = "height"  # int64, pixels
 WIDTH = "width"  # int64, pixels
 MEAN_INTENSITY = "mean_intensity"  # float, 0 .. 1: mean of the pixels / 255
@@ -24,15 +24,15 @@ SLANT = (
     "slant"  # float, -pi/2 .. pi/2 radians: lean of the ink from the vertical by image moments, positive to the right
 )
 
-# The splits of an Examples artifact. Only evaluation computes with the labels of TEST.
+# The splits of an Examples artifact. Only evaluation uses the labels of TEST.
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
-# In the folder of each split: what TFDV makes of it, by the name that TFX gives it.
+# TFDV's statistics in the folder of each split, under TFX's name.
 STATISTICS_FILE = "FeatureStats.pb"
 # Beside the splits: `{"files": {name: SHA-256}, "splits": {split: images}}`.
 SOURCE_FILE = "source.json"
 
-# The exported model's signatures; each answers {CLASS_OUTPUT: int64 [n], PROBABILITIES_OUTPUT: float32 [n, classes]}.
+# The exported model's signatures; each returns {CLASS_OUTPUT: int64 [n], PROBABILITIES_OUTPUT: float32 [n, classes]}.
 SIGNATURE_BYTES = "serving_default"  # {IMAGE_BYTES_INPUT: string [n]}: PNG files, 8-bit greyscale, IMAGE_SHAPE
 SIGNATURE_PIXELS = "serving_pixels"  # {PIXELS_INPUT: uint8 [n, height, width]}
 SIGNATURE_EXAMPLES = "serving_examples"  # {EXAMPLES_INPUT: string [n]}: serialized tf.Examples with IMAGE

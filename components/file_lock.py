@@ -10,19 +10,19 @@ from components.errors import BadInput
 
 
 def acquire(file: int, operation: int, folder: pathlib.Path, way_out: str) -> bool:
-    """Takes a lock.
+    """Acquires a lock.
 
     Args:
         file: descriptor of the open file.
         operation: as of `fcntl.flock`; without LOCK_NB this waits.
-        folder: that the lock is for, for the message.
-        way_out: a sentence.
+        folder: the folder that the lock protects, for the message.
+        way_out: a sentence of advice, for the message.
 
     Returns:
-        False where somebody else holds the lock.
+        False if another process holds the lock.
 
     Raises:
-        BadInput: the file system has no locks, as some that are mounted over a network or from user space.
+        BadInput: the file system has no locks, like some network and user-space file systems.
     """
     try:
         fcntl.flock(file, operation)
@@ -30,7 +30,7 @@ def acquire(file: int, operation: int, folder: pathlib.Path, way_out: str) -> bo
         return False
     except OSError as error:
         raise BadInput(
-            f"one process at a time may change {folder}, which takes a file lock, and its file system has none "
+            f"only one process may change {folder} at a time, which needs a file lock, but its file system has none "
             f"({(error.strerror or str(error)).lower()}). {way_out}"
         ) from None
     return True

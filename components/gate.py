@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data gate: a node that reads what a check has published and raises where that must stop the run.
+"""The data gate: a node that reads the results of a check and raises if they must stop the run.
 
 Check and gate are two nodes because a node that raises publishes nothing. The checks of a model need no gate node: push
-reads their verdicts before anything else.
+reads their verdicts first.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from components.errors import GateStopped
 
 @component
 def Gate(checks: InputArtifact[Checks], passed: OutputArtifact[Checks]) -> None:
-    """Raises GateStopped where a finding is not allowed or a result did not pass.
+    """Raises GateStopped if a finding is not allowed or a result did not pass.
 
-    Input: `checks`. Output: `passed`, what the gate let through.
+    Input: `checks`. Output: `passed`, a copy of the checks.
     """
     if failures := failed_checks(checks.uri):
         raise GateStopped(summary(failures))
@@ -30,7 +30,7 @@ def Gate(checks: InputArtifact[Checks], passed: OutputArtifact[Checks]) -> None:
 
 
 def failed_checks(folder: str) -> list[str]:
-    """One sentence for each finding that is not allowed and each result that did not pass, in a Checks artifact."""
+    """Returns one sentence for each disallowed finding and each failed result in a Checks artifact."""
     data_findings, results = findings.read(folder)
     return [
         *(finding.sentence for finding in data_findings if not finding.allowed),
@@ -39,7 +39,7 @@ def failed_checks(folder: str) -> list[str]:
 
 
 def summary(failures: Sequence[str]) -> str:
-    """The first of at least one sentence, and how many more there are."""
+    """Returns the first of one or more sentences, and the number of the others."""
     return failures[0] + (f" (and {len(failures) - 1} more)" if len(failures) > 1 else "")
 
 
@@ -48,8 +48,8 @@ def gate(name: str, *, checks: BaseChannel, before: list[BaseNode]) -> BaseCompo
 
     Args:
         name: the node's id.
-        checks: Checks of the stage that it follows.
-        before: the nodes that must not start unless it opens.
+        checks: Checks of the stage before it.
+        before: the nodes that start only after it has passed.
     """
     node = Gate(checks=checks).with_id(name)
     for later in before:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The variables that name proxies and certificates: which is in force for a URL, and which cannot be used.
+"""The environment variables of proxies and certificates: the ones in force for a URL, and the unusable ones.
 
-The clients differ in how they fail on a variable that they cannot use, and none says which one it is. No message has a
-variable's value, as a proxy's address may hold a password. The standard library alone: `doctor` starts with it.
+Clients fail in different ways on an unusable variable, and none names it. No message has a variable's value, as a
+proxy's address may hold a password. Needs the standard library alone, as `doctor` does.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _FOLDER, _KEY_LOG = "SSL_CERT_DIR", "SSLKEYLOGFILE"
 
 
 class Proxy(NamedTuple):
-    """A proxy: the name of the variable that gives it, and its address, which may hold a password."""
+    """A proxy: the name of its variable, and its address, which may hold a password."""
 
     variable: str
     address: str
 
 
 def proxy(url: str) -> Proxy | None:
-    """The proxy on the way to an http or https URL; None where the connection is direct."""
+    """Returns the proxy for an http or https URL; None if the connection is direct."""
     parts = urllib.parse.urlsplit(url)
     if urllib.request.proxy_bypass(parts.netloc):
         return None
@@ -40,11 +40,11 @@ def proxy(url: str) -> Proxy | None:
 
 
 def faults(url: str = "", *, direct: bool = False) -> dict[str, str]:
-    """The variables that cannot be used, by name, each with the reason: never with its value.
+    """Returns the names of the unusable variables, each with the reason but not with its value.
 
     Args:
-        url: only those that count for it; "" for all.
-        direct: whether the client takes no proxy, so that those of proxies do not count.
+        url: limits the check to the variables in force for it; "" for all.
+        direct: skips the variables of proxies, for a client that uses none.
     """
     scheme = url.partition(":")[0]
     kinds = () if direct else (f"{scheme}_proxy", "all_proxy") if scheme in _SCHEMES else _PROXIES
@@ -56,7 +56,7 @@ def faults(url: str = "", *, direct: bool = False) -> dict[str, str]:
 
 
 def described(url: str = "", *, direct: bool = False) -> str:
-    """`faults` as a part of a sentence: "HTTPS_PROXY in the environment can't be used (it is no address)"."""
+    """Returns `faults` as a part of a sentence: "HTTPS_PROXY in the environment can't be used (it is no address)"."""
     unusable = faults(url, direct=direct).items()
     return "; ".join(f"{name} in the environment can't be used ({reason})" for name, reason in unusable)
 

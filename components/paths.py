@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths that a person gives: made absolute, and tried before any work. Starts with the standard library alone."""
+"""Checks of the paths in a configuration before any work. Needs the standard library alone."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import pathlib
 import stat
@@ -11,11 +12,11 @@ import tempfile
 
 from components.errors import BadInput
 
-# TensorFlow reads each of them as a pattern, in a folder's name too: with "[" or "\" it does not find the weights of a
-# model, with "*" or "?" it may take those of another folder. Beam does the same with all but the last.
+# TensorFlow treats them as patterns, in folder names too: with "[" or "\" it does not find the weights of a model, with
+# "*" or "?" it may load those of another folder. Beam treats all but the last as patterns.
 PATTERN_CHARACTERS = "*?[\\"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# Enough for the file system to need a block.
+# Enough that the file system must allocate a block.
 _PROBE_BYTES = 4096
 
 
@@ -23,11 +24,11 @@ def absolute(path: str | os.PathLike[str], key: str) -> pathlib.Path:
     """Makes a path absolute, with ~ as the user's home.
 
     Args:
-        path: what a person gave.
+        path: from the user.
         key: name of the setting, for the message.
 
     Raises:
-        BadInput: no file can have that name, it is not UTF-8, or ~ is the home of nobody.
+        BadInput: no file can have that name, it is not UTF-8, or ~NAME is no user.
     """
     text = os.fspath(path)
     if "\0" in text or not _is_utf8(text):
@@ -43,26 +44,25 @@ def absolute(path: str | os.PathLike[str], key: str) -> pathlib.Path:
 
 
 def refuse_patterns(path: pathlib.Path, key: str) -> None:
-    """Raises `BadInput` for a path with a character that TensorFlow or Beam take for a pattern."""
-    if found := "".join(character for character in PATTERN_CHARACTERS if character in str(path)):
+    """Raises `BadInput` for a path with a character that TensorFlow or Beam treat as a pattern."""
+    if characters := "".join(character for character in PATTERN_CHARACTERS if character in str(path)):
         raise BadInput(
             f"{key} takes a path without {' '.join(PATTERN_CHARACTERS)}, which TensorFlow and Beam read as patterns of "
-            f"other names; received {found} in {str(path)!r}. Name another folder, or a link to this one."
+            f"other names; received {characters} in {str(path)!r}. Name another folder, or a link to this one."
         )
 
 
 def fault(folder: pathlib.Path, *, room: bool = True) -> str:
-    """Finds out whether files can be written to a folder or, while it is missing, to the one that it would be made in.
+    """Checks that files can be written to a folder or, if it is missing, to the folder that it would be made in.
 
-    A file is made there and removed, without ever having a name where the file system can do that. Permission bits
-    tell root nothing, nor of a mount that is read-only.
+    An unnamed file is written there. Permission bits say nothing for root or about a read-only mount.
 
     Args:
         folder: an absolute path.
-        room: whether a full disk counts.
+        room: counts a full disk as a fault.
 
     Returns:
-        The path and the reason, as `PATH: REASON`; empty where it can be written to.
+        The path and the reason, as `PATH: REASON`; empty for a writable folder.
     """
     present = folder
     try:
@@ -79,18 +79,18 @@ def fault(folder: pathlib.Path, *, room: bool = True) -> str:
 
 
 def nearest(folder: pathlib.Path) -> pathlib.Path:
-    """The folder itself or, while it is missing, the one above that is there.
+    """Returns the folder itself or, if it is missing, the nearest parent that exists.
 
     Raises:
-        OSError: that cannot be found out.
+        OSError: a parent is not accessible.
     """
-    while not _is_there(folder):
+    while not _exists(folder):
         folder = folder.parent
     return folder
 
 
 def file_fault(file: pathlib.Path) -> str:
-    """Finds out whether a file can be written, or made; its content stays. Returns the reason, empty where it can."""
+    """Checks that a file can be written or created, without changing it. Returns the reason if not, else ""."""
     try:
         mode = file.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -100,7 +100,7 @@ def file_fault(file: pathlib.Path) -> str:
         elif not os.access(file, os.W_OK):  # a pipe or a terminal: opening it may wait for a reader
             return "it is not writable"
     except (FileNotFoundError, NotADirectoryError):
-        folder = pathlib.Path(os.path.realpath(file)).parent  # of what a link leads to
+        folder = pathlib.Path(os.path.realpath(file)).parent  # of the target of a link
         return fault(folder) if folder.is_dir() else f"{folder} is no folder"
     except OSError as error:
         return _reason(error)
@@ -108,16 +108,26 @@ def file_fault(file: pathlib.Path) -> str:
 
 
 def refuse_unwritable_file(file: str, key: str) -> None:
-    """Raises `BadInput` where a file that a result is to go to could not be written in the end."""
+    """Raises `BadInput` if an output file cannot be written."""
     if reason := file_fault(absolute(file, key)):
         raise BadInput(f"{key} names a file that can be written, but {file}: {reason}")
 
 
+def tree_digest(folder: pathlib.Path) -> str:
+    """Returns a SHA-256 over the relative path and the bytes of every file below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
 def version_number(name: str) -> int | None:
-    """Reads the name of a version's folder as TensorFlow Serving does: decimal, zeros before it or not, of 63 bits.
+    """Parses the name of a version's folder as TensorFlow Serving does: decimal, of 63 bits, leading zeros allowed.
 
     Returns:
-        The number, None where the name is no version's.
+        The number, None for any other name.
     """
     if not (name.isascii() and name.isdecimal()):
         return None
@@ -133,7 +143,7 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _is_there(path: pathlib.Path) -> bool:
+def _exists(path: pathlib.Path) -> bool:
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

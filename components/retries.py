@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Another try for what may pass: a store or a network that does not answer, or not now."""
+"""Retries of transient failures: a store or a network that does not respond."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tenacity
 from components import progress
 from components.errors import Unavailable
 
-# Seconds before another try: 5, 10, 20 and so on, and a random part, so that tasks do not come back all at once.
+# Seconds before another try: 5, 10, 20 and so on, with jitter, so that tasks do not retry all at once.
 WAIT = tenacity.wait_exponential_jitter(initial=5, max=60)
 
 
@@ -20,18 +20,18 @@ def _is_unavailable(error: BaseException) -> bool:
     return isinstance(error, Unavailable)
 
 
-def retrying(retries: int, passes: Callable[[Any], bool] = _is_unavailable) -> tenacity.Retrying:
-    """Repeats work whose error may pass, at most so often after the first try; any other error ends it at once.
+def retrying(retries: int, is_transient: Callable[[Any], bool] = _is_unavailable) -> tenacity.Retrying:
+    """Returns a loop that repeats work after transient errors; any other error ends it at once.
 
     Args:
-        retries: from 0.
-        passes: says of an error whether it may; default: of `Unavailable` alone.
+        retries: number of tries after the first one, from 0.
+        is_transient: returns True for a transient error; by default for `Unavailable` alone.
 
     Raises:
         Exception: the last one that the work raised.
     """
     return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(passes),
+        retry=tenacity.retry_if_exception(is_transient),
         stop=tenacity.stop_after_attempt(retries + 1),
         wait=WAIT,
         before_sleep=_announce,

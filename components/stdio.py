@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prepares a process for whatever it was started with: closed descriptors, a reader that leaves, any encoding, `-OO`.
+"""Prepares a process for any start: closed descriptors, a reader that exits, any encoding, `-OO`.
 
-Every entry point begins with `run`, or with `prepare` where its own imports come before that. The standard library is
-enough for it, on any Python 3.8: it must also say that packages are missing.
+Every entry point begins with `run`, or with `prepare` if its own imports come before that. Needs the standard library
+alone, on any Python from 3.8 on: it also reports missing packages.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn, TextIO, cast
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-# What stands for a sign where the encoding of the terminal or the file lacks it.
+# Replacements of characters that the encoding of the terminal or the file lacks.
 _ASCII = {
     "✓": "+", "✗": "x", "…": "...", "–": "-", "—": "-", "×": "x", "→": "->", "≤": "<=", "≥": ">=", "█": "#", "▀": "#",
     "◀": "<", "━": "-", "“": '"', "”": '"', "‘": "'", "’": "'", "\N{NO-BREAK SPACE}": " ",
 }  # fmt: skip
 _DEGRADE = "readable"  # the name of the error handler, for `errors=` of any text stream
-_GONE = (errno.EPIPE, errno.EIO)  # nobody reads any more: a pipe's other end is closed, a terminal is gone
+_NO_READER = (errno.EPIPE, errno.EIO)  # the other end of a pipe or the terminal is closed
 
 
 class _Descriptor(io.FileIO):
-    """Writes to a descriptor, and drops what cannot be written: a closed pipe or a full disk ends no work."""
+    """Writes to a descriptor, and drops data that cannot be written: a closed pipe or a full disk stops no work."""
 
-    fault: ClassVar[OSError | None] = None  # the last one on the way to stdout, unless its reader left
+    fault: ClassVar[OSError | None] = None  # the last error of stdout, unless its reader has exited
     counts = False
 
     def write(self, data: Any, /) -> int:
         try:
-            while (written := super().write(data)) is None:  # whoever shares the descriptor made it non-blocking
+            while (written := super().write(data)) is None:  # another process made the shared descriptor non-blocking
                 select.select([], [self], [])
         except OSError as error:
-            if self.counts and error.errno not in _GONE:
+            if self.counts and error.errno not in _NO_READER:
                 _Descriptor.fault = error
             return memoryview(data).nbytes
         return written
 
 
 def run(work: Callable[[], int]) -> NoReturn:
-    """Prepares the process, does the work of a command and ends with its exit code, or 1 where stdout lost a part."""
+    """Prepares the process, runs a command and exits with its code, or 1 if a part of stdout was lost."""
     prepare()
     try:
         code = work()
@@ -61,12 +61,12 @@ def run(work: Callable[[], int]) -> NoReturn:
 
 
 def prepare() -> None:
-    """Gives the process the interpreter, streams, signals and warnings that everything after it may rely on."""
+    """Sets up the interpreter flags, streams, signals and warnings that the rest of the program relies on."""
     if sys.flags.optimize > 1:
         _start_with_docstrings()
-    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:  # then no exit code of a child could be had
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:  # else the exit codes of children would be lost
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for descriptor in range(3):  # ascending: the lowest free number is the one that is closed
+    for descriptor in range(3):  # ascending, as `open` returns the lowest free number
         try:
             os.fstat(descriptor)
         except OSError:
@@ -75,8 +75,8 @@ def prepare() -> None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = _stream(1, sys.stdout, "stdout")
     sys.stderr = _stream(2, sys.stderr, "stderr")
-    sys.excepthook = _say_failure
-    # TensorFlow, TFX and Beam warn while they are imported, here and in the processes that they start.
+    sys.excepthook = _print_failure
+    # TensorFlow, TFX and Beam warn while they are imported, also in the processes that they start.
     if any(action == "error" for action, *_ in warnings.filters):
         os.environ.pop("PYTHONWARNINGS", None)
         warnings.resetwarnings()
@@ -85,7 +85,7 @@ def prepare() -> None:
 
 
 def _start_with_docstrings() -> None:
-    """Starts this very process again without `-OO`: Apache Beam cannot be imported where docstrings are removed."""
+    """Restarts this process without `-OO`: Apache Beam cannot be imported without docstrings."""
     import subprocess
 
     os.environ.pop("PYTHONOPTIMIZE", None)
@@ -96,17 +96,17 @@ def _start_with_docstrings() -> None:
 
 
 def duplicate(stream: TextIO) -> TextIO:
-    """A stream on a duplicate of the descriptor, which leads to the same place when the original is redirected."""
+    """Returns a stream on a duplicate of the descriptor, which is not redirected with the original."""
     return _text(os.dup(stream.fileno()), stream.encoding, stream is sys.stdout, closefd=True)
 
 
 def readable(text: str, encoding: str) -> str:
-    """The text as a stream of that encoding shows it: ASCII stands for the signs that it lacks."""
+    """Returns the text as a stream of that encoding shows it: with ASCII for characters that it lacks."""
     return text.encode(encoding, _DEGRADE).decode(encoding, "surrogateescape")
 
 
 def flush() -> bool:
-    """Writes what is buffered; True where a part of stdout was lost, which it then says on stderr."""
+    """Flushes the streams; returns True if a part of stdout was lost, and reports that on stderr."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
@@ -124,7 +124,7 @@ def _stream(descriptor: int, former: TextIO | None, name: str) -> TextIO:
     stream = _text(descriptor, encoding, name == "stdout", closefd=False)
     if isinstance(former, io.TextIOWrapper):
         former.flush()
-        # Also where PYTHONUNBUFFERED asks for no buffer, as in containers: what is killed leaves its last line.
+        # Also with PYTHONUNBUFFERED, as in containers, so that a killed process leaves its last line.
         by_line = former.line_buffering or former.write_through or descriptor == 2
         cast(io.TextIOWrapper, stream).reconfigure(line_buffering=by_line)
     return stream
@@ -140,13 +140,13 @@ def _degrade(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     sign = error.object[error.start]
-    if "\udc80" <= sign <= "\udcff":  # a byte of a file's name that is no UTF-8
+    if "\udc80" <= sign <= "\udcff":  # a byte of a file name that is no UTF-8
         return bytes([ord(sign) - 0xDC00]), error.start + 1
     return _ASCII.get(sign) or sign.encode("ascii", "backslashreplace").decode(), error.start + 1
 
 
-def _say_failure(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Says in one line what nobody caught; the exit code is 1."""
+def _print_failure(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Prints an uncaught error in one line; the exit code is 1."""
     if isinstance(error, KeyboardInterrupt):
         line = "stopped"
     elif isinstance(error, ModuleNotFoundError) and not (_ROOT / (error.name or "").partition(".")[0]).exists():
@@ -164,7 +164,7 @@ def _say_failure(kind: type[BaseException], error: BaseException, trace: Any) ->
         line = f"FAILED: {kind.__name__}: {error}".rstrip(": ") + site
     sys.stderr.write(" ".join(line.split()) + "\n")
     flush()
-    if isinstance(error, KeyboardInterrupt):  # Python would end itself by the signal
+    if isinstance(error, KeyboardInterrupt):  # Python would kill itself by the signal
         os._exit(1)
 
 

@@ -20,7 +20,8 @@ from rich.text import Text
 
 from components import environment, stdio
 from components.errors import BadInput, exit_code
-from components.push import destination, model_card, versions
+from components.push import model_card, versions
+from components.push.serving_dir import ServingDir, open_destination
 from pipeline import cli, metadata, run_record, settings, tables
 from pipeline.cli import Parser
 
@@ -36,7 +37,7 @@ _NOT_COMPARED_IN = {
 }
 
 
-def model_lineage(where: destination.DestinationLike, database: pathlib.Path, number: int | None) -> dict[str, Any]:
+def model_lineage(where: ServingDir, database: pathlib.Path, number: int | None) -> dict[str, Any]:
     """All that is known of one version: its model card, and the stages that led to it.
 
     Args:
@@ -52,7 +53,7 @@ def model_lineage(where: destination.DestinationLike, database: pathlib.Path, nu
     Raises:
         BadInput: there is no such version.
     """
-    folder = destination.open_destination(where)
+    folder = open_destination(where)
     there = {version.number: version for version in versions.all_versions(folder)}
     production = versions.production_version(folder)
     note, pushes, store = None, [], None

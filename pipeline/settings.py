@@ -17,11 +17,11 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
-from components import paths, storage
+from components import findings, paths, storage
 from components.errors import BadInput, did_you_mean
 from components.evaluate.limits import InfraLimits, ModelLimits
-from components.push import destination
 from components.push.destination import Destination
+from components.push.serving_dir import open_destination
 from components.table import Flag, Table, flag, refuse_unknown, value_type
 from components.train import hyperparameters
 from components.train.devices import Compute
@@ -119,13 +119,10 @@ class Settings(Table):
     @field_validator("allow")
     @classmethod
     def _check_findings(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if value:
-            from components.validate import kinds  # imports NumPy
-
-            for name in value:
-                if name not in kinds.ALL:
-                    suggestion = did_you_mean(name, kinds.ALL)
-                    raise BadInput(f"allow must be one of {', '.join(kinds.ALL)}, not {name!r}{suggestion}")
+        for name in value:
+            if name not in findings.NAMES:
+                suggestion = did_you_mean(name, findings.NAMES)
+                raise BadInput(f"allow must be one of {', '.join(findings.NAMES)}, not {name!r}{suggestion}")
         return tuple(sorted(set(value)))
 
 
@@ -367,4 +364,4 @@ def open_location(args: argparse.Namespace) -> ModelLocation:
     config_layer = read_config(args.config)
     config = build(read_flags(args), config_layer, find_profile(config_layer.get("profile", "mnist")))
     paths.refuse_patterns(config.output, "output")
-    return ModelLocation(config.output, destination.open_destination(config.model_dir))
+    return ModelLocation(config.output, open_destination(config.model_dir))

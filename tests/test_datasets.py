@@ -22,5 +22,5 @@ def test_records_come_in_the_order_of_the_files(tmp_path):
 def test_nothing_is_tuned_also_of_what_is_made_of_it():
     """So that dropping an iterator does not wait for the thread that tunes."""
     assert tf.data.Dataset.range(3).options().autotune.enabled is None  # which means that it is
-    made = datasets.records([]).batch(2).map(tf.identity, num_parallel_calls=2).prefetch(2)
-    assert made.options().autotune.enabled is False
+    dataset = datasets.records([]).batch(2).map(tf.identity, num_parallel_calls=2).prefetch(2)
+    assert dataset.options().autotune.enabled is False

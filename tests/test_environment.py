@@ -37,9 +37,9 @@ def after_prepare(program: str, variables: dict[str, str], through: tuple[str, .
     command = [*through, sys.executable, "-c", begin + program]
     # Python sees the checkout by PYTHONPATH, and writes nothing there.
     fixed = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, env=fixed | variables, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    process = subprocess.run(command, env=fixed | variables, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_keras_is_as_this_project_sets_it(tmp_path, text, variables):
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "keras.json").write_text(json.dumps(OTHER))
         variables = {"KERAS_HOME": str(tmp_path / "other")}
-    told = after_prepare(KERAS, {"HOME": str(tmp_path), **variables})
+    variables_after = after_prepare(KERAS, {"HOME": str(tmp_path), **variables})
     expected = ["tensorflow", "float32", 1e-07, "channels_last", "float32", None, [3, 3, 1, 2]]
-    assert told == [*expected, "keras._tf_keras.keras"]
+    assert variables_after == [*expected, "keras._tf_keras.keras"]
     assert (tmp_path / ".keras" / "keras.json").read_text() == text
 
 
@@ -77,15 +77,15 @@ def test_keras_writes_no_file(tmp_path):
 @pytest.mark.parametrize("home", [None, "", "relative/home"], ids=str)
 def test_a_home_that_is_none_is_the_accounts(home):
     account = pwd.getpwuid(os.getuid())
-    told = after_prepare(ACCOUNT, {} if home is None else {"HOME": home})
-    assert told == [account.pw_dir, account.pw_dir, account.pw_name]
+    variables_after = after_prepare(ACCOUNT, {} if home is None else {"HOME": home})
+    assert variables_after == [account.pw_dir, account.pw_dir, account.pw_name]
 
 
 @pytest.mark.skipif(not AS_NOBODY, reason="needs root and setpriv")
 @pytest.mark.parametrize("home", [None, "", "relative/home"], ids=str)
 def test_an_account_that_the_system_does_not_know_has_a_home_that_is_not_there_and_its_number_as_its_name(home):
-    told = after_prepare(ACCOUNT, {} if home is None else {"HOME": home}, AS_NOBODY)
-    assert told == [environment.NO_HOME, environment.NO_HOME, UID]
+    variables_after = after_prepare(ACCOUNT, {} if home is None else {"HOME": home}, AS_NOBODY)
+    assert variables_after == [environment.NO_HOME, environment.NO_HOME, UID]
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the lean import of TensorFlow leaves out, that everybody else still finds it, and when garbage is looked for."""
+"""The packages that the lean import of TensorFlow hides and for how long, and the garbage collections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from components import import_speedup
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-LOOK = """
+PROGRAM = """
 import importlib, json, sys
 from components import import_speedup
 import_speedup.import_tensorflow() if sys.argv[1] == "lean" else importlib.import_module("tensorflow")
@@ -27,18 +27,18 @@ print(json.dumps([loaded, float(sys.modules["keras"].ops.sum(pandas.DataFrame([[
 
 
 @pytest.mark.parametrize(
-    ("how", "loaded"), [("lean", ["keras"]), ("plain", ["keras", "sklearn", "pandas", "IPython"])], ids=str
+    ("mode", "loaded"), [("lean", ["keras"]), ("plain", ["keras", "sklearn", "pandas", "IPython"])], ids=str
 )
-def test_keras_is_imported_without_what_it_is_not_used_with(how, loaded):
-    command = [sys.executable, "-c", LOOK, how]
-    # Whoever has imported TensorFlow Transform has set this, by which TensorFlow imports no Keras 3.
+def test_keras_is_imported_without_optional_packages(mode, loaded):
+    command = [sys.executable, "-c", PROGRAM, mode]
+    # TensorFlow Transform sets this when it is imported, and TensorFlow then imports no Keras 3.
     environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
     ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout) == [loaded, 3.0]
 
 
-WHOLE = """
+TFX_PROGRAM = """
 import json, sys
 from components import import_speedup
 with import_speedup.faster_imports():
@@ -46,29 +46,29 @@ with import_speedup.faster_imports():
     import tensorflow_model_analysis as tfma
     from tfx import components
 lacking = [name for name in dir(components) if getattr(components, name) is None]
-print(json.dumps([lacking, hasattr(tfma, "EvalResult")]))  # which is the last that it imports
+print(json.dumps([lacking, hasattr(tfma, "EvalResult")]))  # the last of its imports
 """
 
 
-def test_of_tfx_and_what_it_stands_on_one_component_is_lacking_that_is_not_used():
-    # TFMA and TFX catch an import that fails, and go on with half of themselves.
-    ended = subprocess.run([sys.executable, "-c", WHOLE], check=False, capture_output=True, text=True, cwd=ROOT)
+def test_tfx_lacks_a_single_component_which_is_unused():
+    # TFMA and TFX catch imports that fail, and continue without those parts.
+    ended = subprocess.run([sys.executable, "-c", TFX_PROGRAM], check=False, capture_output=True, text=True, cwd=ROOT)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout) == [["InfraValidator"], True]
 
 
 @pytest.fixture
 def collections():
-    """Garbage collections that have begun: their generations."""
-    begun = []
+    """The generations of the garbage collections."""
+    generations = []
 
-    def called(phase, told):
+    def record(phase, info):
         if phase == "start":
-            begun.append(told["generation"])
+            generations.append(info["generation"])
 
-    gc.callbacks.append(called)
-    yield begun
-    gc.callbacks.remove(called)
+    gc.callbacks.append(record)
+    yield generations
+    gc.callbacks.remove(record)
     gc.unfreeze()
 
 
@@ -78,25 +78,25 @@ def make_cycles(count=20_000):
         cycle.append(cycle)
 
 
-def test_no_garbage_is_looked_for_within_nor_in_what_it_leaves_behind(collections):
+def test_no_garbage_is_collected_within_nor_from_its_objects(collections):
     with import_speedup.faster_imports():
         make_cycles()
-        left = [[number] for number in range(1000)]
+        objects = [[number] for number in range(1000)]
     assert collections == []
     assert gc.get_freeze_count() > 1000
-    assert not any(held is left for held in gc.get_objects())
+    assert not any(candidate is objects for candidate in gc.get_objects())
     make_cycles()
     assert collections
 
 
-def test_garbage_is_looked_for_again_after_an_import_that_fails(collections):
+def test_garbage_is_collected_again_after_an_import_that_fails(collections):
     with pytest.raises(ImportError), import_speedup.faster_imports():
         raise ImportError
     assert gc.isenabled()
 
 
-def test_what_nothing_here_uses_is_not_found_within_and_is_afterwards(monkeypatch):
-    monkeypatch.setattr(import_speedup, "_UNUSED", ("wave", "json"))  # one that is not imported yet, and one that is
+def test_unused_packages_are_hidden_within_and_found_afterwards(monkeypatch):
+    monkeypatch.setattr(import_speedup, "_UNUSED", ("wave", "json"))  # not imported yet, and imported
     monkeypatch.delitem(sys.modules, "wave", raising=False)
     with import_speedup.faster_imports():
         with pytest.raises(ImportError):

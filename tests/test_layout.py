@@ -17,10 +17,10 @@ SPDX = "# SPDX-License-Identifier: Apache-2.0"
 
 def _files(*suffixes: str) -> list[str]:
     """Returns the paths of the project's own files, from its root."""
-    found = [path for path in ROOT.iterdir() if path.is_file()]
+    paths = [path for path in ROOT.iterdir() if path.is_file()]
     for folder in FOLDERS:
-        found += (path for path in (ROOT / folder).rglob("*") if path.is_file())
-    return sorted(path.relative_to(ROOT).as_posix() for path in found if path.name.endswith(suffixes))
+        paths += (path for path in (ROOT / folder).rglob("*") if path.is_file())
+    return sorted(path.relative_to(ROOT).as_posix() for path in paths if path.name.endswith(suffixes))
 
 
 MODULES = _files(".py")
@@ -221,6 +221,6 @@ def test_licence_line(path):
 
 
 def test_tool_configuration_is_in_one_file():
-    others = {"pytest.ini", "setup.cfg", "tox.ini", "mypy.ini", ".mypy.ini", "ruff.toml", ".ruff.toml", "uv.toml"}
-    assert not others & {path.name for path in ROOT.iterdir()}
+    forbidden = {"pytest.ini", "setup.cfg", "tox.ini", "mypy.ini", ".mypy.ini", "ruff.toml", ".ruff.toml", "uv.toml"}
+    assert not forbidden & {path.name for path in ROOT.iterdir()}
     assert {"pytest", "ruff", "mypy", "uv"} <= tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"].keys()

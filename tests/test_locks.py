@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is locked: both lanes, every file by its hash, no registry by name, and all that pyproject.toml asks for."""
+"""The locks: both lanes, every file by its hash, no registry by name, and all that pyproject.toml asks for."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def test_both_lanes(environment):
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=IDS)
 def test_all_that_is_asked_for_is_locked(environment):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    asked = {
+    direct = {
         RUN: project["project"]["dependencies"],
         DEV: project["dependency-groups"]["dev"],
         BUILD: project["dependency-groups"]["build"],
     }
-    for name, requirements in asked.items():
+    for name, requirements in direct.items():
         versions = _pinned(name, environment)
         for requirement in map(Requirement, requirements):
             if requirement.marker is None or requirement.marker.evaluate(environment):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths: which are refused, and what is found out of a folder or file before any work."""
+"""The checks of paths, folders and files before any work."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def test_what_no_file_can_be_is_one_line(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["a b/", "a%20b", "a#b", "é", "a'b\"", "-a", "a:b", "a\nb", "./~a", "{a,b}", "a@2"])
 def test_odd_names_stay_as_they_are(path: str) -> None:
-    found = paths.absolute(path, "output")
-    assert found == pathlib.Path(path).absolute()
-    paths.refuse_patterns(found, "output")
+    result = paths.absolute(path, "output")
+    assert result == pathlib.Path(path).absolute()
+    paths.refuse_patterns(result, "output")
 
 
 @pytest.mark.parametrize("name", ["b*", "b?", "b[1]", "b\\1"])

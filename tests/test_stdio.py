@@ -59,16 +59,18 @@ def program(more: str = "pass") -> tuple[str, str]:
 
 @ALL
 def test_closed_descriptors_are_dev_null(command: list[str]) -> None:
-    done = shell("<&- >&- 2>&-", *command)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    process = shell("<&- >&- 2>&-", *command)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1), (0, 1, 2)])
 def test_a_file_gets_no_standard_descriptor(tmp_path: pathlib.Path, closed: tuple[int, ...]) -> None:
     result = tmp_path / "descriptor"
     more = f"file = open({str(result)!r}, 'w'); file.write(f'{{file.fileno()}} {{sys.stdin.read()!r}}'); file.close()"
-    done = shell(" ".join(f"{number}>&-" for number in closed) + ("" if 0 in closed else " </dev/null"), *program(more))
-    assert done.returncode == 0, done.stderr
+    process = shell(
+        " ".join(f"{number}>&-" for number in closed) + ("" if 0 in closed else " </dev/null"), *program(more)
+    )
+    assert process.returncode == 0, process.stderr
     descriptor, content = result.read_text().split()
     assert int(descriptor) > 2
     assert content == "''"
@@ -76,19 +78,19 @@ def test_a_file_gets_no_standard_descriptor(tmp_path: pathlib.Path, closed: tupl
 
 @ALL
 def test_a_reader_that_leaves_is_no_fault(command: list[str]) -> None:
-    done = shell("| true", *command, env={"PYTHONUNBUFFERED": "1"})
-    assert (done.returncode, done.stderr) == (0, "")
+    process = shell("| true", *command, env={"PYTHONUNBUFFERED": "1"})
+    assert (process.returncode, process.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("command", [*SCRIPTS, *MODULES[:-1]], ids=" ".join)
 def test_what_a_full_disk_loses_is_said(command: list[str]) -> None:
-    done = shell(">/dev/full", *command)
-    assert (done.returncode, done.stderr) == (1, "stdout could not be written: No space left on device\n")
+    process = shell(">/dev/full", *command)
+    assert (process.returncode, process.stderr) == (1, "stdout could not be written: No space left on device\n")
 
 
 def test_a_full_disk_behind_stderr_is_no_fault() -> None:
-    done = shell("2>/dev/full", *program("sys.stderr.write('progress')"))
-    assert (done.returncode, done.stdout) == (0, "✓ done, – 3 … é\n")
+    process = shell("2>/dev/full", *program("sys.stderr.write('progress')"))
+    assert (process.returncode, process.stdout) == (0, "✓ done, – 3 … é\n")
 
 
 @pytest.mark.parametrize(
@@ -100,23 +102,23 @@ def test_a_full_disk_behind_stderr_is_no_fault() -> None:
     ],
 )
 def test_signs_degrade(encoding: str, expected: bytes) -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, *program()], cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True
     )
-    assert (done.returncode, done.stdout) == (0, expected)
+    assert (process.returncode, process.stdout) == (0, expected)
 
 
 def test_names_that_are_no_utf_8_pass_through() -> None:
-    done = subprocess.run([sys.executable, *program(r"print('\udcff')")], cwd=ROOT, capture_output=True, check=True)
-    assert done.stdout.splitlines()[-1] == b"\xff"
+    process = subprocess.run([sys.executable, *program(r"print('\udcff')")], cwd=ROOT, capture_output=True, check=True)
+    assert process.stdout.splitlines()[-1] == b"\xff"
 
 
 @pytest.mark.parametrize("command", [SCRIPTS[1], *MODULES[:2], MODULES[3]], ids=" ".join)
 @pytest.mark.parametrize("options", [["-W", "error"], ["-OO"], ["-X", "dev"], ["-B", "-u"]], ids=" ".join)
 def test_the_interpreter_may_have_any_option(command: list[str], options: list[str]) -> None:
     plain = shell("", *command)
-    done = shell("", *options, *command)
-    assert (done.returncode, done.stdout, done.stderr) == (plain.returncode, plain.stdout, plain.stderr)
+    process = shell("", *options, *command)
+    assert (process.returncode, process.stdout, process.stderr) == (plain.returncode, plain.stdout, plain.stderr)
 
 
 def test_docstrings_come_back_and_other_options_stay(tmp_path: pathlib.Path) -> None:
@@ -126,8 +128,8 @@ def test_docstrings_come_back_and_other_options_stay(tmp_path: pathlib.Path) -> 
         "print(bool(stdio.__doc__), sys.flags.optimize, sys.flags.dont_write_bytecode, sys.argv[1:])\n"
     )
     for environment in ({}, {"PYTHONOPTIMIZE": "2"}):
-        done = shell("", "-OO", "-B", str(script), "--option", "a b", env=environment)
-        assert (done.stdout, done.stderr) == ("True 0 1 ['--option', 'a b']\n", "")
+        process = shell("", "-OO", "-B", str(script), "--option", "a b", env=environment)
+        assert (process.stdout, process.stderr) == ("True 0 1 ['--option', 'a b']\n", "")
 
 
 def test_warnings_are_no_errors_in_children_either() -> None:
@@ -141,17 +143,17 @@ def test_warnings_are_no_errors_in_children_either() -> None:
 def test_scripts_find_the_project_from_anywhere(command: list[str], options: list[str], tmp_path: pathlib.Path) -> None:
     link = tmp_path / "link.py"
     link.symlink_to(command[0])
-    done = shell("", *options, str(link), *command[1:], cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    process = shell("", *options, str(link), *command[1:], cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.parametrize("command", [["--dataset", "digits"], ["--explain"], ["rollback"]], ids=" ".join)
 def test_a_python_without_the_packages_is_told_what_to_do(command: list[str], tmp_path: pathlib.Path) -> None:
     # No site-packages at all: what any other Python has of this project's dependencies.
-    done = shell("", "-S", LOCAL, *command, "--output", str(tmp_path / "output"))
-    assert done.returncode == 1
-    assert done.stdout == ""
-    [line] = done.stderr.splitlines()
+    process = shell("", "-S", LOCAL, *command, "--output", str(tmp_path / "output"))
+    assert process.returncode == 1
+    assert process.stdout == ""
+    [line] = process.stderr.splitlines()
     assert line.startswith("error: Python 3.11 to 3.13 is needed, with the packages of requirements/run.lock; ")
     assert line.endswith("make setup, then .venv/bin/python")
 
@@ -167,14 +169,14 @@ def test_a_python_without_the_packages_is_told_what_to_do(command: list[str], tm
     ],
 )
 def test_what_nobody_caught_is_one_line(error: str, line: str) -> None:
-    done = shell("", *program(error))
-    assert (done.returncode, done.stderr.splitlines(keepends=True)[-1]) == (1, line)
-    assert "Traceback" not in done.stderr
+    process = shell("", *program(error))
+    assert (process.returncode, process.stderr.splitlines(keepends=True)[-1]) == (1, line)
+    assert "Traceback" not in process.stderr
 
 
 def test_a_line_of_the_project_is_named() -> None:
-    done = shell("", *program("from components import errors; errors.exit_code(None)"))
-    assert "FAILED: TypeError: 'NoneType' object is not callable (errors.py:" in done.stderr
+    process = shell("", *program("from components import errors; errors.exit_code(None)"))
+    assert "FAILED: TypeError: 'NoneType' object is not callable (errors.py:" in process.stderr
 
 
 def test_exit_codes_of_children_are_known_where_sigchld_is_ignored() -> None:
@@ -192,9 +194,9 @@ def test_exit_codes_of_children_are_known_where_sigchld_is_ignored() -> None:
 
 @pytest.mark.skipif(shutil.which("python3", path="/usr/bin") is None, reason="needs the system's own Python")
 def test_the_systems_python() -> None:
-    done = subprocess.run(["/usr/bin/python3", LOCAL, "--dataset", "digits"], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
+    process = subprocess.run(["/usr/bin/python3", LOCAL, "--dataset", "digits"], capture_output=True, text=True)
+    assert process.returncode == 1
+    assert process.stderr.count("\n") == 1
 
 
 def test_readable_keeps_what_the_encoding_has() -> None:
@@ -208,5 +210,5 @@ def test_a_process_that_is_killed_leaves_its_last_line(unbuffered):
         "import os, sys\nfrom components import stdio\nstdio.prepare()\nsys.stderr.write('last words\\n')\nos._exit(1)"
     )
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=False)
-    assert done.stderr == b"last words\n"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert process.stderr == b"last words\n"

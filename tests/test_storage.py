@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of a URL that is refused, and of a store that is not there: one sentence, without secrets."""
+"""Messages for refused URLs and unreachable stores: one sentence, without secrets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from components import storage
 from components.errors import BadInput
 from components.ingest import remote
-from components.push import destination
+from components.push.serving_dir import open_destination
 from tests import object_stores
 from tests.object_stores import REFUSED, S3
 
@@ -70,7 +70,7 @@ def test_a_path_is_no_url() -> None:
     [
         ("bucket", "s3://nobody/mnist: expected a folder that can be used, found that there is no such bucket"),
         ("refused", "access to it is refused. Check the credentials in the environment"),
-        ("none", "no credentials are known. Check the credentials in the environment"),
+        ("none", "no credentials were found. Check the credentials in the environment"),
         ("closed", "it does not answer. Check the address, the endpoint in the environment (AWS_ENDPOINT_URL)"),
         ("silent", "it does not answer. Check the address"),
     ],
@@ -91,7 +91,7 @@ def test_a_store_that_cannot_be_used(s3: S3, case: str, message: str, monkeypatc
             monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         started = time.monotonic()
         with pytest.raises(BadInput) as refused:
-            destination.open_destination("s3://nobody/mnist" if case == "bucket" else "s3://models/mnist").numbers()
+            open_destination("s3://nobody/mnist" if case == "bucket" else "s3://models/mnist").numbers()
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not any(secret in str(refused.value) for secret in list(object_stores.ENVIRONMENT.values())[:2])
@@ -117,7 +117,7 @@ def test_a_variable_of_the_client_that_cannot_be_used_is_named(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store.invalid" if "PROXY" in name else "https://127.0.0.1:9")
     monkeypatch.setenv(name, value or str(tmp_path / "broken"))
     with pytest.raises(BadInput) as refused:
-        destination.open_destination("s3://models/mnist").numbers()
+        open_destination("s3://models/mnist").numbers()
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert "secret" not in str(refused.value)
@@ -140,5 +140,5 @@ def test_a_run_on_folders_imports_no_client() -> None:
         "versions.serving_state('/nowhere')\n"
         "print({'fsspec', 's3fs', 'gcsfs', 'aiohttp', 'botocore'} & set(sys.modules))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout == "set()\n"

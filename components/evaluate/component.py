@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graph's side of evaluate: TFMA on the test split, and the results of the model gate."""
+"""The nodes of evaluate: TFMA on the test split with the model gate, and the check of the exported model."""
 
 import json
 import pathlib
@@ -36,9 +36,9 @@ def Evaluate(
 
     Inputs: `examples`, of which only the split test is read; `model`; `baseline` and `best`, dropped where their custom
     property `resolved` is 0. Outputs: `evaluation` in TFMA's format; `blessing` as TFX's Evaluator writes it; `checks`
-    with the gates' results, `metrics.json`, the figures of each model, and `predictions.npz`, what each model says of
-    each test image. Parameters: `model_type`, the key of the
-    floors; `limits`, the fields of `ModelLimits` as JSON.
+    with the gates' results, `metrics.json`, the metrics of each model, and `predictions.npz`, each model's
+    probabilities for each test image. Parameters: `model_type`, the key of the floors; `limits`,
+    the fields of `ModelLimits` as JSON.
     """
     from components.evaluate import eval_config, gates, metrics, predictions
     from components.evaluate.eval_config import BASELINE, BEST, CANDIDATE
@@ -51,7 +51,7 @@ def Evaluate(
             versions[name] = artifact.get_int_custom_property("version")
             models[name] = pathlib.Path(artifact.uri) / "Format-Serving"
     same = versions.get(BASELINE) == versions.get(BEST)
-    if same:  # no need to ask one model twice
+    if same:  # one model is evaluated once
         models.pop(BEST, None)
 
     blocks = list(predictions.predict(f"{examples.uri}/Split-{features.TEST}", models))
@@ -76,7 +76,8 @@ def Evaluate(
     )
     if all(result.passed for result in judged) and not metrics.is_approved(evaluation.uri):
         reason = (
-            "TFMA's own validation must agree with the model gate, and does not: look at the evaluation's validations"
+            "TFMA's own validation must agree with the model gate, but it rejects the candidate: see the evaluation's "
+            "validations"
         )
         judged.append(findings.GateResult("tfma-validation", None, None, False, reason))
     findings.write(checks.uri, gates=judged)
@@ -94,7 +95,7 @@ def InfraCheck(
     checks: OutputArtifact[Checks],
     limits: Parameter[str],
 ) -> None:
-    """Tries the exported model as a server would use it.
+    """Runs the exported model as a server would.
 
     Inputs: `examples`, of which some images of the split test are read and no label; `model`; `transform_graph`, with
     which it was trained. Output: `checks` with the gates' results. Parameter: `limits`, the fields of `InfraLimits`
@@ -114,7 +115,7 @@ def InfraCheck(
 def infra_check(
     *, examples: BaseChannel, model: BaseChannel, transform_graph: BaseChannel, limits: InfraLimits
 ) -> BaseComponent:
-    """Builds the node that tries the exported model; the arguments are the inputs of `InfraCheck`."""
+    """Builds the node that checks the exported model; the arguments are the inputs of `InfraCheck`."""
     return InfraCheck(
         examples=examples,
         model=model,
@@ -139,7 +140,7 @@ def evaluate(
         model: the candidate.
         baseline: the model in production.
         best: the best version ever pushed.
-        model_type: which floor holds, settled at the latest when the run starts.
+        model_type: key of the accuracy floor, known at the latest when the run starts.
         limits: of the model gate, with the floors of all models.
     """
     return Evaluate(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The slices that matter for handwriting: how much ink an image has, and how its strokes lean."""
+"""TFMA's configuration, with slices for handwriting: by the amount of ink and by the slant of the strokes."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def slice_values(values: Mapping[str, npt.NDArray[np.floating]]) -> dict[str, np
 
 
 CANDIDATE, BASELINE, BEST = "candidate", "baseline", "best"
-# How the other results are called: those of the whole split by TFMA, those of the slices here.
+# Names of the other results: TFMA's for the split as one, own names for the slices.
 COUNT, MATRIX = "example_count", "multiClassConfusionMatrixAtThresholds"
 SLICE_COUNT, SLICE_ACCURACY, SLICE_CONFIDENCE, CURVE = "images", "accuracy", "confidence", "calibrationHistogramBuckets"
 CALIBRATION_BINS = 10
 
 
 class EvalConfigs(NamedTuple):
-    """What to measure on the whole split, what on each slice, and both in one: that is written beside the results."""
+    """Configurations for the split as one, for its slices, and for both, which is written beside the results."""
 
-    whole: config_pb2.EvalConfig
+    overall: config_pb2.EvalConfig
     sliced: config_pb2.EvalConfig
     both: config_pb2.EvalConfig
 
@@ -54,36 +54,35 @@ def build_eval_configs(models: Sequence[str], limits: ModelLimits, model_type: s
     """Builds the configurations.
 
     Args:
-        models: names of the models, CANDIDATE first, then BASELINE and BEST where there are such.
+        models: names of the models: CANDIDATE, then BASELINE and BEST if they exist.
         limits: of the model gate.
         model_type: key of `limits.accuracy`.
     """
-    whole = _whole(models, limits, model_type)
+    overall = _overall(models, limits, model_type)
     sliced = _sliced(models, limits)
     both = config_pb2.EvalConfig()
-    both.CopyFrom(whole)
+    both.CopyFrom(overall)
     both.metrics_specs.extend(sliced.metrics_specs)
     both.slicing_specs.extend(sliced.slicing_specs)
-    return EvalConfigs(whole, sliced, both)
+    return EvalConfigs(overall, sliced, both)
 
 
 def model_names(models: Sequence[str]) -> list[str]:
-    """The models' names as TFMA has them: it drops the name of an only model."""
+    """Returns the models' names in TFMA, which drops the name of an only model."""
     return list(models) if len(models) > 1 else [""]
 
 
-def _whole(models: Sequence[str], limits: ModelLimits, model_type: str) -> config_pb2.EvalConfig:
-    """Of parts of the split the figures with 95 % intervals by jackknife, the differences to the baseline too."""
+def _overall(models: Sequence[str], limits: ModelLimits, model_type: str) -> config_pb2.EvalConfig:
+    """Configures metrics of parts of the split with 95 % jackknife intervals, and their changes from the baseline."""
     config = _config(models)
     for name in model_names(models):
         spec = config.metrics_specs.add(model_names=[name])
         spec.example_weights.weighted = True
         _add(spec, "ExampleCount")
-        for figure in batched_metrics.FIGURES:
-            _add(spec, "AnswersFigure", batched_metrics.__name__, name=figure)
-        # Precision and F1 follow from it.
-        # TFMA keeps plots of the same slice apart unless they have the names that it gives its own.
-        _add(spec, "AnswersMatrix", batched_metrics.__name__, name="confusion_matrix_plot")
+        for metric in batched_metrics.METRICS:
+            _add(spec, "BatchedMetric", batched_metrics.__name__, name=metric)
+        # Precision and F1 follow from it. Only with the name of TFMA's own plot are the plots of a slice merged.
+        _add(spec, "BatchedConfusionMatrix", batched_metrics.__name__, name="confusion_matrix_plot")
     count, accuracy = config.metrics_specs[0].metrics[:2]
     count.threshold.value_threshold.lower_bound.value = limits.test_examples
     accuracy.threshold.value_threshold.lower_bound.value = limits.accuracy[model_type]
@@ -94,7 +93,7 @@ def _whole(models: Sequence[str], limits: ModelLimits, model_type: str) -> confi
 
 
 def _sliced(models: Sequence[str], limits: ModelLimits) -> config_pb2.EvalConfig:
-    """Of answers alike whether they are right, the label, their confidence, the prediction, and number, the weight."""
+    """Configures metrics of groups of predictions: label 1 if right, prediction the confidence, weight the count."""
     config = _config(models)
     config.slicing_specs.add()
     for feature in (features.LABEL, *GROUPS):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model gate: what was measured, held against the limits, each with one sentence that a person can act on."""
+"""The model gate: compares metrics with limits, and explains each result in one sentence."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def judge(
     """Judges a candidate.
 
     Args:
-        candidate: its figures, as `results.load` gives them.
+        candidate: its metrics, from `metrics.load_metrics`.
         baseline: those of the model in production, None without one.
         best: those of the best version ever pushed, None without one. Both have a key `version` besides.
         limits: of the model gate.
@@ -37,13 +37,13 @@ def judge(
     accuracy, before = candidate["accuracy"], baseline or {}
     measured = candidate["intervals"]
     if baseline is not None:
-        what = f"the model in production (version {baseline['version']})"
-        yield _no_worse("change", accuracy, baseline["accuracy"], limits.change, what, measured.get("change"))
+        reference = f"the model in production (version {baseline['version']})"
+        yield _no_worse("change", accuracy, baseline["accuracy"], limits.change, reference, measured.get("change"))
     if best is not None:
-        what = f"the best version ever pushed (version {best['version']})"
+        reference = f"the best version ever pushed (version {best['version']})"
         same = baseline is not None and best["version"] == baseline["version"]
         interval = measured.get("change") if same else None  # TFMA compares with one model only
-        yield _no_worse("best", accuracy, best["accuracy"], limits.best, what, interval)
+        yield _no_worse("best", accuracy, best["accuracy"], limits.best, reference, interval)
     yield _at_least(
         "test-examples",
         "number of test examples",
@@ -55,7 +55,7 @@ def judge(
     finite = math.isfinite(candidate["loss"]) and math.isfinite(accuracy)
     reason = f"the candidate's loss is {candidate['loss']:.4f} and its accuracy {accuracy:.2%}"
     if not finite:
-        reason += ": they must be finite, and a model that answers with NaN must not be served; train it again"
+        reason += ": they must be finite, as a model that predicts NaN must not be served; train it again"
     yield GateResult(
         "finite",
         candidate["loss"] if finite else None,
@@ -99,7 +99,7 @@ def _recall_interval(figures: Mapping[str, Any], name: str) -> tuple[float, floa
 
 def _at_least(
     name: str,
-    what: str,
+    quantity: str,
     measured: float,
     limit: float,
     form: str = "{:.2%}",
@@ -108,7 +108,7 @@ def _at_least(
     interval: Sequence[float] | None = None,
 ) -> GateResult:
     passed = measured >= limit
-    reason = f"the {what} is {form.format(measured)}, the limit is {form.format(limit)}"
+    reason = f"the {quantity} is {form.format(measured)}, the limit is {form.format(limit)}"
     if not passed:
         reason += f", missed by {_points(limit - measured, form)}: {way_out}"
     return GateResult(
@@ -117,24 +117,29 @@ def _at_least(
 
 
 def _no_worse(
-    name: str, accuracy: float, reference: float, limit: float, what: str, interval: Sequence[float] | None
+    name: str,
+    accuracy: float,
+    reference_accuracy: float,
+    limit: float,
+    reference: str,
+    interval: Sequence[float] | None,
 ) -> GateResult:
     # Accuracies are counts over counts, so a difference that equals the limit must not fail for a rounding error.
-    passed = accuracy - reference >= -limit - 1e-9
+    passed = accuracy - reference_accuracy >= -limit - 1e-9
     reason = (
-        f"the candidate's accuracy is {accuracy:.2%}, that of {what} {reference:.2%}: "
-        f"{100 * (accuracy - reference):+.2f} points, at most {100 * limit:g} lower are allowed"
+        f"the candidate's accuracy is {accuracy:.2%}, that of {reference} {reference_accuracy:.2%}: "
+        f"{100 * (accuracy - reference_accuracy):+.2f} points, at most {100 * limit:g} lower are allowed"
     )
     if not passed:
-        reason += f", exceeded by {_points(reference - accuracy - limit, '{:.2%}')}: {_WAY_OUT}"
+        reason += f", exceeded by {_points(reference_accuracy - accuracy - limit, '{:.2%}')}: {_WAY_OUT}"
     return GateResult(
         name,
-        _or_none(accuracy - reference),
+        _or_none(accuracy - reference_accuracy),
         -limit,
         passed,
         reason,
         candidate=_or_none(accuracy),
-        baseline=_or_none(reference),
+        baseline=_or_none(reference_accuracy),
         interval=_ends(interval),
     )
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks an exported model golden requests, as a program that a fresh process runs: nothing but TensorFlow is there.
+"""Sends golden requests to an exported model, as a program of its own with nothing but TensorFlow.
 
-Keras, installed as it is, cannot be imported here, nor what Keras would import: a model that needs it does not load.
-Nor can Google's API client, which TensorFlow imports where it is, for clusters of Google's.
+Neither Keras nor the packages that it imports can be imported here, so a model that needs them does not load. Nor can
+Google's API client, which TensorFlow imports if it is installed.
 
-    python golden.py SAVED_MODEL REQUESTS ANSWERS
+    python golden.py SAVED_MODEL REQUESTS PREDICTIONS
 
 REQUESTS is a folder with one serialized tensor for each signature, SIGNATURE.tensor, as `tf.io.serialize_tensor` writes
-it; ANSWERS is a JSON file: signature -> probabilities, classes, and the seconds that each of some single requests took.
+it; PREDICTIONS is a JSON file: signature -> probabilities, classes, and the seconds of each of some single requests.
 """
 
 import gc
@@ -17,7 +17,7 @@ import sys
 import time
 
 if __name__ == "__main__":
-    gc.disable()  # an import makes no garbage, and to look for it is a fifth of the time
+    gc.disable()  # collecting garbage takes a fifth of the time of an import, which makes none
     for absent in ("keras", "tf_keras", "sklearn", "pandas", "IPython", "googleapiclient"):
         sys.modules[absent] = None  # type: ignore[assignment]
 
@@ -30,26 +30,26 @@ if __name__ == "__main__":
 SINGLE_REQUESTS = 20
 
 
-def main(saved_model: str, requests: str, answers: str) -> None:
+def main(saved_model: str, requests: str, predictions: str) -> None:
     model = tf.saved_model.load(saved_model)
-    told = {}
+    results = {}
     for path in sorted(pathlib.Path(requests).glob("*.tensor")):
         signature = model.signatures[path.stem]
         [(name, spec)] = signature.structured_input_signature[1].items()
         batch = tf.io.parse_tensor(path.read_bytes(), spec.dtype)
-        answer = signature(**{name: batch})
+        outputs = signature(**{name: batch})
         signature(**{name: batch[:1]})  # the first request of a shape pays for the others
         seconds = []
         for row in range(SINGLE_REQUESTS):
-            one = batch[row % len(batch) :][:1]
-            started = time.perf_counter()
-            signature(**{name: one})
-            seconds.append(time.perf_counter() - started)
-        told[path.stem] = {
-            **{key: value.numpy().astype(float).tolist() for key, value in answer.items()},
+            image = batch[row % len(batch) :][:1]
+            start = time.perf_counter()
+            signature(**{name: image})
+            seconds.append(time.perf_counter() - start)
+        results[path.stem] = {
+            **{key: value.numpy().astype(float).tolist() for key, value in outputs.items()},
             "seconds": seconds,
         }
-    pathlib.Path(answers).write_text(json.dumps(told), encoding="utf-8")
+    pathlib.Path(predictions).write_text(json.dumps(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The infrastructure gate: does the exported model answer where only TensorFlow is, and does it say what was trained?
+"""The infrastructure gate: the exported model runs with nothing but TensorFlow and computes what was trained.
 
-A fresh process loads the model and answers golden requests through every signature. What it answers is compared with
-the way that training takes: the same test images through tf.Transform's graph and the Keras model.
+A fresh process loads the model and serves golden requests through every signature. Its predictions are compared with
+those in training: the same test images through tf.Transform's graph and the Keras model.
 """
 
 from __future__ import annotations
@@ -34,48 +34,48 @@ _TIMEOUT = 300.0
 
 
 def check(model: pathlib.Path, transform_graph: str, split_folder: str, limits: InfraLimits) -> Iterator[GateResult]:
-    """Tries an exported model.
+    """Checks an exported model.
 
     Args:
         model: folder of a Model artifact: Format-Serving/ and keras/model.keras.
         transform_graph: folder of the TransformGraph artifact that it was trained with.
-        split_folder: TFRecords to take the images from.
+        split_folder: folder with TFRecords, for the images.
         limits: of the infrastructure gate.
 
     Yields:
-        One result for each limit; only the first, where the model does not answer at all.
+        One result for each limit; only the first if the model returns no predictions.
     """
     serialized = np.array(list(itertools.islice(_records(split_folder), _IMAGES)), dtype=object)
-    with futures.ThreadPoolExecutor(1) as beside:
-        as_trained = beside.submit(_as_trained, model / "keras" / "model.keras", transform_graph, serialized)
-        answers, failure = _ask(model / "Format-Serving", serialized)
+    with futures.ThreadPoolExecutor(1) as pool:
+        trained = pool.submit(_trained_probabilities, model / "keras" / "model.keras", transform_graph, serialized)
+        predictions, failure = _predict(model / "Format-Serving", serialized)
     yield GateResult(
-        "infra-answers",
+        "infra-predictions",
         None,
         None,
         not failure,
         failure
-        or f"a fresh process answered {len(serialized)} golden requests through each of {len(answers)} signatures",
+        or f"a fresh process served {len(serialized)} golden requests through each of {len(predictions)} signatures",
     )
     if failure:
         return
-    slowest = max(answers, key=lambda name: statistics.median(answers[name]["seconds"]))
-    latency = 1000 * statistics.median(answers[slowest]["seconds"])
+    slowest = max(predictions, key=lambda name: statistics.median(predictions[name]["seconds"]))
+    latency = 1000 * statistics.median(predictions[slowest]["seconds"])
     reason = f"one image through {slowest} takes {latency:.1f} ms (median of {golden.SINGLE_REQUESTS}), the limit is"
     reason += f" {limits.latency_ms:g} ms"
     if latency > limits.latency_ms:
         reason += f", exceeded by {latency - limits.latency_ms:.1f} ms: take a smaller network, or raise the limit"
     yield GateResult("infra-latency", latency, limits.latency_ms, latency <= limits.latency_ms, reason)
 
-    trained = as_trained.result()
+    expected = trained.result()
     differences = {
-        name: float(np.max(np.abs(np.array(answer[features.PROBABILITIES_OUTPUT]) - trained)))
-        for name, answer in answers.items()
+        name: float(np.max(np.abs(np.array(outputs[features.PROBABILITIES_OUTPUT]) - expected)))
+        for name, outputs in predictions.items()
     }
     worst = max(differences, key=lambda name: differences[name])
     passed = differences[worst] <= limits.difference
     reason = (
-        f"the largest difference of a probability between training's way and the signature {worst} is "
+        f"the largest difference of a probability between training and the signature {worst} is "
         f"{differences[worst]:.2g}, the limit is {limits.difference:g}"
     )
     if not passed:
@@ -84,41 +84,41 @@ def check(model: pathlib.Path, transform_graph: str, split_folder: str, limits: 
     yield GateResult("training-serving-skew", differences[worst], limits.difference, passed, reason)
 
 
-def _ask(saved_model: pathlib.Path, serialized: np.ndarray) -> tuple[dict[str, Any], str]:
-    """Asks through every signature in a process of its own; returns the answers, and why there are none."""
+def _predict(saved_model: pathlib.Path, serialized: np.ndarray) -> tuple[dict[str, Any], str]:
+    """Runs every signature in a process of its own; returns the predictions, and the failure or ""."""
     requests = _requests(serialized)
     with tempfile.TemporaryDirectory() as folder:
         for name, tensor in requests.items():
             (pathlib.Path(folder) / f"{name}.tensor").write_bytes(tf.io.serialize_tensor(tensor).numpy())
-        answers = pathlib.Path(folder) / "answers.json"
-        command = [sys.executable, str(golden.__file__), str(saved_model), folder, str(answers)]
+        output = pathlib.Path(folder) / "predictions.json"
+        command = [sys.executable, str(golden.__file__), str(saved_model), folder, str(output)]
         env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
         try:
-            done = subprocess.run(
+            process = subprocess.run(
                 command, capture_output=True, text=True, timeout=_TIMEOUT, env=env, cwd=folder, check=False
             )
         except subprocess.TimeoutExpired:
-            return {}, f"the exported model must answer in a fresh process, but did not within {_TIMEOUT:g} s"
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            return {}, f"the exported model must load and answer in a fresh process, but: {last[:300]}"
-        told = json.loads(answers.read_text(encoding="utf-8"))
-    return told, next(_wrong(told, len(serialized)), "")
+            return {}, f"the exported model must run in a fresh process, but did not finish within {_TIMEOUT:g} s"
+        if process.returncode:
+            last = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+            return {}, f"the exported model must load and run in a fresh process, but: {last[:300]}"
+        predictions = json.loads(output.read_text(encoding="utf-8"))
+    return predictions, next(_faults(predictions, len(serialized)), "")
 
 
-def _wrong(told: Mapping[str, Any], count: int) -> Iterator[str]:
-    for name, answer in told.items():
-        probabilities = np.array(answer[features.PROBABILITIES_OUTPUT])
-        classes = np.array(answer[features.CLASS_OUTPUT])
+def _faults(predictions: Mapping[str, Any], count: int) -> Iterator[str]:
+    for name, outputs in predictions.items():
+        probabilities = np.array(outputs[features.PROBABILITIES_OUTPUT])
+        classes = np.array(outputs[features.CLASS_OUTPUT])
         expected = (count, len(features.CLASSES))
         if probabilities.shape != expected or classes.shape != (count,):
-            yield f"{name} must answer probabilities of shape {expected} and {count} classes, not {probabilities.shape}"
+            yield f"{name} must return probabilities of shape {expected} and {count} classes, not {probabilities.shape}"
         elif not np.all(np.isfinite(probabilities)):
-            yield f"{name} must answer finite probabilities, but {int(np.sum(~np.isfinite(probabilities)))} are not"
+            yield f"{name} must return finite probabilities, but {int(np.sum(~np.isfinite(probabilities)))} are not"
         elif (error := float(np.max(np.abs(probabilities.sum(axis=1) - 1)))) > 1e-4:
-            yield f"{name} must answer probabilities that sum to 1, but a sum is off by {error:.2g}"
+            yield f"{name} must return probabilities that sum to 1, but a sum is off by {error:.2g}"
         elif not np.array_equal(classes, probabilities.argmax(axis=1)):
-            yield f"{name} must answer the class with the highest probability, and does not"
+            yield f"{name} must return the class with the highest probability, and does not"
 
 
 def _requests(serialized: np.ndarray) -> dict[str, tf.Tensor]:
@@ -131,8 +131,8 @@ def _requests(serialized: np.ndarray) -> dict[str, tf.Tensor]:
     }
 
 
-def _as_trained(keras_file: pathlib.Path, transform_graph: str, serialized: np.ndarray) -> np.ndarray:
-    """Probabilities by tf.Transform's own loader and the Keras model, float32 [n, classes]."""
+def _trained_probabilities(keras_file: pathlib.Path, transform_graph: str, serialized: np.ndarray) -> np.ndarray:
+    """Computes probabilities by tf.Transform's own loader and the Keras model, float32 [n, classes]."""
     transform = tft.TFTransformOutput(transform_graph)
     raw = tf.io.parse_example(serialized.tolist(), transform.raw_feature_spec())
     images = transform.transform_raw_features(raw)[features.IMAGE]

@@ -12,7 +12,7 @@ from components.table import Table
 
 
 class ModelLimits(Table):
-    """What a candidate must reach on the test split to be blessed.
+    """Limits that a candidate must meet on the test split to be blessed.
 
     The defaults are for 10,000 test images and 99 % accuracy, where one standard error of an accuracy is
     sqrt(0.99 * 0.01 / 10000) = 0.1 points. A profile for fewer images needs wider ones.
@@ -39,7 +39,7 @@ class ModelLimits(Table):
 
 
 class InfraLimits(Table):
-    """What an exported model must keep to be served."""
+    """Limits that an exported model must meet to be served."""
 
     # A CNN of this size takes 1 to 3; the limit tells a broken export, not a busy machine.
     latency_ms: float = Field(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks exported models about the test images, the way a server is asked: through a signature, in a batch."""
+"""Runs exported models on the test images as a server does: in batches, through a signature."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BATCH = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """A block of examples with what each model says of them.
+    """A block of examples with each model's predictions.
 
     Attributes:
         ids: bytes [n].
@@ -34,7 +34,7 @@ class Predictions:
 
 
 def save(path: pathlib.Path, blocks: Sequence[Predictions]) -> None:
-    """Writes all answers as one .npz file: `ids`, `labels`, and for each model its probabilities under its name."""
+    """Writes all predictions as one .npz file: `ids`, `labels`, and for each model its probabilities under its name."""
     columns = {
         name: np.concatenate([block.probabilities[name] for block in blocks]) for name in blocks[0].probabilities
     }

@@ -13,7 +13,7 @@ from components.ingest import executor
 
 
 class IdxExampleGenSpec(component_spec.ComponentSpec):
-    """The interface of `IdxExampleGen`; what each key means is said at `executor.Executor`."""
+    """The interface of `IdxExampleGen`; `executor.IngestExecutor` describes its keys."""
 
     INPUTS: dict[str, component_spec.ChannelParameter] = {}
     OUTPUTS = {executor.EXAMPLES_KEY: component_spec.ChannelParameter(type=standard_artifacts.Examples)}
@@ -34,7 +34,7 @@ class IdxExampleGen(base_beam_component.BaseBeamComponent):
     """
 
     SPEC_CLASS = IdxExampleGenSpec
-    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.IngestExecutor)
 
     def __init__(
         self,
@@ -68,15 +68,15 @@ def ingest(
 
     Args:
         data_dir: folder with the four IDX files or with spans, as the worker sees it, or its URL (`remote`).
-        dataset_name: `mnist` or `digits`, which the contents must then be; or how to call contents that are neither.
-        span: number of the span to take; None or a negative number: the newest.
+        dataset_name: `mnist` or `digits`, which the contents must then be; or a name for contents that are neither.
+        span: number of the span to read; None or a negative number: the newest.
         data_sha256: the SHA-256 that the data set must have (`source.Source.sha256`); empty: any.
-        allow: names of findings that are allowed, with commas between them; with `label-out-of-range` among them,
+        allow: comma-separated names of findings that are allowed; with `label-out-of-range` among them,
             images whose label is no class are left out.
 
     Returns:
-        The component; its output `examples` is described at `executor.Executor`.
+        The component; its output `examples` is described at `executor.IngestExecutor`.
     """
-    if isinstance(allow, str):  # the others make no difference here, and must not make the cached Examples stale
+    if isinstance(allow, str):  # no other finding changes the Examples, so none may invalidate their cache
         allow = ",".join({LABEL_OUT_OF_RANGE} & set(allow.split(",")))
     return IdxExampleGen(data_dir, dataset_name, span, data_sha256, allow)

@@ -3,8 +3,8 @@
 
 Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998,
 https://doi.org/10.24432/C50P49 (8x8 pixels of 0 to 16; CC BY 4.0). As in MNIST, a digit is scaled into a box of 20x20,
-and its centre of mass is put on the centre of a 28x28 image. All arithmetic is in integers, so that every machine
-writes the same bytes.
+and its centre of mass is put on the centre of a 28x28 image. All arithmetic is in integers, so every machine writes
+the same bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from components.errors import BadInput, ProjectError
 from components.ingest import encode, idx
 
 TRAIN_COUNT, TEST_COUNT = 1498, 299
-# SHA-256 of the four files: what the data set's name stands for.
+# SHA-256 of the four files: the definition of the data set.
 DIGESTS = {
     idx.TRAIN_IMAGES: "7e2c8883bda2edac63b740e0301c8a60705e122bb8f4a8d866973e4fa2152924",
     idx.TRAIN_LABELS: "1244e9bb9ad81a97deb350380f5228cafd928bf49272959fe7d36ed575a099d0",
@@ -36,11 +36,11 @@ _KERNEL_UNIT = 2000  # the cubic's weights below are exact in 1/2000 at the phas
 
 
 def write(directory: str | os.PathLike[str]) -> None:
-    """Writes the four IDX files into a folder, which is made where it is missing. Each appears whole or not at all.
+    """Writes the four IDX files into a folder, which is made where it is missing; no file is ever incomplete.
 
     Raises:
         BadInput: the folder cannot be written.
-        ProjectError: scikit-learn is missing, or its digits are not those that this project knows.
+        ProjectError: scikit-learn is missing, or its digits are not the expected ones.
     """
     folder = pathlib.Path(directory)
     images, labels = _load()
@@ -83,8 +83,8 @@ def to_mnist_form(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     boxes = np.clip((scaled * 255 * 2 + unit) // (2 * unit), 0, 255)
     result = np.zeros((len(images), _SIDE, _SIDE), np.uint8)
     for box, target in zip(boxes, result, strict=True):
-        top, left = (_offset(box.sum(axis=axis)) for axis in (1, 0))
-        target[top : top + _BOX, left : left + _BOX] = box
+        row, column = (_offset(box.sum(axis=axis)) for axis in (1, 0))
+        target[row : row + _BOX, column : column + _BOX] = box
     return result
 
 
@@ -99,7 +99,7 @@ def _weights() -> npt.NDArray[np.int64]:
 
 
 def _offset(profile: npt.NDArray[np.int64]) -> int:
-    """Where the box must start for its centre of mass to lie on the centre of the image: [20] -> 0 .. 8."""
+    """Returns the start of a box, 0 .. 8, that centres its mass in the image, from its sums by row or column [20]."""
     total = int(profile.sum())
     doubled = int((profile * (2 * np.arange(_BOX) + 1)).sum())  # twice the centre of mass, times the total
     start = (_SIDE * total - doubled + total) // (2 * total) if total else (_SIDE - _BOX) // 2

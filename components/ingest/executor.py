@@ -29,8 +29,8 @@ DATA_DIR_KEY, SPAN_KEY, DATASET_NAME_KEY = "data_dir", "span", "dataset_name"
 DATA_SHA256_KEY, ALLOW_KEY = "data_sha256", "allow"
 EXAMPLES_KEY = standard_component_specs.EXAMPLES_KEY
 
-# One file in this many of the training images is held out as val: 5,000 of MNIST's 60,000.
-VAL_ONE_IN = 12
+# One in this many of the training images is held out as val: 5,000 of MNIST's 60,000.
+VAL_RATIO = 12
 # Images in one output file, which is also the unit of work of a Beam worker; fewer where images are large.
 SHARD_IMAGES, SHARD_BYTES = 8192, 2**27
 
@@ -39,16 +39,9 @@ _FILES_OF_SPLIT = {
     features.VAL: (idx.TRAIN_IMAGES, idx.TRAIN_LABELS),
     features.TEST: (idx.TEST_IMAGES, idx.TEST_LABELS),
 }
-# Folder of an Examples artifact in which files grow until they are complete; gone in the end.
+# Folder of an Examples artifact for files that are not complete; removed in the end.
 _PARTIAL = "partial"
 _MAX_EXAMPLES = 20  # ids of images that were left out, of each split
-
-Contents = Mapping[str, idx.Contents]
-
-
-# The contents that this process read last, by the SHA-256 of the data set: where Beam runs in the executor's own
-# process, the files are read once.
-_contents: dict[str, Contents] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +59,7 @@ class Shard:
     only_classes: bool
 
 
-class Executor(base_beam_executor.BaseBeamExecutor):
+class IngestExecutor(base_beam_executor.BaseBeamExecutor):
     """Reads the four IDX files of a data set and writes them as Examples in three splits.
 
     Output artifacts:
@@ -77,8 +70,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
     Execution properties:
         data_dir: folder with the four IDX files or with spans, as this worker sees it, or its URL.
-        span: number of the span to take; absent or negative: the newest.
-        dataset_name: `mnist` or `digits`, which the contents must then be; or how to call contents that are neither.
+        span: number of the span to read; absent or negative: the newest.
+        dataset_name: `mnist` or `digits`, which the contents must then be; or a name for contents that are neither.
         data_sha256: the SHA-256 that the contents must have; absent or empty: any.
         allow: names of findings with commas between them. With `label-out-of-range`, images whose label is no class are
             left out; the others keep their ids and their splits.
@@ -100,19 +93,18 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         only_classes = LABEL_OUT_OF_RANGE in exec_properties.get(ALLOW_KEY, "").replace(" ", "").split(",")
         counts = {split: len(rows) for split, rows in _indices(contents, only_classes).items()}
         excluded = _excluded(contents) if only_classes else {}
-        _check_any_left(counts, excluded)
+        _check_not_empty(counts, excluded)
         splits = ", ".join(f"{count:,} {name}" for name, count in counts.items())
         progress.report(progress.Message(f"writing {splits}"))
         _describe(artifact, dataset, excluded)
         try:
-            _contents[dataset.sha256] = contents
             self._write(artifact, dataset, counts, only_classes)
         except BaseException:
             for name in (*(f"Split-{split}" for split in features.SPLITS), _PARTIAL):
                 _remove(os.path.join(artifact.uri, name))
             raise
         finally:
-            _contents.clear()
+            source.cache.clear()
 
     def _write(
         self, artifact: types.Artifact, dataset: source.Source, counts: dict[str, int], only_classes: bool
@@ -140,11 +132,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 @functools.lru_cache(maxsize=2)
 def split_indices(train_images: int, test_images: int) -> dict[str, npt.NDArray[np.int64]]:
-    """Which images of the training or test files belong to each split: ascending indices into those files.
+    """Returns the images of each split: int64, ascending indices into the training or test files.
 
-    val is exactly floor(train_images / VAL_ONE_IN), chosen by a hash of the index, so the same in every run.
+    val is exactly floor(train_images / VAL_RATIO), chosen by a hash of the index, so the same in every run.
     """
-    val = encode.lowest_ranks(train_images, train_images // VAL_ONE_IN)
+    val = encode.lowest_ranks(train_images, train_images // VAL_RATIO)
     return {
         features.TRAIN: np.setdiff1d(np.arange(train_images), val, assume_unique=True),
         features.VAL: val,
@@ -152,7 +144,7 @@ def split_indices(train_images: int, test_images: int) -> dict[str, npt.NDArray[
     }
 
 
-def _indices(contents: Contents, only_classes: bool) -> dict[str, npt.NDArray[np.int64]]:
+def _indices(contents: source.Contents, only_classes: bool) -> dict[str, npt.NDArray[np.int64]]:
     """`split_indices` of the files; without those images whose label is no class, where they are to be left out."""
     indices = split_indices(len(contents[idx.TRAIN_LABELS].array), len(contents[idx.TEST_LABELS].array))
     if not only_classes:
@@ -160,7 +152,7 @@ def _indices(contents: Contents, only_classes: bool) -> dict[str, npt.NDArray[np
     return {split: rows[_labels(contents, split)[rows] < len(features.CLASSES)] for split, rows in indices.items()}
 
 
-def _excluded(contents: Contents) -> dict[str, dict[str, Any]]:
+def _excluded(contents: source.Contents) -> dict[str, dict[str, Any]]:
     """The images to leave out, in the form of the custom property `excluded`."""
     excluded = {}
     for split, rows in _indices(contents, only_classes=False).items():
@@ -175,17 +167,17 @@ def _excluded(contents: Contents) -> dict[str, dict[str, Any]]:
     return excluded
 
 
-def _labels(contents: Contents, split: str) -> npt.NDArray[np.uint8]:
+def _labels(contents: source.Contents, split: str) -> npt.NDArray[np.uint8]:
     """The labels of the file that a split comes from."""
     return contents[_FILES_OF_SPLIT[split][1]].array
 
 
-def _check_any_left(counts: Mapping[str, int], excluded: Mapping[str, Any]) -> None:
+def _check_not_empty(counts: Mapping[str, int], excluded: Mapping[str, Any]) -> None:
     for split in excluded:
         if not counts[split]:
             raise GateStopped(
                 f"Every image of {split} has a label outside 0 to {len(features.CLASSES) - 1}, so with --allow "
-                f"{LABEL_OUT_OF_RANGE} none is left: correct the labels in {_FILES_OF_SPLIT[split][1]}, or add the "
+                f"{LABEL_OUT_OF_RANGE} none remains: correct the labels in {_FILES_OF_SPLIT[split][1]}, or add the "
                 "classes to the data contract."
             )
 
@@ -194,7 +186,7 @@ def write_shard(shard: Shard) -> int:
     """Writes one output file, under its final name only when it is complete. Returns its number of images.
 
     Raises:
-        BadInput: this worker finds other contents in the data folder than the executor did.
+        BadInput: the data folder of this worker has other contents than that of the executor.
     """
     contents = _contents_of(shard)
     images_name, labels_name = _FILES_OF_SPLIT[shard.split]
@@ -209,7 +201,7 @@ def write_shard(shard: Shard) -> int:
     return len(chosen)
 
 
-def _load(exec_properties: dict[str, Any]) -> tuple[source.Source, dict[str, idx.Contents]]:
+def _load(exec_properties: dict[str, Any]) -> tuple[source.Source, source.Contents]:
     data_dir, span = exec_properties[DATA_DIR_KEY], exec_properties.get(SPAN_KEY)
     progress.report(progress.Message(f"reading {data_dir}"))
     dataset, contents = source.load(
@@ -223,13 +215,13 @@ def _load(exec_properties: dict[str, Any]) -> tuple[source.Source, dict[str, idx
     return dataset, contents
 
 
-def _contents_of(shard: Shard) -> Contents:
-    if shard.sha256 not in _contents:
+def _contents_of(shard: Shard) -> source.Contents:
+    """Returns the contents of the data set of a shard, which a worker process of its own reads itself."""
+    contents = source.cache.find(shard.sha256)
+    if contents is None:
         dataset, contents = source.load(shard.directory, None, features.IMAGE_SHAPE)
         _check_unchanged(dataset, shard.sha256)
-        _contents.clear()
-        _contents[shard.sha256] = contents
-    return _contents[shard.sha256]
+    return contents
 
 
 def _check_unchanged(dataset: source.Source, expected: str) -> None:

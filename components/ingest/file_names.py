@@ -15,25 +15,25 @@ _UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".tmp", ".aria2"
 _PACKED = (".zip", ".z", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar", ".tgz", ".tar.gz")
 _OTHER_FORMATS = (".npz", ".npy", ".csv", ".parquet", ".mat", ".png", ".pkl")
 _TEXTS = (".txt", ".md", ".json", ".html", ".py", ".sha256", ".md5")
-_DEPTH, _FOLDERS = 2, 20  # how far to look for the files below a folder
+_DEPTH, _FOLDERS = 2, 20  # levels and folders to search below a folder
 
-# Names of what is directly in a folder, by its path below the first one; None where that is no folder.
+# Names of the entries of a folder, by its path below the first one; None where that is no folder.
 Below = Callable[[str], Collection[str] | None]
 
 
 def file_name_advice(
     directory: str | os.PathLike[str], missing: Sequence[str], entries: Collection[str], below: Below
 ) -> tuple[str, str]:
-    """Says what is there instead of IDX files, and what to do.
+    """Describes the files that a folder holds instead of IDX files, and the way out.
 
     Args:
         directory: their folder, or its URL.
-        missing: base names of the files that are not there.
-        entries: names of what is in it.
-        below: lists what is in a folder there.
+        missing: base names of the missing files.
+        entries: names of its entries.
+        below: lists the entries of a folder in it.
 
     Returns:
-        What is there, and a sentence.
+        The present files, as a part of a sentence, and a sentence of advice.
     """
     # Among what is hidden are the resource forks, "._NAME", that macOS puts beside each file.
     shown = sorted(entry for entry in entries if not entry.startswith("."))
@@ -44,10 +44,10 @@ def file_name_advice(
         return f"only {listed}", _joined(plans.values()) + _about(by_name)
     if folder := _folder_with(missing, shown, below):
         return f"the folder {folder}", f"Name that folder: --data-dir {os.fspath(directory)}/{folder}."
-    others = [entry for entry in shown if entry.lower().endswith(_OTHER_FORMATS)]
-    if others:
-        return f"only {_few(others)}", (
-            f"{others[0]} is no IDX file: write its arrays as IDX (README, 'Your own images')."
+    unusable = [entry for entry in shown if entry.lower().endswith(_OTHER_FORMATS)]
+    if unusable:
+        return f"only {_few(unusable)}", (
+            f"{unusable[0]} is no IDX file: write its arrays as IDX (README, 'Your own images')."
         )
     archives = [entry for entry in shown if entry.lower().endswith(_PACKED)]
     if archives:
@@ -68,12 +68,12 @@ def _name(entry: str) -> str | None:
 
 def _plan(name: str, candidates: Sequence[str], below: Below) -> str:
     """The way out for one file, such as "rename A to B"."""
-    whole = [entry for entry in candidates if not entry.lower().endswith(_UNFINISHED)]
-    if not whole:
+    complete = [entry for entry in candidates if not entry.lower().endswith(_UNFINISHED)]
+    if not complete:
         return f"fetch {name} again, for {candidates[0]} is an unfinished download"
-    if len(whole) > 1 and name not in whole:
-        return f"rename one of {_few(whole)} to {name} (with .gz where it is gzipped)"
-    entry = name if name in whole else whole[0]
+    if len(complete) > 1 and name not in complete:
+        return f"rename one of {_few(complete)} to {name} (with .gz where it is gzipped)"
+    entry = name if name in complete else complete[0]
     inside = below(entry)
     if inside is not None:
         files = [inner for inner in inside if not inner.startswith(".")]
@@ -86,7 +86,7 @@ def _plan(name: str, candidates: Sequence[str], below: Below) -> str:
 
 
 def _about(by_name: Mapping[str, Sequence[str]]) -> str:
-    """Names what renaming does not mend in a data set that is known by its file names."""
+    """Warns of data sets, known by their file names, that need more than renaming."""
     entries = [entry.lower() for candidates in by_name.values() for entry in candidates]
     if any("idx2-int" in entry for entry in entries):
         return " The labels are int32 and eight to an image: write the first of each as an unsigned byte."

@@ -6,7 +6,7 @@ big-endian uint32 for each dimension, and the elements row by row. A file may be
 
 The reader trusts nothing. A header is held against the shape that the caller expects, against `MAX_BYTES` and against
 the size of the file before anything is allocated; gzip is decompressed in chunks and never further than one byte past
-what the header promises. What is wrong is refused with one line: file, field, expected, found, way out.
+what the header promises. A file that breaks a rule is refused with one line: file, field, rule, value, way out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +49,7 @@ _MAX_DEFLATE_RATIO = 1032
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What one IDX file holds.
+    """The contents of one IDX file.
 
     Attributes:
         path: the file that was read.
@@ -83,6 +83,26 @@ def find(directory: str | os.PathLike[str], name: str) -> list[pathlib.Path]:
     return [folder / candidate for candidate in present(folder, name, entries, below)]
 
 
+class Identity(NamedTuple):
+    """A file in one state: changing or replacing it gives it another identity."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+def identities(directory: str | os.PathLike[str]) -> tuple[Identity, ...]:
+    """Returns the identity of each IDX file that a folder holds, in the order of `FILES`."""
+    identities = []
+    for name in FILES:
+        for path in (pathlib.Path(directory, name), pathlib.Path(directory, f"{name}.gz")):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                identities.append(Identity(str(path), status.st_size, status.st_mtime_ns, status.st_ino))
+    return tuple(identities)
+
+
 def present(
     directory: str | os.PathLike[str], name: str, entries: Collection[str], below: Callable[[str], list[str] | None]
 ) -> list[str]:
@@ -104,8 +124,8 @@ def present(
     files = files_of(name)
     if not files:
         missing = [other for other in FILES if not files_of(other)]
-        found, way_out = file_names.file_name_advice(directory, missing, entries, below)
-        refuse(directory, name, f"{name} or {name}.gz", found, way_out)
+        actual, way_out = file_names.file_name_advice(directory, missing, entries, below)
+        refuse(directory, name, f"{name} or {name}.gz", actual, way_out)
     return files
 
 
@@ -178,9 +198,9 @@ def header(shape: tuple[int, ...]) -> bytes:
     return struct.pack(f">BBBB{len(shape)}I", 0, 0, _UNSIGNED_BYTE, len(shape), *shape)
 
 
-def refuse(path: str | os.PathLike[str], field: str, expected: str, found: str, way_out: str) -> NoReturn:
+def refuse(path: str | os.PathLike[str], field: str, expected: str, actual: str, way_out: str) -> NoReturn:
     """Raises `BadInput` with the one line that every refused file gets."""
-    line = f"{os.fspath(path)}: {field}: expected {expected}, found {found}. {way_out}"
+    line = f"{os.fspath(path)}: {field}: expected {expected}, found {actual}. {way_out}"
     raise BadInput("".join(c if c.isprintable() else repr(c)[1:-1] for c in line)) from None
 
 
@@ -190,8 +210,8 @@ def _read(path: pathlib.Path, item_shape: tuple[int, ...]) -> Contents:
         _check_magic(path, magic, 1 + len(item_shape))
         sizes = _take(path, stream, 4 * (1 + len(item_shape)))
         if len(sizes) < 4 * (1 + len(item_shape)):
-            expected, found = f"{4 + 4 * (1 + len(item_shape))} bytes", f"{4 + len(sizes)} bytes, cut off"
-            refuse(path, "header", expected, found, "Fetch or write the file again.")
+            expected, actual = f"{4 + 4 * (1 + len(item_shape))} bytes", f"{4 + len(sizes)} bytes, cut off"
+            refuse(path, "header", expected, actual, "Fetch or write the file again.")
         count, *shape = struct.unpack(f">{1 + len(item_shape)}I", sizes)
         _check_shape(path, tuple(shape), item_shape)
         head = magic + sizes
@@ -204,8 +224,8 @@ def _read(path: pathlib.Path, item_shape: tuple[int, ...]) -> Contents:
                 break
             data += chunk
     if len(data) != expected_size:
-        found = f"{len(data)} bytes, cut off" if len(data) < expected_size else "more bytes after them"
-        refuse(path, "size", _size_words(count, expected_size), found, "Fetch or write the file again.")
+        actual = f"{len(data)} bytes, cut off" if len(data) < expected_size else "more bytes after them"
+        refuse(path, "size", _size_words(count, expected_size), actual, "Fetch or write the file again.")
     array = np.frombuffer(data, np.uint8, offset=len(head)).reshape(count, *item_shape)
     return Contents(path, array, hashlib.sha256(data).hexdigest())
 
@@ -261,23 +281,23 @@ def _take(path: pathlib.Path, stream: io.BufferedIOBase, size: int) -> bytes:
 def _check_magic(path: pathlib.Path, magic: bytes, dimensions: int) -> None:
     expected = f"00 00 08 {dimensions:02x} (unsigned bytes, {_dimensions(dimensions)})"
     if len(magic) < 4:
-        found, way_out = f"{len(magic)} bytes", "Fetch or write the file again."
+        actual, way_out = f"{len(magic)} bytes", "Fetch or write the file again."
     elif magic[:2] == _GZIP_MAGIC:
-        found, way_out = "a gzip file", f"Name it {path.name}.gz."
+        actual, way_out = "a gzip file", f"Name it {path.name}.gz."
     elif magic[2:] == b"\0\0" and magic[1] == _UNSIGNED_BYTE:
-        found, way_out = f"{magic.hex(' ')}, a little-endian header", "Write the header in big-endian order."
+        actual, way_out = f"{magic.hex(' ')}, a little-endian header", "Write the header in big-endian order."
     elif magic[:2] != b"\0\0":
-        found, way_out = _bytes_words(magic), "This is no IDX file; fetch it again."
+        actual, way_out = _bytes_words(magic), "This is no IDX file; fetch it again."
     elif magic[2] != _UNSIGNED_BYTE:
         kind = _ELEMENT_TYPES.get(magic[2], "unknown")
-        found = f"{magic.hex(' ')}, element type {kind}, {_dimensions(magic[3])}"
+        actual = f"{magic.hex(' ')}, element type {kind}, {_dimensions(magic[3])}"
         way_out = _as_bytes(magic[3], dimensions)
     elif magic[3] != dimensions:
         kind = {1: ", a labels file", 3: ", an images file"}.get(magic[3], "")
-        found, way_out = f"{magic.hex(' ')}, {_dimensions(magic[3])}{kind}", "Check which file has which name."
+        actual, way_out = f"{magic.hex(' ')}, {_dimensions(magic[3])}{kind}", "Check which file has which name."
     else:
         return
-    refuse(path, "magic number", expected, found, way_out)
+    refuse(path, "magic number", expected, actual, way_out)
 
 
 def _as_bytes(dimensions: int, expected: int) -> str:
@@ -295,12 +315,12 @@ def _check_shape(path: pathlib.Path, shape: tuple[int, ...], expected: tuple[int
     if shape == expected:
         return
     way_out = "Rescale the images, or set IMAGE_SHAPE in components/features.py to your own."
-    found = " rows x ".join(map(str, shape)) + " columns"
+    actual = " rows x ".join(map(str, shape)) + " columns"
     if 0 in shape:
-        found, way_out = found + ", an image without pixels", "Write the file again."
+        actual, way_out = actual + ", an image without pixels", "Write the file again."
     elif tuple(map(_swapped, shape)) == expected:
-        found, way_out = found + ", a little-endian header", "Write the header in big-endian order."
-    refuse(path, "image shape", " rows x ".join(map(str, expected)) + " columns", found, way_out)
+        actual, way_out = actual + ", a little-endian header", "Write the header in big-endian order."
+    refuse(path, "image shape", " rows x ".join(map(str, expected)) + " columns", actual, way_out)
 
 
 def _check_count(path: pathlib.Path, count: int, expected_size: int, file_size: int, gzipped: bool) -> None:
@@ -316,8 +336,8 @@ def _check_count(path: pathlib.Path, count: int, expected_size: int, file_size: 
         kind = "cut off" if file_size < expected_size else "with trailing bytes"
         refuse(path, "size", _size_words(count, expected_size), f"{file_size} bytes, {kind}", again)
     if gzipped and expected_size > _MAX_DEFLATE_RATIO * file_size:
-        found = f"{count} promised in a .gz of {file_size} bytes, cut off"
-        refuse(path, "count", f"at most {_MAX_DEFLATE_RATIO * file_size} bytes of contents", found, again)
+        actual = f"{count} promised in a .gz of {file_size} bytes, cut off"
+        refuse(path, "count", f"at most {_MAX_DEFLATE_RATIO * file_size} bytes of contents", actual, again)
 
 
 def _size_words(count: int, size: int) -> str:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings the IDX files of an object store or a web server here, into a folder for as long as they are read.
+"""Copies the IDX files of an object store or a web server into a temporary folder.
 
-They are read as strictly as any others, and no more of them is fetched than the reader would take.
+No more of a file is fetched than the reader accepts (`idx.MAX_BYTES`).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _CHUNK_BYTES = 2**22
 
 
 def check_url(url: str) -> str:
-    """Returns the URL of a data folder without trailing slashes; raises `BadInput` for one that is not taken."""
+    """Returns the URL of a data folder without trailing slashes; raises `BadInput` for any other."""
     return storage.check(url, "--data-dir", *storage.OBJECT_STORES, *storage.WEB)
 
 
 def entries(url: str) -> list[str] | None:
-    """Names of what lies directly below a URL that was checked; None where the server has no listing.
+    """Returns the names directly below a URL from `check_url`; None where the server has no listing.
 
     Raises:
-        BadInput: there is nothing, or it cannot be reached.
+        BadInput: the URL does not exist or cannot be reached.
     """
     if url.startswith(storage.WEB):
         return None
@@ -39,7 +39,7 @@ def entries(url: str) -> list[str] | None:
 
 
 def _listing(files: Any, root: str, url: str) -> dict[str, bool]:
-    """Name of each thing directly below a path of a store -> whether it is a folder."""
+    """Maps each name directly below a path of a store to True for a folder."""
     with storage.refusals(url):
         entries = files.ls(root, detail=True)
     return {entry["name"].rstrip("/").rpartition("/")[2]: entry["type"] == "directory" for entry in entries}
@@ -47,7 +47,9 @@ def _listing(files: Any, root: str, url: str) -> dict[str, bool]:
 
 @contextlib.contextmanager
 def local_copy(url: str) -> Iterator[pathlib.Path]:
-    """Gives a folder with the IDX files of a URL that was checked. What is refused in it is said of the URL.
+    """Yields a temporary folder with the IDX files of a URL from `check_url`.
+
+    Errors raised within name the URL instead of the folder.
 
     Raises:
         BadInput: they cannot be fetched, or one is larger than an IDX file may be.
@@ -76,7 +78,7 @@ def _fetch(url: str, folder: pathlib.Path) -> None:
         for name in idx.FILES:
             idx.present(url, name, listed, below)
     for name in _NAMES if listed is None else set(_NAMES) & set(listed):
-        # A web server is asked for name after name: what it has gzipped, it need not have plain as well.
+        # A web server has no listing: each name is requested, the plain one only if there is no gzipped one.
         if listed is None and (folder / f"{name}.gz").exists():
             continue
         file = _open(files, f"{root}/{name}", f"{url}/{name}", listed is None)
@@ -92,32 +94,32 @@ def _open(files: Any, path: str, url: str, web: bool) -> Any:
             return files.open(path, "rb", block_size=_CHUNK_BYTES)
     with storage.refusals(url):
         try:
-            # As a stream: without a size, fsspec would ask for it first, and a server may not say.
+            # As a stream: without a size, fsspec would request it first, and a server may not state it.
             file = files.open(path, "rb", block_size=0, size=1, headers={"Accept-Encoding": "identity"})
         except FileNotFoundError:
             return None
-    passed = {str(answer.url.scheme) for answer in (*file.r.history, file.r)}
-    if url.startswith("https:") and passed != {"https"}:
+    schemes = {str(response.url.scheme) for response in (*file.r.history, file.r)}
+    if url.startswith("https:") and schemes != {"https"}:
         file.close()
-        raise BadInput(f"{url}: expected an answer over https, found that it leads to http. Give the final address.")
+        raise BadInput(f"{url}: expected https throughout, found a redirect to http. Give the final address.")
     return file
 
 
 def _copy(file: Any, url: str, target: pathlib.Path) -> None:
-    start, done = time.monotonic(), 0
-    with target.open("wb") as here:
+    start, received = time.monotonic(), 0
+    with target.open("wb") as copy:
         while True:
             with storage.refusals(url):
                 chunk = file.read(_CHUNK_BYTES)
             if not chunk:
                 return
-            done += len(chunk)
-            if done > idx.MAX_BYTES:
+            received += len(chunk)
+            if received > idx.MAX_BYTES:
                 idx.refuse(url, "size", f"at most {idx.MAX_BYTES} bytes", "more", "Check the address.")
-            here.write(chunk)
+            copy.write(chunk)
             seconds = time.monotonic() - start
-            if seconds > download.PATIENCE_SECONDS and done < seconds * download.MIN_BYTES_PER_SECOND:
-                found = f"only {done} bytes in {seconds:.0f} seconds"
+            if seconds > download.PATIENCE_SECONDS and received < seconds * download.MIN_BYTES_PER_SECOND:
+                speed = f"only {received} bytes in {seconds:.0f} s"
                 idx.refuse(
-                    url, "speed", f"{download.MIN_BYTES_PER_SECOND} bytes a second", found, "Try another server."
+                    url, "speed", f"{download.MIN_BYTES_PER_SECOND} bytes a second", speed, "Try another server."
                 )

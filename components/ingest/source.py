@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the data that is to be read: which folder, which span, and which data set it really is.
+"""Chooses and reads the data of a run: the folder, the span in it, and the data set that its contents are.
 
 A data set is known by its contents: `mnist` and `digits` are names of SHA-256 digests, and anything else is `custom`
 or bears the name of its profile.
@@ -13,7 +13,9 @@ import hashlib
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import platformdirs
@@ -23,21 +25,28 @@ from components.errors import BadInput
 from components.ingest import digits, download, idx, remote
 
 AUTO, MNIST, DIGITS, CUSTOM = "auto", "mnist", "digits", "custom"
-_KNOWN: Mapping[str, Mapping[str, str]] = {MNIST: download.DIGESTS, DIGITS: digits.DIGESTS}
+_DIGESTS: Mapping[str, Mapping[str, str]] = {MNIST: download.DIGESTS, DIGITS: digits.DIGESTS}
 _SPAN = re.compile(r"span-(\d+)")
+_ABOUT_DIGITS = "the 1,797 digits that come with scikit-learn"
+# Images and labels of a data set that stay in memory between `resolve` and ingest; MNIST takes 55 MB.
+_CACHED_BYTES = 256 * 2**20
+
+_CLOCK_NS = 2 * 10**9  # the coarsest resolution of a file system's modification times
+
+Contents = Mapping[str, idx.Contents]  # by the base name of the file
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One data set that was found and read without complaint.
+    """One data set that was read and is valid.
 
     Attributes:
         name: `mnist`, `digits`, `custom` or the name of a profile.
-        data_dir: the folder that was given, which may hold spans: an absolute path or a URL.
-        span: number of the span that was taken, None where the folder has none.
+        data_dir: the folder as configured, which may hold spans: an absolute path or a URL.
+        span: number of the span that was read, None where the folder has none.
         directory: the folder with the four files, likewise.
         digests: base name of each file -> SHA-256 of its decompressed contents, in the order of `idx.FILES`.
-        sha256: SHA-256 of the whole data set: of the four hex digests, one after the other in that order.
+        sha256: SHA-256 of the data set: of the four hex digests, one after the other in that order.
         train_images: number of images in the training files.
         test_images: number of images in the test files.
     """
@@ -57,12 +66,67 @@ class Source:
 
 
 class DatasetChoice(NamedTuple):
-    """What was chosen, and one plain sentence that says what and why."""
+    """The data set that a run uses, and one plain sentence that names it and the reason."""
 
     source: Source
     sentence: str
 
 
+class ContentsCache:
+    """The data set that this process read last, so that a run reads and hashes its files once.
+
+    Files count as unchanged while their paths, sizes, modification times and inodes are the same; not so in the first
+    seconds after a change, when another may get the same time.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._key: object = None
+        self._contents: Contents = {}
+
+    def read(self, folder: pathlib.Path, image_shape: tuple[int, int]) -> Contents:
+        """Returns the contents of the four files of a folder.
+
+        Raises:
+            BadInput: a file is refused.
+        """
+        with self._lock:
+            files = idx.identities(folder)
+            key = files, image_shape
+            recent = any(abs(time.time_ns() - file.mtime_ns) < _CLOCK_NS for file in files)
+            if not self._contents or self._key != key or recent:
+                self.clear()
+                contents: dict[str, idx.Contents] = {}
+                for pair in ((idx.TRAIN_IMAGES, idx.TRAIN_LABELS), (idx.TEST_IMAGES, idx.TEST_LABELS)):
+                    contents.update(zip(pair, idx.read_pair(folder, *pair, image_shape), strict=True))
+                self._key, self._contents = key, contents
+            return self._contents
+
+    def find(self, sha256: str) -> Contents | None:
+        """Returns the contents of a data set by its SHA-256, None where they are not cached."""
+        with self._lock:
+            return self._contents if self._contents and _sha256(self._contents) == sha256 else None
+
+    def clear(self, limit: int = 0) -> None:
+        """Drops the contents if they take more than so many bytes."""
+        with self._lock:
+            if sum(contents.array.nbytes for contents in self._contents.values()) > limit:
+                self._key, self._contents = None, {}
+
+
+cache = ContentsCache()
+
+
+@contextlib.contextmanager
+def _bounded_cache() -> Iterator[None]:
+    """Leaves no large data set in the cache."""
+    try:
+        yield
+    finally:
+        cache.clear(_CACHED_BYTES)
+
+
+@_bounded_cache()
 def resolve(
     dataset: str = AUTO,
     data_dir: str | os.PathLike[str] | None = None,
@@ -75,29 +139,32 @@ def resolve(
     mirrors: Sequence[str] = download.MIRRORS,
     progress: download.Progress | None = None,
 ) -> DatasetChoice:
-    """Chooses the data of a run and reads it once, so that bad input is refused before any work.
+    """Chooses the data of a run and reads it, so that bad input is refused before any work.
+
+    `auto` is the data set of the model in production; without one MNIST, if it is cached or a mirror responds within
+    `download.RESPONSE_SECONDS`; else the digits.
 
     Args:
         dataset: `auto`, `mnist` or `digits`.
         data_dir: folder with the four IDX files or with spans, or its URL (`remote`); no connection is made for a
             folder.
-        span: number of the span to take; the newest where None.
+        span: number of the span to read; the newest where None.
         production_dataset: name of the data set that the model in production was trained on, None without a model.
         image_shape: height and width in pixels that every image must have.
-        custom_name: what a data set is called that is neither `mnist` nor `digits`.
-        cache_dir: where downloads and the digits are kept; the user's cache folder where None.
+        custom_name: name for a data set that is neither `mnist` nor `digits`.
+        cache_dir: folder for downloads and the digits; the user's cache folder where None.
         mirrors: base URLs for MNIST, tried in order.
-        progress: called during a download with the bytes done and in total.
+        progress: called during a download with the bytes received and in total.
 
     Raises:
-        BadInput: the files are refused or cannot be had, or the arguments contradict each other.
+        BadInput: the files are refused or cannot be downloaded, or the arguments contradict each other.
     """
-    if dataset not in (AUTO, *_KNOWN):
+    if dataset not in (AUTO, *_DIGESTS):
         raise BadInput(f"--dataset takes auto, mnist or digits; received {dataset!r}. Name your own data by a profile.")
     if data_dir is not None:
         source, _ = load(data_dir, span, image_shape, dataset if dataset != AUTO else custom_name)
-        which = f", span {source.span}" if source.span is not None else ""
-        return DatasetChoice(source, f"Data set {source.name}: the files in {source.data_dir}{which}.")
+        span_text = f", span {source.span}" if source.span is not None else ""
+        return DatasetChoice(source, f"Data set {source.name}: the files in {source.data_dir}{span_text}.")
     if span is not None:
         raise BadInput(f"--span chooses among the spans of a --data-dir; received --span {span} without --data-dir.")
     if image_shape != download.IMAGE_SHAPE:
@@ -105,43 +172,46 @@ def resolve(
             f"mnist and digits have images of 28x28; components/features.py sets IMAGE_SHAPE to {image_shape}. "
             "Give your own files with --data-dir."
         )
-    cache = pathlib.Path(cache_dir) if cache_dir is not None else default_cache_dir()
-    if dataset == AUTO and production_dataset is not None and production_dataset not in _KNOWN:
-        raise BadInput(
-            f"The model in production was trained on {production_dataset!r}, and auto keeps to that: give its files "
-            "with --data-dir, or name another data set with --dataset and --allow dataset-changed."
-        )
-    kept = dataset == AUTO and production_dataset is not None
-    why = "as the model in production was trained on it" if kept else "as asked for"
-    wanted = production_dataset if kept else dataset
-    if wanted == DIGITS:
-        return DatasetChoice(_digits(cache), f"Data set digits, the 1,797 digits that come with scikit-learn: {why}.")
-    if (cached := _cached(cache, MNIST)) is not None:
+    folder = pathlib.Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    if dataset == AUTO and production_dataset is not None:
+        if production_dataset not in _DIGESTS:
+            raise BadInput(
+                f"auto uses the data set of the model in production, which is {production_dataset!r}: give its files "
+                "with --data-dir, or name another data set with --dataset and --allow dataset-changed."
+            )
+        dataset, reason = production_dataset, "the model in production was trained on it"
+    else:
+        reason = "as requested"
+    if dataset == DIGITS:
+        return DatasetChoice(_digits(folder), f"Data set digits, {_ABOUT_DIGITS}: {reason}.")
+    if (cached := _cached(folder, MNIST)) is not None:
+        reason = "it is cached" if dataset == AUTO else reason
+        return DatasetChoice(cached, f"Data set mnist, from {cached.directory}: {reason}.")
+    if dataset == MNIST:
+        download.fetch(folder / MNIST, mirrors=mirrors, progress=progress)
+        return DatasetChoice(_load(folder, MNIST), f"Data set mnist, downloaded into {folder / MNIST}: {reason}.")
+    try:
+        download.fetch(folder / MNIST, mirrors=download.order_mirrors(mirrors), progress=progress)
+    except download.MirrorsFailedError as error:
         return DatasetChoice(
-            cached, f"Data set mnist, from {cached.directory}: {why if wanted == MNIST else 'it is cached'}."
+            _digits(folder),
+            f"Data set digits, {_ABOUT_DIGITS}, and NOT MNIST: it is not cached, and no mirror delivers it: "
+            f"{error.reasons}. For MNIST, give --data-dir DIR or --dataset mnist.",
         )
-    if wanted == MNIST:
-        download.fetch(cache / MNIST, mirrors=mirrors, progress=progress)
-        return DatasetChoice(_expect(cache, MNIST), f"Data set mnist, downloaded into {cache / MNIST}: {why}.")
-    failure = download.fetch_within(cache / MNIST, mirrors=mirrors, progress=progress)
-    if failure is None:
-        return DatasetChoice(_expect(cache, MNIST), f"Data set mnist, downloaded into {cache / MNIST}.")
-    return DatasetChoice(
-        _digits(cache),
-        f"Data set digits, the 1,797 digits that come with scikit-learn, and NOT MNIST: that is not cached, and "
-        f"{failure}. For MNIST: --data-dir DIR, or --dataset mnist.",
-    )
+    return DatasetChoice(_load(folder, MNIST), f"Data set mnist, downloaded into {folder / MNIST}.")
 
 
 def load(
     data_dir: str | os.PathLike[str], span: int | None, image_shape: tuple[int, int], name: str = CUSTOM
-) -> tuple[Source, dict[str, idx.Contents]]:
+) -> tuple[Source, Contents]:
     """Reads the four files of a folder, or of a span in it, strictly.
+
+    Files that this process read last and that are unchanged are not read again (`cache`).
 
     Args:
         data_dir: folder with the four IDX files, or with folders `span-N` that hold them; or the URL of one. A web
             server has no listing, so it cannot have spans.
-        span: number of the span to take; the newest where None.
+        span: number of the span to read; the newest where None.
         image_shape: height and width in pixels that every image must have.
         name: `mnist` or `digits`, which the contents must then be; any other is for contents that are neither.
 
@@ -155,39 +225,42 @@ def load(
     base = url or str(pathlib.Path(data_dir).expanduser().absolute())
     number, folder = _choose_span(base, remote.entries(url) if url else _entries(pathlib.Path(base)), span)
     directory = f"{base}/{folder}" if folder else base
-    with remote.local_copy(directory) if url else contextlib.nullcontext(pathlib.Path(directory)) as here:
-        contents: dict[str, idx.Contents] = {}
-        for pair in ((idx.TRAIN_IMAGES, idx.TRAIN_LABELS), (idx.TEST_IMAGES, idx.TEST_LABELS)):
-            contents.update(zip(pair, idx.read_pair(here, *pair, image_shape), strict=True))
+    with remote.local_copy(directory) if url else contextlib.nullcontext(pathlib.Path(directory)) as local:
+        contents = cache.read(local, image_shape)
         digests = {file: contents[file].sha256 for file in idx.FILES}
-        known = next((known for known, of_known in _KNOWN.items() if digests == of_known), None)
-        if name in _KNOWN and known != name:
-            file = next(file for file in idx.FILES if digests[file] != _KNOWN[name][file])
+        public_name = next((candidate for candidate, expected in _DIGESTS.items() if digests == expected), None)
+        if name in _DIGESTS and public_name != name:
+            file = next(file for file in idx.FILES if digests[file] != _DIGESTS[name][file])
             idx.refuse(
                 contents[file].path,
                 "SHA-256 of the contents",
-                f"{_KNOWN[name][file]}, that of {name}",
+                f"{_DIGESTS[name][file]}, that of {name}",
                 digests[file],
-                f"The name {name} is kept for those very files: leave --dataset out.",
+                f"The name {name} is reserved for those very files: leave --dataset out.",
             )
     source = Source(
-        name=known or name,
+        name=public_name or name,
         data_dir=base,
         span=number,
         directory=directory,
         digests=digests,
-        sha256=hashlib.sha256("".join(digests.values()).encode()).hexdigest(),
+        sha256=_sha256(contents),
         train_images=len(contents[idx.TRAIN_LABELS].array),
         test_images=len(contents[idx.TEST_LABELS].array),
     )
     return source, contents
 
 
+def _sha256(contents: Contents) -> str:
+    """Returns `Source.sha256`."""
+    return hashlib.sha256("".join(contents[file].sha256 for file in idx.FILES).encode()).hexdigest()
+
+
 def find_span(data_dir: pathlib.Path, span: int | None) -> tuple[int | None, pathlib.Path]:
     """Finds the folder of a span: its number, None without spans, and its path.
 
     Raises:
-        BadInput: the span is not there, two folders have the same number, or files stand beside the spans.
+        BadInput: there is no such span, two folders have the same number, or files stand beside the spans.
     """
     number, folder = _choose_span(str(data_dir), _entries(data_dir), span)
     return number, data_dir / folder if folder else data_dir
@@ -221,8 +294,8 @@ def _choose_span(base: str, entries: Sequence[str] | None, span: int | None) -> 
         return None, None
     beside = [entry for entry in entries if entry.removesuffix(".gz") in idx.FILES]
     if beside:
-        found = f"{beside[0]} beside {', '.join(spans.values())}"
-        idx.refuse(base, "folder", "either IDX files or spans", found, "Move the files into a span of their own.")
+        mixture = f"{beside[0]} beside {', '.join(spans.values())}"
+        idx.refuse(base, "folder", "either IDX files or spans", mixture, "Move the files into a span of their own.")
     number = max(spans) if span is None else span
     if number not in spans:
         listed = ", ".join(map(str, sorted(spans)))
@@ -235,20 +308,21 @@ def default_cache_dir() -> pathlib.Path:
     return pathlib.Path(platformdirs.user_cache_dir("mnist-tfx"))
 
 
-def _cached(cache: pathlib.Path, name: str) -> Source | None:
+def _cached(folder: pathlib.Path, name: str) -> Source | None:
+    """Returns a data set of the cache folder, None where it is missing or damaged."""
     try:
-        return _expect(cache, name)
+        return _load(folder, name)
     except BadInput:
         return None
 
 
-def _expect(cache: pathlib.Path, name: str) -> Source:
-    return load(cache / name, None, download.IMAGE_SHAPE, name)[0]
+def _load(folder: pathlib.Path, name: str) -> Source:
+    return load(folder / name, None, download.IMAGE_SHAPE, name)[0]
 
 
-def _digits(cache: pathlib.Path) -> Source:
-    cached = _cached(cache, DIGITS)
-    if cached is None:
-        digits.write(cache / DIGITS)
-        cached = _expect(cache, DIGITS)
-    return cached
+def _digits(folder: pathlib.Path) -> Source:
+    source = _cached(folder, DIGITS)
+    if source is None:
+        digits.write(folder / DIGITS)
+        source = _load(folder, DIGITS)
+    return source

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graph's side of the serving folder: `Baseline` reads what is in production, `Push` puts a model there."""
+"""The nodes of push: `Baseline` reads the models in the serving folder, `Push` adds a version to it."""
 
 import datetime
 import hashlib
@@ -19,7 +19,8 @@ from components import features, findings
 from components.artifacts import Checks
 from components.errors import GateStopped, NotBlessed
 from components.gate import failed_checks, summary
-from components.push import destination, versions
+from components.push import versions
+from components.push.serving_dir import open_destination
 
 
 @component
@@ -28,30 +29,30 @@ def Baseline(
 ) -> None:
     """Copies the model in production, and the best ever pushed, out of the serving folder.
 
-    An ordinary component and no Resolver: Kubeflow has none, and the model that is served is the one to beat, whatever
-    the metadata remember.
+    An ordinary component and no Resolver: Kubeflow has none, and the candidate must beat the model that is served,
+    not the latest one in ML Metadata.
 
     Outputs: `baseline` and `best`, Models with the custom properties `resolved` (0 without a model: the folder is empty
-    then), `version`, `dataset` and `state`. Parameters: `serving_dir`; `state`, what `versions.state` says of it, so
-    that a cached answer is not used when something else is in production.
+    then), `version`, `dataset` and `state`. Parameters: `serving_dir`; `state`, its
+    `versions.serving_state`, so that a cached result is not used when another model is in production.
 
     Raises:
         BadInput: serving_dir cannot be written to, or is in an object store that creates an object twice.
     """
-    folder = destination.open_destination(serving_dir)
-    # A place that cannot be pushed to is refused now, before hours of training, and not at the end.
-    folder.probe()
-    # First, so that a push in between makes this candidate stale and never another one fresh.
-    found = versions.serving_state(folder)
-    production = versions.production_version(folder)
-    leader = versions.best_version(folder, production.dataset) if production else None
+    destination = open_destination(serving_dir)
+    # A folder that cannot be pushed to is refused before hours of training, not after.
+    destination.probe()
+    # First, so that a push between these lines makes this candidate stale.
+    serving_state = versions.serving_state(destination)
+    production = versions.production_version(destination)
+    leader = versions.best_version(destination, production.dataset) if production else None
     for artifact, version in ((baseline, production), (best, leader)):
         artifact.set_int_custom_property("resolved", int(version is not None))
-        artifact.set_string_custom_property("state", found)
+        artifact.set_string_custom_property("state", serving_state)
         if version is not None:
             artifact.set_int_custom_property("version", version.number)
             artifact.set_string_custom_property("dataset", version.dataset)
-            folder.fetch(version.number, pathlib.Path(artifact.uri) / "Format-Serving")
+            destination.fetch(version.number, pathlib.Path(artifact.uri) / "Format-Serving")
 
 
 @component
@@ -72,14 +73,14 @@ def Push(
     """Puts a candidate that passed its checks into the serving folder, unless it is in production already.
 
     Unlike TFX's Pusher it raises where a check failed: the task fails, and what depends on a push never starts. The
-    verdicts come before anything else, so that a refused model is refused also where it is in production. Those of the
-    infrastructure come first: a model that cannot be served is not worth judging. A forced run skips the model's checks
+    verdicts come first, so that a refused model is refused even if it is in production already, and those of the
+    infrastructure before those of the model. A forced run skips the model's checks
     only.
 
     Inputs: the candidate and all that its provenance is made of. Output: `pushed_model`, with the custom properties
     `pushed` (0: its content was in production already), `version`, `path` and `provenance` (as JSON). Parameters:
-    `serving_dir`; `run`, a JSON object with what the orchestrator knows of the run (`run_id`, `config`, `forced`, …),
-    put into the provenance.
+    `serving_dir`; `run`, a JSON object with the orchestrator's facts of the run (`run_id`, `config`, `forced`, …) for
+    the provenance.
 
     Raises:
         NotBlessed: a check of the model failed.
@@ -94,27 +95,27 @@ def Push(
     if not run_facts.get("forced") and (failures := failed_checks(model_checks.uri)):
         raise NotBlessed(summary(failures))
 
-    folder = destination.open_destination(serving_dir)
+    destination = open_destination(serving_dir)
     saved_model = pathlib.Path(model.uri) / "Format-Serving"
     schema_file = pathlib.Path(io_utils.get_only_uri_in_dir(schema.uri))
     judged_against = baseline.get_string_custom_property("state")
     training = json.loads((pathlib.Path(model_run.uri) / "training.json").read_text(encoding="utf-8"))
-    if "config" in run_facts:  # with what was trained with, be it told or found by a search
+    if "config" in run_facts:  # with the hyperparameters in use, configured or from a search
         run_facts["config"] |= {"training": training["hyperparameters"]}
     digest = model_digest.model_digest(saved_model)
-    folder.settle()
-    production = versions.production_version(folder)
-    # First of all, so that a second try of a push that came through is no failure.
-    there = production is not None and production.provenance.get("model", {}).get("sha256") == digest
-    if there and production is not None:
+    destination.recover()
+    production = versions.production_version(destination)
+    # First of all, so that a retry of a push that succeeded is no failure.
+    is_pushed = production is not None and production.provenance.get("model", {}).get("sha256") == digest
+    if is_pushed and production is not None:
         version = production
     else:
-        publish.check_baseline(folder, judged_against)
+        publish.check_baseline(destination, judged_against)
         if not run_facts.get("forced"):
-            rollback.refuse_withdrawn(folder, digest)
+            rollback.refuse_withdrawn(destination, digest)
         version = publish.publish(
             saved_model,
-            folder,
+            destination,
             extra={
                 versions.TRAIN_STATS_FILE: pathlib.Path(statistics.uri)
                 / f"Split-{features.TRAIN}"
@@ -143,7 +144,7 @@ def Push(
             },
             judged_against=judged_against,
         )
-    by_this_run = not there or version.provenance.get("run_id") == run_facts["run_id"]
+    by_this_run = not is_pushed or version.provenance.get("run_id") == run_facts["run_id"]
     pushed_model.set_int_custom_property("pushed", int(by_this_run))
     pushed_model.set_int_custom_property("version", version.number)
     pushed_model.set_string_custom_property("path", version.location)
@@ -153,10 +154,10 @@ def Push(
 def _judgement(
     digest: str, training: dict[str, Any], data_checks: str, infra_checks: str, model_checks: str
 ) -> dict[str, object]:
-    """What is known of the candidate: the part of the provenance that comes from other stages' artifacts."""
+    """Returns the part of the provenance that comes from other stages' artifacts."""
     figures = json.loads((pathlib.Path(model_checks) / "metrics.json").read_text(encoding="utf-8"))
     gates = [result for folder in (infra_checks, model_checks) for result in findings.read(folder)[1]]
-    found, _ = findings.read(data_checks)
+    data_findings, _ = findings.read(data_checks)
     compared = {
         name: (other := figures.get(name)) and {"version": other["version"], "metrics": other}
         for name in ("baseline", "best")
@@ -166,7 +167,7 @@ def _judgement(
         "metrics": figures["candidate"],
         **compared,
         "gates": [vars(result) for result in gates],
-        "findings": [vars(finding) for finding in found],
+        "findings": [vars(finding) for finding in data_findings],
     }
 
 
@@ -175,7 +176,7 @@ def baseline(*, serving_dir: str | RuntimeParameter, state: str) -> BaseComponen
 
     Args:
         serving_dir: the model's folder in the serving folder: a path as the worker sees it, or an s3:// or gs:// URL.
-        state: `versions.state` of it where the orchestrator knows it, empty where caching is off.
+        state: its `versions.serving_state` if the orchestrator knows it, empty if caching is off.
     """
     return Baseline(serving_dir=serving_dir, state=state).with_id("baseline")
 
@@ -185,7 +186,7 @@ def push(*, serving_dir: str | RuntimeParameter, run: str, **inputs: BaseChannel
 
     Args:
         serving_dir: as for `baseline`.
-        run: JSON object with what the orchestrator knows of the run.
+        run: JSON object with the orchestrator's facts of the run.
         **inputs: the inputs of `Push`.
     """
     return Push(serving_dir=serving_dir, run=run, **inputs).with_id("push")

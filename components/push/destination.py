@@ -1,35 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where models are pushed to: the few operations that a folder and an object store have in common.
+"""The target of pushes: the few operations that a folder and an object store have in common.
 
-What a version is, and which one is in production, is decided above this (`versions.py`); how a model gets there without
-anybody seeing half of it, below (`local_folder.py`, `object_store.py`).
+`versions.py`, above this, defines versions and production; `local_folder.py` and `object_store.py`, below, make each
+change at once, so that no server ever loads half of a model.
 """
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
-from components import paths, storage
+from components import paths
 from components.errors import BadInput
 
 SAVED_MODEL = "saved_model.pb"
-# After this many seconds, what a pusher has staged and not made a version is taken for that of one that was killed.
+# A model that has been staged for so many seconds is left over from a pusher that was killed.
 STALE_SECONDS = 24 * 3600
 
 
-class Staged(Protocol):
-    """A model that lies at the destination where no server looks."""
+class StagedModel(Protocol):
+    """A model at the destination, under a name that no server loads."""
 
-    def become(self, number: int, files: Mapping[str, bytes]) -> bool:
-        """Makes it a version, whole or not at all. False where somebody else has taken the number.
+    def commit(self, number: int, files: Mapping[str, bytes]) -> bool:
+        """Makes it a version, completely or not at all. Returns False if the number is in use.
 
         Args:
             number: the version's number.
-            files: name in it -> content, of the files that tell of the number.
+            files: name in it -> content, of further files, which depend on the number.
         """
 
 
@@ -44,78 +43,55 @@ class Destination(Protocol):
         """Path or URL of a version."""
 
     def numbers(self) -> dict[int, bool]:
-        """Every number that was ever taken, as far as that is known, and whether it is a complete version."""
+        """Maps every number that is or was in use, as far as is known, to True for a complete version."""
 
     def digest(self, number: int) -> str:
-        """A fingerprint of a version that changes with any byte of its files."""
+        """Returns a fingerprint of a version that changes with any byte of its files."""
 
     def read(self, name: str, version: int | None = None) -> bytes | None:
-        """A file by its name below this folder, or below a version's; None where there is none."""
+        """Reads a file by its name below this folder, or below a version's; None if it is missing."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Replaces a file beside the versions as a whole."""
+        """Replaces a file beside the versions in one step."""
 
     def fetch(self, number: int, folder: pathlib.Path) -> None:
         """Copies the files of a version into a local folder, which is made where it is missing."""
 
     def remove(self, number: int) -> None:
-        """Removes a version, which nobody sees half of."""
+        """Removes a version; no server sees half of it."""
 
-    def staged(self, files: Mapping[str, pathlib.Path]) -> AbstractContextManager[Staged]:
-        """Brings the files of a model, by their names in it, to where no server looks; removed in the end."""
+    def stage(self, files: Mapping[str, pathlib.Path]) -> AbstractContextManager[StagedModel]:
+        """Copies the files of a model, by their names in it, to a name that no server loads; removed on exit."""
 
     def probe(self) -> None:
-        """Raises BadInput where a model could not be pushed; leaves nothing behind."""
+        """Raises BadInput if no model can be pushed; leaves nothing behind."""
 
-    def settle(self) -> None:
-        """Finishes a push that was decided and then killed, if there is one; removes what killed ones left long ago."""
+    def recover(self) -> None:
+        """Completes a push that was killed after its commit, and removes stale staged models."""
 
 
 def folder_names(names: Iterable[str], complete: Collection[str], url: str) -> dict[int, str]:
-    """Number -> name of its folder, which may begin with zeros: TensorFlow Serving takes 00000003 for version 3.
+    """Maps numbers to the names of folders, which may begin with zeros: for TensorFlow Serving 00000003 is version 3.
 
     Args:
-        names: of all that lies in a model's folder.
-        complete: those that hold a whole model.
+        names: of all entries of a model's folder.
+        complete: those that hold a complete model.
         url: of the model's folder, for the message.
 
     Raises:
-        BadInput: two whole models have one number.
+        BadInput: two complete models have the same number.
     """
-    chosen: dict[int, str] = {}
+    folders: dict[int, str] = {}
     for name in sorted(names):
         number = paths.version_number(name)
         if number is None:
             continue
-        other = chosen.get(number)
+        other = folders.get(number)
         if other in complete and name in complete:
             raise BadInput(
-                f"a version has one folder, but {other} and {name} in {url} are both version {number}, of which "
-                "TensorFlow Serving loads either; remove or rename one"
+                f"a version has one folder, but {other} and {name} in {url} are both version {number}, and TensorFlow "
+                "Serving may load either; remove or rename one"
             )
         if other is None or name in complete:
-            chosen[number] = name
-    return chosen
-
-
-DestinationLike: TypeAlias = str | os.PathLike[str] | Destination
-
-
-def open_destination(where: DestinationLike) -> Destination:
-    """The destination at a path or URL.
-
-    Args:
-        where: the model's folder, which holds its numbered versions.
-
-    Raises:
-        BadInput: a URL that is neither s3:// nor gs://.
-    """
-    if not isinstance(where, str | os.PathLike):
-        return where
-    if storage.is_url(where):
-        from components.push.object_store import ObjectStore
-
-        return ObjectStore(os.fspath(where))
-    from components.push.local_folder import LocalFolder
-
-    return LocalFolder(pathlib.Path(where))
+            folders[number] = name
+    return folders

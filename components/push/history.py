@@ -3,7 +3,7 @@
 
     {"at": "2026-03-01T12:00:00+00:00", "by": "ann@host", "action": "rollback", "version": 4, "of": 2, …}
 
-`action` is `rollback`, `label` or `prune`. Pushes are not in it: their provenance lies in the versions.
+`action` is `rollback`, `label` or `prune`. Pushes are not in it: versions hold their provenance.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ _LOCK_FILE = ".change.lock"
 
 
 @contextlib.contextmanager
-def one_at_a_time(folder: Destination) -> Iterator[None]:
-    """Waits until nobody else changes a folder in this way. Object stores know no locks: there the last one wins.
+def lock(destination: Destination) -> Iterator[None]:
+    """Waits for other changes by people and locks them out. Object stores have no locks: there the last change wins.
 
     Raises:
         BadInput: the folder is not writable, or its file system has no locks.
     """
-    if not isinstance(folder, LocalFolder) or not folder.path.is_dir():
+    if not isinstance(destination, LocalFolder) or not destination.path.is_dir():
         yield
         return
     try:
-        lock = os.open(folder.path / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.open(destination.path / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise BadInput(
             f"the serving folder must be writable, but {error.filename}: {(error.strerror or str(error)).lower()}"
         ) from None
     try:
-        file_lock.acquire(lock, fcntl.LOCK_EX, folder.path, "Change it from where its file system has locks.")
+        file_lock.acquire(file, fcntl.LOCK_EX, destination.path, "Change it on a machine that mounts it with locks.")
         yield
     finally:
-        os.close(lock)
+        os.close(file)
 
 
 def signature() -> dict[str, str]:
-    """Who does something, and when: `at` (UTC, ISO 8601) and `by` (user@machine)."""
+    """Returns the time and the author of a change: `at` (UTC, ISO 8601) and `by` (user@machine)."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a user without a name, as in a container
@@ -59,14 +59,14 @@ def signature() -> dict[str, str]:
     return {"at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "by": f"{user}@{platform.node()}"}
 
 
-def append(folder: Destination, action: str, **details: Any) -> dict[str, Any]:
-    """Adds a line and returns it; details may bring a signature of their own."""
+def append(destination: Destination, action: str, **details: Any) -> dict[str, Any]:
+    """Adds a line and returns it; `details` may replace its signature."""
     line = {**signature(), "action": action, **details}
-    before = folder.read(HISTORY_FILE) or b""
-    folder.write(HISTORY_FILE, before + json.dumps(line).encode() + b"\n")
+    before = destination.read(HISTORY_FILE) or b""
+    destination.write(HISTORY_FILE, before + json.dumps(line).encode() + b"\n")
     return line
 
 
-def read(folder: Destination) -> list[dict[str, Any]]:
-    """Every line, oldest first."""
-    return [json.loads(line) for line in (folder.read(HISTORY_FILE) or b"").splitlines()]
+def read(destination: Destination) -> list[dict[str, Any]]:
+    """Returns every line, oldest first."""
+    return [json.loads(line) for line in (destination.read(HISTORY_FILE) or b"").splitlines()]

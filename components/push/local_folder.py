@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A destination that is a folder, be it of this machine or of a mounted volume.
+"""A destination that is a folder, on this machine or on a mounted volume.
 
-The model is staged beside the versions under a name that no server looks at, written through to the disk, and becomes a
-version by one rename. A rename onto a folder that is there fails, so two pushes cannot claim one number. Where folders
-cannot be renamed, `saved_model.pb`, without which there is no version, is the last to come and the first to go.
+The model is staged beside the versions under a name that no server loads, flushed to the disk, and becomes a version by
+one rename. Renaming onto an existing folder fails, so two pushes cannot claim one number. Where folders cannot be
+renamed, `saved_model.pb`, without which there is no version, is written last and removed first.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 from components import paths
 from components.errors import BadInput
-from components.push import destination, versions
+from components.push.destination import SAVED_MODEL, STALE_SECONDS, folder_names
 
 STAGING_PREFIX = ".staging-"
-# A folder of a lower layer of an overlay, one where something is mounted, and file systems that rename files alone.
+# A folder of a lower layer of an overlay, a mount point, and file systems that rename only files.
 _CANNOT_RENAME = {errno.EXDEV, errno.EBUSY, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
@@ -43,7 +43,7 @@ class LocalFolder(NamedTuple):
         return {number: name in complete for number, name in names.items()}
 
     def digest(self, number: int) -> str:
-        return versions.tree_digest(self._version(number))
+        return paths.tree_digest(self._version(number))
 
     def read(self, name: str, version: int | None = None) -> bytes | None:
         file = (self.path if version is None else self._version(version)) / name
@@ -62,17 +62,17 @@ class LocalFolder(NamedTuple):
 
     def remove(self, number: int) -> None:
         version = self._version(number)
-        # Away from where servers look by one rename, as it came.
+        # By one rename to a name that no server loads.
         with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=self.path) as removed:
             try:
                 version.rename(pathlib.Path(removed) / "model")
             except OSError as error:
                 if error.errno not in _CANNOT_RENAME:
                     raise
-                _remove_in_place(version)
+                _remove_unrenamed(version)
 
     @contextlib.contextmanager
-    def staged(self, files: Mapping[str, pathlib.Path]) -> Iterator[_Staged]:
+    def stage(self, files: Mapping[str, pathlib.Path]) -> Iterator[_StagedFolder]:
         self.path.mkdir(parents=True, exist_ok=True)
         staging = pathlib.Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self.path))
         try:
@@ -80,7 +80,7 @@ class LocalFolder(NamedTuple):
                 target = staging / "model" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
-            yield _Staged(self.path, staging / "model")
+            yield _StagedFolder(self.path, staging / "model")
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -89,32 +89,32 @@ class LocalFolder(NamedTuple):
         if fault := paths.fault(self.path):
             raise BadInput(f"the serving folder must be writable, but {fault}; name another with --serving-dir")
 
-    def settle(self) -> None:
-        # A rename is done or not done: there is nothing to finish.
+    def recover(self) -> None:
+        # A rename is atomic: there is nothing to complete.
         stagings = list(self.path.glob(f"{STAGING_PREFIX}*"))
         if not stagings:
             return
-        # By the clock that the others' times are of, which may be a file server's.
+        # By the clock of the file system, which may be a file server's.
         with tempfile.TemporaryFile(dir=self.path) as file:
             now = os.fstat(file.fileno()).st_mtime
         for path in stagings:
-            with contextlib.suppress(FileNotFoundError):  # another push ended meanwhile
-                # As far in the future, it is from before a clock was set back.
-                if abs(path.stat().st_mtime - now) > destination.STALE_SECONDS:
+            with contextlib.suppress(FileNotFoundError):  # another push has ended meanwhile
+                # A time as far in the future dates from before the clock was set back.
+                if abs(path.stat().st_mtime - now) > STALE_SECONDS:
                     shutil.rmtree(path, ignore_errors=True)
 
     def _version(self, number: int) -> pathlib.Path:
-        """The folder of a version, or the one that it would get."""
+        """Returns the folder of a version, or the one that it would get."""
         return self.path / self._names()[0].get(number, str(number))
 
     def _names(self) -> tuple[dict[int, str], set[str]]:
-        """Number -> name of its folder, and the names of those that hold a whole model."""
+        """Maps numbers to names of folders; also returns the names of those that hold a complete model."""
         try:
             names = [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
             complete = {
                 name
                 for name in names
-                if paths.version_number(name) is not None and (self.path / name / destination.SAVED_MODEL).is_file()
+                if paths.version_number(name) is not None and (self.path / name / SAVED_MODEL).is_file()
             }
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
@@ -122,18 +122,18 @@ class LocalFolder(NamedTuple):
                 f"the versions in {self.path} must be readable, but {error.filename}: {reason}; change its "
                 "permissions, or name another folder"
             ) from None
-        return destination.folder_names(names, complete, self.url), complete
+        return folder_names(names, complete, self.url), complete
 
 
-class _Staged(NamedTuple):
+class _StagedFolder(NamedTuple):
     folder: pathlib.Path
     model: pathlib.Path
 
-    def become(self, number: int, files: Mapping[str, bytes]) -> bool:
+    def commit(self, number: int, files: Mapping[str, bytes]) -> bool:
         for name, content in files.items():
             (self.model / name).parent.mkdir(parents=True, exist_ok=True)
             (self.model / name).write_bytes(content)
-        _write_through(self.model)
+        _flush(self.model)
         try:
             _rename(self.model, self.folder / str(number))
         except (FileExistsError, NotADirectoryError):
@@ -143,7 +143,7 @@ class _Staged(NamedTuple):
 
 
 def _rename(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Makes a folder that was staged a version; raises FileExistsError where the name is taken."""
+    """Makes a staged folder a version; raises FileExistsError if the name is in use."""
     if target.exists():  # the kernel would let a folder replace an empty one
         raise FileExistsError(target)
     try:
@@ -157,16 +157,16 @@ def _rename(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Does the same file by file: the empty folder takes the number; the graph, which makes it a version, is last."""
+    """Does the same file by file: the empty folder claims the number; the graph, which makes it a version, is last."""
     target.mkdir()
     try:
-        graph = destination.SAVED_MODEL
+        graph = SAVED_MODEL
         shutil.copytree(
             source, target, ignore=lambda folder, _: [graph] if folder == str(source) else [], dirs_exist_ok=True
         )
         partial = target / f".{graph}.part"
         shutil.copyfile(source / graph, partial)
-        _write_through(target)
+        _flush(target)
         partial.rename(target / graph)
         _sync(target)
     except BaseException:
@@ -174,18 +174,18 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
         raise
 
 
-def _remove_in_place(version: pathlib.Path) -> None:
-    """Removes a version where it is. Without its graph, which goes first, it is none, and no server loads it."""
-    (version / destination.SAVED_MODEL).unlink(missing_ok=True)
+def _remove_unrenamed(version: pathlib.Path) -> None:
+    """Removes a version without a rename: its graph first, without which no server loads it."""
+    (version / SAVED_MODEL).unlink(missing_ok=True)
     try:
         shutil.rmtree(version)
     except OSError as error:
-        if error.errno != errno.EBUSY or any(version.iterdir()):  # where something is mounted, the empty folder stays
+        if error.errno != errno.EBUSY or any(version.iterdir()):  # the empty folder of a mount stays
             raise
 
 
-def _write_through(folder: pathlib.Path) -> None:
-    """Makes sure that a folder and all below it survive a power cut."""
+def _flush(folder: pathlib.Path) -> None:
+    """Flushes a folder and all below it to the disk."""
     for path in [*folder.rglob("*"), folder, folder.parent]:
         _sync(path)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card: what one should know of a pushed model before using it, made from its provenance.
+"""The model card: facts to know before using a pushed model, made from its provenance.
 
-It travels with the model, beside `provenance.json`: `model_card.json` for programs and `model_card.md` for people.
+It is stored with the model, beside `provenance.json`: `model_card.json` for programs and `model_card.md` for people.
 After M. Mitchell et al., Model Cards for Model Reporting, https://doi.org/10.1145/3287560.3287596.
 """
 
@@ -19,7 +19,7 @@ from components.push import versions
 SCHEMA_VERSION = 1
 JSON_FILE, TEXT_FILE = "model_card.json", "model_card.md"
 
-# What is known of the data by its name, which ingest gives to those very files alone.
+# Facts about the data sets whose names ingest reserves for those very files.
 _DATA = {
     "mnist": {
         "licence": "CC BY-SA 3.0, Y. LeCun, C. Cortes, C. Burges",
@@ -32,13 +32,13 @@ _DATA = {
     },
 }
 _OWN_DATA = {
-    "licence": "not known: these are somebody's own files, ask whoever gave them",
-    "about": "Not known: nothing but the files was given.",
+    "licence": "unknown: these are private files, ask their owner",
+    "about": "Unknown: only the files are available.",
 }
 
 
 def beside(provenance: Mapping[str, Any]) -> dict[str, bytes]:
-    """The files that go beside a SavedModel because of its provenance: name below the version -> content."""
+    """Returns the files made from a provenance: name below the version -> content."""
     card = build_card(provenance)
     texts = {
         versions.PROVENANCE_FILE: json.dumps(provenance, indent=1),
@@ -49,7 +49,7 @@ def beside(provenance: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def build_card(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The card as JSON values. What the provenance does not say is null; nothing is guessed.
+    """Returns the card as JSON values. Facts that the provenance lacks are null; nothing is guessed.
 
     Args:
         provenance: content of a version's provenance file.
@@ -105,7 +105,7 @@ def _intended_use() -> list[str]:
 def _limits(dataset: object, metrics: Mapping[str, Any] | None) -> list[str]:
     images = f"{metrics['examples']:,} test images" if metrics and metrics.get("examples") else "test images"
     return [
-        f"It answers one of its {len(features.CLASSES)} classes for every image, also for one that shows none of them.",
+        f"It predicts one of its {len(features.CLASSES)} classes for every image, even if that shows none of them.",
         f"Its figures come from {images} of the data set {dataset or 'it was trained on'}. Other pens, scanners and "
         "writers give other figures: measure on your own images first.",
         "Its probabilities are not calibrated for other images, and it does not resist images made to deceive it.",
@@ -114,7 +114,7 @@ def _limits(dataset: object, metrics: Mapping[str, Any] | None) -> list[str]:
 
 
 def _intervals(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The ends of 95 % intervals, those that evaluation measured and else Wilson's; None without counts."""
+    """Returns the ends of 95 % intervals, from evaluation or else Wilson's; None without counts."""
     examples = (metrics or {}).get("examples")
     if not metrics or not examples or metrics.get("accuracy") is None:
         return None
@@ -135,14 +135,14 @@ def _intervals(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&!$@])")
 # GitHub makes links of bare addresses.
 _ADDRESS = re.compile(r"(?i)(?<=http)(s?):(?=//)|(?<=www)\.")
-_NOT_KNOWN = "not known"
+_UNKNOWN = "unknown"
 
 
 def render_markdown(card: Mapping[str, Any]) -> str:
     """The card as text: GitHub's Markdown, one line for each paragraph.
 
     Args:
-        card: what `components.push.model_card.build_card` gives.
+        card: from `build_card`.
     """
     model, data, code = card["model"], card["data"], card["code"]
     title = f"{_text(card['name'] or 'Model')}, version {_text(card['version'])}"
@@ -153,12 +153,12 @@ def render_markdown(card: Mapping[str, Any]) -> str:
         ("training steps", model["steps"]),
         ("SHA-256 of the model", model["sha256"]),
         ("run", card["run_id"]),
-        ("code", f"commit {code['git_commit'] or _NOT_KNOWN}, SHA-256 {code['sha256'] or _NOT_KNOWN}"),
+        ("code", f"commit {code['git_commit'] or _UNKNOWN}, SHA-256 {code['sha256'] or _UNKNOWN}"),
         ("SHA-256 of the locked dependencies", card["dependencies"]["lock_sha256"]),
     ]
     about_data = [
         ("data set", data["name"]),
-        ("where it came from", data["choice"]),
+        ("choice", data["choice"]),
         ("about", data["about"]),
         ("licence of the data", data["licence"]),
         ("span", data["span"]),
@@ -216,29 +216,29 @@ def _notices(card: Mapping[str, Any]) -> list[str]:
 
 
 def _figures(card: Mapping[str, Any]) -> list[str]:
-    metrics, known = card["metrics"], card["intervals"]
+    metrics, interval = card["metrics"], card["intervals"]
     if not metrics:
-        return [f"{_NOT_KNOWN.capitalize()}."]
+        return [f"{_UNKNOWN.capitalize()}."]
     share = ("figure", "value", "95 % interval")
     rows = [
-        ("accuracy", _percent(metrics.get("accuracy")), _interval(known and known["accuracy"])),
-        ("loss (nats)", metrics.get("loss"), _ends(known and known.get("loss"))),
+        ("accuracy", _percent(metrics.get("accuracy")), _interval(interval and interval["accuracy"])),
+        ("loss (nats)", metrics.get("loss"), _ends(interval and interval.get("loss"))),
         ("test images", metrics.get("examples"), ""),
     ]
     rows += [
-        (f"recall of class {name}", _percent(value), _interval((known or {"recall": {}})["recall"].get(name)))
+        (f"recall of class {name}", _percent(value), _interval((interval or {"recall": {}})["recall"].get(name)))
         for name, value in (metrics.get("recall") or {}).items()
     ]
     return [_table(share, rows)]
 
 
 def _compared(card: Mapping[str, Any]) -> str:
-    told = []
-    for what, other in (("in production then", card["baseline"]), ("the best ever pushed then", card["best"])):
+    sentences = []
+    for role, other in (("in production then", card["baseline"]), ("the best ever pushed then", card["best"])):
         if other:
             accuracy = _percent((other.get("metrics") or {}).get("accuracy"))
-            told.append(f"Version {other['version']}, {what}: accuracy {accuracy}.")
-    return _list(told) if told else "Nothing: there was no model in production."
+            sentences.append(f"Version {other['version']}, {role}: accuracy {accuracy}.")
+    return _list(sentences) if sentences else "Nothing: there was no model in production."
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -264,7 +264,7 @@ def _yes(passed: bool) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return _NOT_KNOWN if value is None else f"{value:.2%}"
+    return _UNKNOWN if value is None else f"{value:.2%}"
 
 
 def _interval(value: Sequence[float] | None) -> str:
@@ -276,7 +276,7 @@ def _ends(value: Sequence[float] | None) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [" | ".join(_text(_NOT_KNOWN if cell is None else cell) for cell in row) for row in rows]
+    lines = [" | ".join(_text(_UNKNOWN if cell is None else cell) for cell in row) for row in rows]
     if not lines:
         return "None."
     return "\n".join(f"| {line} |" for line in [" | ".join(header), " | ".join("---" for _ in header), *lines])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether two exported models are the same model. Their files never are: each export has a random id in it."""
+"""Identifies exported models by their content. Their files always differ: each export has a random id in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NUMBERED = re.compile(r"(.+)_\d+")
 
 
 def model_digest(saved_model: pathlib.Path) -> str:
-    """SHA-256 over the weights, the signatures and every function of the program.
+    """Returns a SHA-256 over the weights, the signatures and every function of the program.
 
     Args:
         saved_model: folder of a SavedModel.
@@ -33,7 +33,7 @@ def model_digest(saved_model: pathlib.Path) -> str:
     model.ParseFromString((saved_model / "saved_model.pb").read_bytes())
     for graph in model.meta_graphs:
         signatures = [graph.signature_def[key] for key in sorted(graph.signature_def)]
-        # What saves and restores the weights is no part of what the model computes.
+        # Functions that save and restore the weights are no part of the computation.
         program = [f for f in graph.graph_def.library.function if "_traced_" not in f.signature.name]
         for function in program:
             function.ClearField("arg_attr")  # names of arguments, numbers of the same counter among them
@@ -46,6 +46,6 @@ def _digests_without_counters(messages: Iterable[Message], functions: Iterable[s
     numbered = {match.group(): match.group(1) for name in functions if (match := _NUMBERED.fullmatch(name))}
     mention = re.compile("(?:" + "|".join(map(re.escape, numbered)) + r")(?!\d)" if numbered else "$^")
     for message in messages:
-        # As text: in the binary form the length of a name is in the lengths of all that holds it.
+        # As text: in the binary form the length of a name changes the lengths of all enclosing messages.
         content = mention.sub(lambda match: numbered[match.group()], text_format.MessageToString(message))
         yield hashlib.sha256(content.encode()).digest()

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A destination in an object store, which can neither rename a folder nor write two objects at once.
+"""A destination in an object store, which can neither rename folders nor write two objects at once.
 
-    .staging/ID/model/…    a model that is on its way, where no server looks; ID begins with the time in seconds
+    .staging/ID/model/…    a staged model, under a name that no server loads; ID begins with the time in seconds
     .claims/3              {"staging": "ID"}: version 3 is the model that was staged there
     3/…                    its files, copied from there within the store; saved_model.pb last
 
-The claim is the moment of the push. It is created on the condition that it is not there, so of two pushers one gets the
-number, and the other sees that it did not. A pusher that is killed before it leaves but its staging folder; what one
-that is killed after it has left to copy, the next pusher copies (`settle`). Until saved_model.pb is there, the version
-is absent for everybody. Claims stay, so that a number never comes again.
+The claim commits the push. It is created on the condition that it does not exist, so only one of two pushers gets the
+number. A pusher that is killed before its claim leaves only its staging folder; the copies that one killed after its
+claim did not make, the next pusher makes (`recover`). Without saved_model.pb the version does not exist for any server.
+Claims are permanent, so version numbers are never reused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 from components import paths, storage
 from components.errors import BadInput
-from components.push import destination
+from components.push.destination import SAVED_MODEL, STALE_SECONDS, folder_names
 
 STAGING, CLAIMS = ".staging", ".claims"
 
@@ -33,13 +33,13 @@ class ObjectStore:
     """`destination.Destination` for an s3:// or gs:// URL.
 
     Raises:
-        BadInput: here and in every method, where the store cannot be used.
+        BadInput: the store cannot be used; so does every method.
     """
 
     def __init__(self, url: str) -> None:
         self.url = storage.check(url, "the serving folder", *storage.OBJECT_STORES)
         self._fs, self._root = storage.connect(self.url)
-        self._folders: dict[int, str] = {}  # number -> name of its folder, when `numbers` last looked
+        self._folders: dict[int, str] = {}  # number -> name of its folder, from the last call of `numbers`
 
     def location(self, number: int) -> str:
         return f"{self.url}/{self._folder(number)}"
@@ -47,15 +47,15 @@ class ObjectStore:
     def numbers(self) -> dict[int, bool]:
         names = self._listing()
         folders = {name.partition("/")[0] for name in names if "/" in name}
-        complete = {folder for folder in folders if f"{folder}/{destination.SAVED_MODEL}" in names}
-        self._folders = destination.folder_names(folders, complete, self.url)
+        complete = {folder for folder in folders if f"{folder}/{SAVED_MODEL}" in names}
+        self._folders = folder_names(folders, complete, self.url)
         return {
             **dict.fromkeys(_claimed(names), False),
             **{number: folder in complete for number, folder in self._folders.items()},
         }
 
     def digest(self, number: int) -> str:
-        # The store's own checksums: reading every byte again, before and after each run, would be for nothing.
+        # The store's own checksums save reading every byte before and after each run.
         digest = hashlib.sha256()
         for name, info in sorted(self._below(f"{self._folder(number)}/").items()):
             checksum = info.get("ETag") or info.get("md5Hash") or info.get("crc32c")
@@ -82,12 +82,12 @@ class ObjectStore:
                 self._fs.get_file(self._path(f"{version}/{name}"), str(target))
 
     def remove(self, number: int) -> None:
-        self.settle()
+        self.recover()
         self._remove(f"{self._folder(number)}/")
 
     @contextlib.contextmanager
-    def staged(self, files: Mapping[str, pathlib.Path]) -> Iterator[_Staged]:
-        staged = _Staged(self, _identity())
+    def stage(self, files: Mapping[str, pathlib.Path]) -> Iterator[_StagedObjects]:
+        staged = _StagedObjects(self, _identity())
         try:
             self._refuse_without_conditions(f"{STAGING}/{staged.identity}/once")
             for name, path in files.items():
@@ -109,47 +109,47 @@ class ObjectStore:
             raise
         self._remove(prefix)  # a push removes what it staged
 
-    def settle(self) -> None:
+    def recover(self) -> None:
         names = self._listing()
         claims = _claimed(names)
-        # Only the highest can be unfinished: whoever claims a number has settled the ones before.
+        # Only the highest can be incomplete: a pusher recovers before it claims a number.
         claim = self.read(f"{CLAIMS}/{max(claims)}") if claims else None
         if claim is not None:
-            self._finish(max(claims), f"{STAGING}/{json.loads(claim)['staging']}/", names)
+            self._complete(max(claims), f"{STAGING}/{json.loads(claim)['staging']}/", names)
         for identity in _names_in(STAGING, names):
             since = identity.partition("-")[0]
-            if since.isdecimal() and int(since) < time.time() - destination.STALE_SECONDS:
+            if since.isdecimal() and int(since) < time.time() - STALE_SECONDS:
                 self._remove(f"{STAGING}/{identity}/")
 
-    def _finish(self, number: int, staging: str, names: Collection[str]) -> None:
-        """Copies a claimed model to its version unless that is complete, and removes what was staged."""
+    def _complete(self, number: int, staging: str, names: Collection[str]) -> None:
+        """Copies a claimed model to its version unless that is complete, and removes the staged model."""
         model = f"{staging}model/"
         staged = [name.removeprefix(model) for name in names if name.startswith(model)]
-        if destination.SAVED_MODEL in staged and f"{number}/{destination.SAVED_MODEL}" not in names:
-            for name in sorted(staged, key=lambda name: (name == destination.SAVED_MODEL, name)):
+        if SAVED_MODEL in staged and f"{number}/{SAVED_MODEL}" not in names:
+            for name in sorted(staged, key=lambda name: (name == SAVED_MODEL, name)):
                 self._copy(f"{model}{name}", f"{number}/{name}", number)
         if any(name.startswith(staging) for name in names):
             self._remove(staging)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Creates an object unless one is there; says whether the one that is there now has this content."""
+        """Creates an object unless it exists; returns True if the object now has this content."""
         with storage.refusals(self.url):
             try:
                 self._fs.pipe_file(self._path(name), data, mode="create")
-            except Exception:  # the clients have several ways to say that it is there
-                # It may also be there from a first try of this very request, whose answer got lost on the way.
-                there = self.read(name)
-                if there is None:
+            except Exception:  # the clients raise various errors for an object that exists
+                # It may exist from a first try of this very request, whose response was lost.
+                content = self.read(name)
+                if content is None:
                     raise
-                return there == data
+                return content == data
         return True
 
     def _refuse_without_conditions(self, name: str) -> None:
         self.create(name, b"1")
         if self.create(name, b"2"):
             raise BadInput(
-                f"{self.url}: expected a store that refuses to create an object twice (If-None-Match), found that this "
-                "one replaces it: two pushers would get the same version. Push to a newer store or a mounted volume."
+                f"{self.url}: expected a store that refuses to create an object twice (If-None-Match), found one that "
+                "replaces it: two pushers would get the same version. Push to a newer store or a mounted volume."
             )
 
     def _copy(self, source: str, target: str, number: int) -> None:
@@ -157,14 +157,14 @@ class ObjectStore:
             try:
                 self._fs.cp_file(self._path(source), self._path(target))
             except FileNotFoundError:
-                # Another pusher may have finished this and tidied up.
+                # Another pusher may have completed this and removed the source.
                 if not self.numbers().get(number):
                     raise
 
     def _remove(self, prefix: str) -> None:
-        """Removes what is below a prefix, saved_model.pb first."""
+        """Removes all objects below a prefix, saved_model.pb first."""
         names = self._below(prefix)
-        for name in sorted(names, key=lambda name: (not name.endswith(destination.SAVED_MODEL), name)):
+        for name in sorted(names, key=lambda name: (not name.endswith(SAVED_MODEL), name)):
             with storage.refusals(self.url), contextlib.suppress(FileNotFoundError):
                 self._fs.rm_file(self._path(f"{prefix}{name}"))
 
@@ -173,11 +173,11 @@ class ObjectStore:
         return {name.removeprefix(prefix): info for name, info in listing.items() if name.startswith(prefix)}
 
     def _listing(self) -> dict[str, dict[str, Any]]:
-        """Every object below this folder, by its name in it, in the order of the names."""
+        """Returns every object below this folder by its name in it, in the order of the names."""
         root = f"{self._root}/"
         with storage.refusals(self.url):
-            found = self._fs.find(self._root, detail=True)
-        return {path.removeprefix(root): info for path, info in sorted(found.items()) if path.startswith(root)}
+            objects = self._fs.find(self._root, detail=True)
+        return {path.removeprefix(root): info for path, info in sorted(objects.items()) if path.startswith(root)}
 
     def _folder(self, number: int) -> str:
         return self._folders.get(number, str(number))
@@ -187,33 +187,33 @@ class ObjectStore:
 
 
 def _names_in(folder: str, names: Collection[str]) -> set[str]:
-    """What lies directly in a folder, of all that is below it."""
+    """Returns the names directly in a folder, from those of all objects."""
     return {name.split("/")[1] for name in names if name.startswith(f"{folder}/")}
 
 
 def _claimed(names: Collection[str]) -> set[int]:
-    """The numbers that there are claims of."""
+    """Returns the numbers that have a claim."""
     return {int(name) for name in _names_in(CLAIMS, names) if paths.version_number(name) is not None}
 
 
 def _identity() -> str:
-    """A name for what is staged, which begins with the time in seconds."""
+    """Returns a name for a staged model, which begins with the time in seconds."""
     return f"{int(time.time())}-{uuid.uuid4().hex}"
 
 
-class _Staged:
+class _StagedObjects:
     def __init__(self, store: ObjectStore, identity: str) -> None:
         self.identity = identity
         self.folder = f"{STAGING}/{identity}/model"
-        # From the moment on that there may be a claim, what it names must stay.
+        # Once there may be a claim, the objects that it names must stay.
         self.claimed = False
         self._store = store
 
-    def become(self, number: int, files: Mapping[str, bytes]) -> bool:
+    def commit(self, number: int, files: Mapping[str, bytes]) -> bool:
         for name, content in files.items():
             self._store.write(f"{self.folder}/{name}", content)
         self.claimed = True
         self.claimed = self._store.create(f"{CLAIMS}/{number}", json.dumps({"staging": self.identity}).encode())
         if self.claimed:
-            self._store.settle()
+            self._store.recover()
         return self.claimed

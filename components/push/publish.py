@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts a model where servers look for it, so that nobody ever sees half of it and only one of two pushers does it."""
+"""Publishes a model as the next version: in one step, and by only one of two concurrent pushers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from components.errors import GateStopped
-from components.push import destination, model_card, versions
+from components.push import model_card, versions
+from components.push.serving_dir import ServingDir, open_destination
 
 
 def publish(
     saved_model: pathlib.Path,
-    where: destination.DestinationLike,
+    serving_dir: ServingDir,
     extra: Mapping[str, pathlib.Path],
     provenance: Callable[[int], Mapping[str, Any]],
     judged_against: str | None = None,
@@ -22,38 +23,37 @@ def publish(
 
     Args:
         saved_model: folder of the SavedModel.
-        where: the model's folder; made where it is missing.
+        serving_dir: the model's folder; made where it is missing.
         extra: name in `assets.extra` -> file to put there.
-        provenance: gives the content of the provenance file for the version's number; the model card says the same.
-        judged_against: `versions.state` that must still hold; None: whatever is in production.
+        provenance: returns the content of the provenance file for a version number; the model card is made from it.
+        judged_against: `versions.serving_state` that must still hold; None: any.
 
     Raises:
-        GateStopped: something else is in production by now.
+        GateStopped: another model is in production by now.
         BadInput: the object store cannot be used.
         OSError: the disk is full or the folder is not writable; the serving folder is as it was.
     """
-    folder = destination.open_destination(where)
+    destination = open_destination(serving_dir)
     files = {
         path.relative_to(saved_model).as_posix(): path for path in sorted(saved_model.rglob("*")) if path.is_file()
     }
     files |= {f"{versions.EXTRA}/{name}": path for name, path in extra.items()}
-    with folder.staged(files) as staged:
+    with destination.stage(files) as staged:
         while True:
-            # In this order: who pushes after the look at production has taken this number, and who did so before is
-            # seen by the look.
-            number = versions.next_number(folder)
-            folder.settle()
+            # In this order: a push before the check of production is seen by it, and one after it uses this number.
+            number = versions.next_number(destination)
+            destination.recover()
             if judged_against is not None:
-                check_baseline(folder, judged_against)
-            if staged.become(number, model_card.beside(provenance(number))):
-                return versions.find_version(folder, number)
+                check_baseline(destination, judged_against)
+            if staged.commit(number, model_card.beside(provenance(number))):
+                return versions.find_version(destination, number)
 
 
-def check_baseline(where: destination.DestinationLike, judged_against: str) -> None:
-    """Raises `GateStopped` where production is not what a candidate was judged against (a `versions.state`)."""
-    now = versions.serving_state(where)
-    if now != judged_against:
+def check_baseline(serving_dir: ServingDir, judged_against: str) -> None:
+    """Raises `GateStopped` if production is not what a candidate was judged against (a `versions.serving_state`)."""
+    state = versions.serving_state(serving_dir)
+    if state != judged_against:
         raise GateStopped(
             f"A candidate is pushed only while the baseline it was judged against is in production: that was version "
-            f"{judged_against.partition(':')[0] or 'none'}, now it is {now.partition(':')[0] or 'none'}. Run again."
+            f"{judged_against.partition(':')[0] or 'none'}, now it is {state.partition(':')[0] or 'none'}. Run again."
         )

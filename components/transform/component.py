@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graph's side of transform: the stock Transform, without the work that nobody reads."""
+"""The node of transform: TFX's Transform, without outputs that no stage reads."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def transform(*, examples: BaseChannel, schema: BaseChannel) -> Transform:
         schema: Schema that gives `image` and `label` a fixed shape.
 
     Returns:
-        Transform; its output `transform_graph` is all that it computes. Statistics are a stage of their own, and floats
-        are quicker computed again than read: they take four times the space of the bytes.
+        Transform; `transform_graph` is its only output. Statistics are a stage of their own, and transformed images are
+        not stored: as floats they take four times the space of the bytes, and computing them is faster than reading.
     """
     return Transform(
         examples=examples,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to an example before it reaches the network, in training and in serving alike.
+"""The preprocessing of examples, the same in training and in serving.
 
 This module holds functions only: TFX loads it a second time when it resolves `preprocessing_fn`.
 """
@@ -13,10 +13,9 @@ from components.errors import BadInput
 
 
 def preprocessing_fn(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Turns the bytes of an image into floats; passes the label on. All other features end here.
+    """Turns the bytes of an image into floats and passes the label on; drops all other features.
 
-    It looks at one example at a time (no analyzers), so Transform need not read the data, and the exported graph has no
-    figures of the training data in it.
+    It has no analyzers, so Transform need not read the data, and the exported graph has no statistics of it.
 
     Args:
         inputs: the features of the schema; `image` string [n] or [n, 1] of height * width bytes each, `label` int64
@@ -37,7 +36,7 @@ def preprocessing_fn(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             )
     height, width = features.IMAGE_SHAPE
     data = tf.reshape(inputs[features.IMAGE], [-1])
-    # The number of images is given, not inferred with -1: one 56x56 image must be an error, never four images.
+    # The number of images is explicit, not inferred with -1: one 56x56 image must be an error, never four images.
     pixels = tf.reshape(tf.io.decode_raw(data, tf.uint8), [tf.size(data), height, width, 1])
     return {
         features.IMAGE: tf.cast(pixels, tf.float32) / 255.0,

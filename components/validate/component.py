@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graph's side of validate: statistics and the curated schema, the checks of images and of the data."""
+"""The nodes of validate: statistics and the curated schema, the image check and the data check."""
 
 import json
 import pathlib
@@ -31,7 +31,7 @@ def Statistics(
     schema_file: Parameter[str],
     beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
-    """Computes TFDV's statistics of each split, and publishes the curated schema that says what the features are.
+    """Computes TFDV's statistics of each split, and publishes the curated schema of the features.
 
     Input: `examples`. Outputs: `statistics`, as TFX's StatisticsGen writes them; `schema`, as TFX's ImportSchemaGen
     does. Parameter: `schema_file`, the schema as the worker sees it.
@@ -53,7 +53,7 @@ def ImageCheck(
     pixel_limits: Parameter[str],
     label_limits: Parameter[str],
 ) -> None:
-    """Looks at every image and label; nothing else decides what it finds, so it is not done again for another model.
+    """Checks every image and label. Its result depends on nothing else, so it is cached when another model is trained.
 
     Input: `examples`. Output: `checks`, with every suspect label in `label_suspects.json` besides. Parameters:
     `pixel_limits` and `label_limits`, the fields of `PixelLimits` and `LabelLimits` as JSON.
@@ -66,14 +66,14 @@ def ImageCheck(
     splits = {split: images.load_images(examples.uri, split) for split in features.SPLITS}
     training = images.in_file_order(splits[features.TRAIN], splits[features.VAL])
     classes = len(features.CLASSES)
-    # Both are NumPy at work on large arrays, which leaves Python to the other. OpenBLAS gets no threads of its own:
-    # between two products they would keep the processors busy with waiting, for half of what all this takes and more.
-    with threadpoolctl.threadpool_limits(1, "blas"), futures.ThreadPoolExecutor(1) as beside:
-        looked = beside.submit(image_check.check, splits, PixelLimits(**json.loads(pixel_limits)))
+    # NumPy releases the interpreter lock while it works on large arrays, so the two checks run in parallel. OpenBLAS
+    # gets no threads of its own: they would spin between two products, for half of the time of this node and more.
+    with threadpoolctl.threadpool_limits(1, "blas"), futures.ThreadPoolExecutor(1) as pool:
+        image_findings = pool.submit(image_check.check, splits, PixelLimits(**json.loads(pixel_limits)))
         noise = label_noise.find_label_noise(training, classes)
-        found = list(looked.result())
-    found += label_noise.check_label_noise(training, classes, LabelLimits(**json.loads(label_limits)), noise)
-    findings.write(checks.uri, findings=found)
+        results = list(image_findings.result())
+    results += label_noise.check_label_noise(training, classes, LabelLimits(**json.loads(label_limits)), noise)
+    findings.write(checks.uri, findings=results)
     (pathlib.Path(checks.uri) / SUSPECTS_FILE).write_text(json.dumps(noise.to_rows(), indent=1), encoding="utf-8")
 
 
@@ -88,37 +88,37 @@ def DataCheck(
     checks: OutputArtifact[Checks],
     allow: Parameter[str],
 ) -> None:
-    """Publishes what is wrong with the data; the data gate decides what follows.
+    """Publishes the findings in the data; the data gate decides whether they stop the run.
 
-    Inputs: `examples`, of which only the data set's name and what was left out are read; `images`, what `ImageCheck`
-    found; `statistics`; `schema`; and `baseline`, the model in production with the statistics and the name of its
-    training data. Outputs: `anomalies`, as TFX's ExampleValidator writes them; `checks`. Parameter: `allow`, names of
-    findings with commas between them.
+    Inputs: `examples`, of which only the data set's name and the excluded images are read; `images`, the findings of
+    `ImageCheck`; `statistics`; `schema`; and `baseline`, the model in production with the statistics and the name of
+    its training data. Outputs: `anomalies`, as TFX's ExampleValidator writes them; `checks`. Parameter: `allow`,
+    comma-separated names of findings.
 
     Raises:
-        BadInput: there is no finding of a name in `allow`.
+        BadInput: no finding has a name in `allow`.
     """
     from tfx.components.example_validator.executor import Executor as ExampleValidator
 
-    from components.validate import classes, data_check, kinds
+    from components.validate import classes, data_check
 
     ExampleValidator().Do({"statistics": [statistics], "schema": [schema]}, {"anomalies": [anomalies]}, {})
-    found = list(data_check.dataset_changed(examples.get_string_custom_property("dataset"), _dataset(baseline)))
-    found += classes.excluded(json.loads(examples.get_string_custom_property("excluded") or "{}"))
-    found += findings.read(images.uri)[0]
+    results = list(data_check.compare_datasets(examples.get_string_custom_property("dataset"), _dataset(baseline)))
+    results += classes.report_excluded(json.loads(examples.get_string_custom_property("excluded") or "{}"))
+    results += findings.read(images.uri)[0]
     for split in features.SPLITS:
-        found += data_check.anomalies(split, data_check.load_anomalies(anomalies.uri, split))
-    by_split = data_check.statistics_of(statistics.uri)
+        results += data_check.describe_anomalies(split, data_check.load_anomalies(anomalies.uri, split))
+    by_split = data_check.load_statistics(statistics.uri)
     production = pathlib.Path(baseline.uri) / "Format-Serving" / "assets.extra" / "train_stats.pb"
-    found += data_check.drift_and_skew(
+    results += data_check.find_drift_and_skew(
         io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(schema.uri)),
         by_split[features.TRAIN],
         by_split[features.TEST],
         data_check.load_statistics_file(production) if production.is_file() else None,
     )
     source = json.loads((pathlib.Path(examples.uri) / features.SOURCE_FILE).read_text(encoding="utf-8"))
-    empty = data_check.empty_split(source["splits"])
-    findings.write(checks.uri, findings=[*empty, *data_check.drop_allowed(found, kinds.parse(allow))])
+    empty = data_check.find_empty_splits(source["splits"])
+    findings.write(checks.uri, findings=[*empty, *data_check.mark_allowed(results, findings.parse_names(allow))])
 
 
 def _dataset(baseline: Model) -> str | None:
@@ -126,7 +126,7 @@ def _dataset(baseline: Model) -> str | None:
 
 
 class Validation(NamedTuple):
-    """The nodes of the stage, in order, and what later stages take from it."""
+    """The nodes of the stage, in order, and the outputs that later stages read."""
 
     statistics_node: BaseComponent
     image_check: BaseComponent
@@ -160,9 +160,9 @@ def validate(
         examples: Examples of the data.
         baseline: the model in production.
         schema_file: the curated schema, as the worker sees it.
-        pixel_limits: what images and labels are held against.
-        label_limits: what the suspect labels are held against.
-        allow: names of findings that shall not stop the run, with commas between them.
+        pixel_limits: limits for images and labels.
+        label_limits: limits for suspect labels.
+        allow: comma-separated names of findings that do not stop the run.
     """
     statistics_node = Statistics(examples=examples, schema_file=schema_file).with_id("statistics")
     image_check = ImageCheck(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What TFDV finds, in words: anomalies, drift and skew; and whether this is the data set of the model in production."""
+"""Findings from TFDV's statistics: anomalies, drift and skew; and from the data set of the model in production."""
 
 from __future__ import annotations
 
@@ -12,42 +12,40 @@ import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 
 from components import features, sampling_margin
-from components.findings import LABEL_OUT_OF_RANGE, Finding
-from components.validate.classes import CLASS_MISSING
-from components.validate.kinds import ANOMALY, DATASET_CHANGED, DRIFT, SKEW
+from components.findings import ANOMALY, CLASS_MISSING, DATASET_CHANGED, DRIFT, LABEL_OUT_OF_RANGE, SKEW, Finding
 
-_SHOWN = 300  # characters of what TFDV says of one anomaly
+_SHOWN = 300  # characters of TFDV's description of one anomaly
 
 
-def anomalies(split: str, found: anomalies_pb2.Anomalies) -> Iterator[Finding]:
+def describe_anomalies(split: str, result: anomalies_pb2.Anomalies) -> Iterator[Finding]:
     """Puts TFDV's anomalies of one split into words.
 
     Args:
-        split: which split they are of.
-        found: TFDV's result.
+        split: name of the split.
+        result: TFDV's anomalies of it.
     """
-    if found.HasField("dataset_anomaly_info"):
-        yield _anomaly(ANOMALY, f"{split}: the data set as a whole: {found.dataset_anomaly_info.description}")
-    for feature, info in sorted(found.anomaly_info.items()):
+    if result.HasField("dataset_anomaly_info"):
+        yield _anomaly(ANOMALY, f"{split}: the data set as a whole: {result.dataset_anomaly_info.description}")
+    for feature, info in sorted(result.anomaly_info.items()):
         for reason in info.reason:
-            # TFDV names every value that is amiss, which may be thousands.
+            # TFDV lists every wrong value, which may be thousands.
             text = textwrap.shorten(reason.description, _SHOWN, placeholder=" …")
-            # A label out of its domain has one name, whoever finds it.
+            # A label out of its domain has the same name as in the image check.
             name = LABEL_OUT_OF_RANGE if feature == features.LABEL else ANOMALY
             yield _anomaly(name, f"{split}: feature {feature!r}: {reason.short_description.lower()}. {text}")
 
 
-def _anomaly(name: str, what: str) -> Finding:
-    return Finding(name, f"{what.rstrip('.')}: correct the data or the schema, or run with --allow {name}.")
+def _anomaly(name: str, description: str) -> Finding:
+    return Finding(name, f"{description.rstrip('.')}: correct the data or the schema, or run with --allow {name}.")
 
 
-def drift_and_skew(
+def find_drift_and_skew(
     schema: schema_pb2.Schema,
     train: statistics_pb2.DatasetFeatureStatisticsList,
     test: statistics_pb2.DatasetFeatureStatisticsList,
     production: statistics_pb2.DatasetFeatureStatisticsList | None,
 ) -> Iterator[Finding]:
-    """Compares distributions by the schema's comparators; what chance does at these numbers of images is added to them.
+    """Compares distributions by the schema's comparators, with a margin for chance at these numbers of images.
 
     Args:
         schema: with `skew_comparator` and `drift_comparator` on the features to compare.
@@ -66,12 +64,12 @@ def drift_and_skew(
             feature.ClearField("skew_comparator")
             feature.drift_comparator.CopyFrom(original.drift_comparator)
         anomalies = tfdv.validate_statistics(train, bare, previous_statistics=production)
-        what = "against the training data of the model in production"
-        yield from _comparisons(what, DRIFT, anomalies, train, production)
+        title = "against the training data of the model in production"
+        yield from _comparisons(title, DRIFT, anomalies, train, production)
 
 
 def _comparisons(
-    what: str,
+    title: str,
     name: str,
     anomalies: anomalies_pb2.Anomalies,
     sample: statistics_pb2.DatasetFeatureStatisticsList,
@@ -80,15 +78,15 @@ def _comparisons(
     for comparison in anomalies.drift_skew_info:
         feature = ".".join(comparison.path.step)
         for measurement in [*comparison.drift_measurements, *comparison.skew_measurements]:
-            room = sampling_margin.distance_margin(measurement.type, sample, other, feature)
-            limit = measurement.threshold + room
+            margin = sampling_margin.distance_margin(measurement.type, sample, other, feature)
+            limit = measurement.threshold + margin
             if not measurement.value <= limit:  # NaN is no small distance
                 kind = statistics_name(measurement.type)
                 yield Finding(
                     name,
-                    f"{what}: the distribution of {feature!r} has moved: {kind} {measurement.value:.3f}, exceeding by "
-                    f"{measurement.value - limit:.3f} the limit of {limit:.3f} ({measurement.threshold:g}, and "
-                    f"{room:.3f} for chance with {_images(sample)} and {_images(other)} images). Look at the "
+                    f"{title}: the distribution of {feature!r} has changed: {kind} {measurement.value:.3f}, "
+                    f"{measurement.value - limit:.3f} over the limit of {limit:.3f} ({measurement.threshold:g}, and "
+                    f"{margin:.3f} for chance with {_images(sample)} and {_images(other)} images). Look at the "
                     f"statistics, or run with --allow {name}.",
                     measured=measurement.value,
                     limit=limit,
@@ -104,24 +102,24 @@ def statistics_name(kind: int) -> str:
     return anomalies_pb2.DriftSkewInfo.Measurement.Type.Name(kind).replace("_", " ").lower()
 
 
-def dataset_changed(name: str, production: str | None) -> Iterator[Finding]:
+def compare_datasets(name: str, production: str | None) -> Iterator[Finding]:
     """Compares the data set with that of the model in production, None without one."""
     if production is not None and production != name:
         yield Finding(
             DATASET_CHANGED,
-            f"The model in production was trained on the data set {production!r}, this one is {name!r}: a candidate "
-            "from another data set cannot replace it unnoticed. Name that data set, or run with "
+            f"The model in production was trained on the data set {production!r}, this one is {name!r}; a change of "
+            "the data set must be intended. Use that data set, or run with "
             f"--allow {DATASET_CHANGED}.",
         )
 
 
-def empty_split(images: Mapping[str, int]) -> Iterator[Finding]:
-    """Splits without an image, by the number of images of each; no such finding can be allowed."""
+def find_empty_splits(images: Mapping[str, int]) -> Iterator[Finding]:
+    """Finds splits without images, by the number of images of each; such a finding cannot be allowed."""
     for split, count in images.items():
         if not count:
             yield Finding(
                 CLASS_MISSING,
-                f"The split {split} has no image, so nothing can be trained or measured: give more images.",
+                f"The split {split} has no images, so no model can be trained or evaluated: give more images.",
             )
 
 
@@ -130,7 +128,7 @@ def load_statistics_file(path: pathlib.Path) -> statistics_pb2.DatasetFeatureSta
     return tfdv.load_stats_binary(str(path))
 
 
-def statistics_of(folder: str) -> Mapping[str, statistics_pb2.DatasetFeatureStatisticsList]:
+def load_statistics(folder: str) -> Mapping[str, statistics_pb2.DatasetFeatureStatisticsList]:
     """Reads the statistics of every split of `features.SPLITS` from an ExampleStatistics artifact."""
     return {
         split: load_statistics_file(pathlib.Path(folder) / f"Split-{split}" / features.STATISTICS_FILE)
@@ -140,12 +138,12 @@ def statistics_of(folder: str) -> Mapping[str, statistics_pb2.DatasetFeatureStat
 
 def load_anomalies(folder: str, split: str) -> anomalies_pb2.Anomalies:
     """Reads the anomalies of one split from an ExampleValidator artifact."""
-    found = anomalies_pb2.Anomalies()
-    found.ParseFromString((pathlib.Path(folder) / f"Split-{split}" / "SchemaDiff.pb").read_bytes())
-    return found
+    result = anomalies_pb2.Anomalies()
+    result.ParseFromString((pathlib.Path(folder) / f"Split-{split}" / "SchemaDiff.pb").read_bytes())
+    return result
 
 
-def drop_allowed(found: Iterable[Finding], names: Iterable[str]) -> list[Finding]:
+def mark_allowed(findings: Iterable[Finding], names: Iterable[str]) -> list[Finding]:
     """Marks the findings whose name is among `names` as allowed."""
     allowed = frozenset(names)
-    return [dataclasses.replace(finding, allowed=finding.name in allowed) for finding in found]
+    return [dataclasses.replace(finding, allowed=finding.name in allowed) for finding in findings]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The check of every image and label, by limits that a data-set profile can set."""
+"""Checks every image and label against the limits of the data-set profile."""
 
 from __future__ import annotations
 
@@ -9,90 +9,76 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.findings import LABEL_OUT_OF_RANGE, Finding
+from components.findings import BLANK_IMAGE, INVERTED_PIXELS, Finding
 from components.validate import classes, duplicates
-from components.validate.images import Images, Pixels, blocks, build_finding, named, over, part_of
+from components.validate.images import Images, Pixels, blocks, build_finding, excess, first_ids, portion
 from components.validate.limits import PixelLimits
 
-INVERTED_PIXELS = "inverted-pixels"
-BLANK_IMAGE = "blank-image"
-# Every kind of finding of `check`.
-NAMES = (
-    LABEL_OUT_OF_RANGE,
-    classes.CLASS_MISSING,
-    classes.CLASS_BALANCE,
-    INVERTED_PIXELS,
-    BLANK_IMAGE,
-    duplicates.DUPLICATE_IMAGES,
-    duplicates.TEST_LEAK,
-    duplicates.NEAR_TEST_LEAK,
-)
-
-_BLOCK = 4096  # images that are looked at at a time
+_BLOCK = 4096  # images to measure at a time
 
 Floats = npt.NDArray[np.floating[Any]]
 
 
 def check(splits: Mapping[str, Images], limits: PixelLimits = PixelLimits()) -> list[Finding]:
-    """Looks at every image and label. Half a second for MNIST.
+    """Checks every image and label, in half a second for MNIST.
 
     Args:
         splits: images by the split's name, all of one height and width.
-        limits: what is still fine.
+        limits: of the profile.
 
     Returns:
         At most one finding of each kind for a split (class balance: two); none when nothing is wrong.
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for split, images in splits.items():
-        found += classes.out_of_range(split, images)
-        found += classes.missing(split, images, limits.class_count)
-        found += _inverted(split, images, limits)
-        found += _blank(split, images, limits)
-    found += classes.uneven(splits, limits.class_ratio)
-    found += classes.shifted(splits, limits.class_distance)
-    hashes = duplicates.hashes_of(splits)
-    found += duplicates.find_duplicates(splits, hashes, limits.duplicates)
-    found += duplicates.find_leaks(splits, hashes, limits.leaked, limits.near_leaked, limits.near_distance)
-    return found
+        findings += classes.find_out_of_range(split, images)
+        findings += classes.find_missing(split, images, limits.class_count)
+        findings += _find_inverted(split, images, limits)
+        findings += _find_blank(split, images, limits)
+    findings += classes.find_uneven(splits, limits.class_ratio)
+    findings += classes.find_shifted(splits, limits.class_distance)
+    hashes = duplicates.hash_images(splits)
+    findings += duplicates.find_duplicates(splits, hashes, limits.duplicates)
+    findings += duplicates.find_leaks(splits, hashes, limits.leaked, limits.near_leaked, limits.near_distance)
+    return findings
 
 
-def _inverted(split: str, images: Images, limits: PixelLimits) -> Iterator[Finding]:
-    """Images with a bright background."""
+def _find_inverted(split: str, images: Images, limits: PixelLimits) -> Iterator[Finding]:
+    """Finds images with a bright background."""
     wrong = np.flatnonzero((_each(images, _border) > limits.bright) & (_each(images, _mean) > limits.bright))
     if len(wrong) > limits.inverted * len(images):
         measured = len(wrong) / len(images)
         yield build_finding(
             INVERTED_PIXELS,
-            f"{part_of(len(wrong), split, images)} have a bright background (border and whole image over "
-            f"{limits.bright:g} on average), {over(measured, limits.inverted)}",
+            f"{portion(len(wrong), split, images)} have a bright background (border and mean over "
+            f"{limits.bright:g} on average), {excess(measured, limits.inverted)}",
             "the background must be 0, so store 255 minus each pixel of these images",
             measured,
             limits.inverted,
             len(wrong),
-            named(images, wrong),
+            first_ids(images, wrong),
         )
 
 
-def _blank(split: str, images: Images, limits: PixelLimits) -> Iterator[Finding]:
-    """Images of one colour, or nearly so."""
+def _find_blank(split: str, images: Images, limits: PixelLimits) -> Iterator[Finding]:
+    """Finds images of one colour, or nearly so."""
     wrong = np.flatnonzero(_each(images, _spread) < limits.spread)
     if len(wrong) > limits.blank * len(images):
         measured = len(wrong) / len(images)
         yield build_finding(
             BLANK_IMAGE,
-            f"{part_of(len(wrong), split, images)} are blank (standard deviation of the pixels below "
-            f"{limits.spread:g}), {over(measured, limits.blank)}",
-            "take these images out, or read them again from their source",
+            f"{portion(len(wrong), split, images)} are blank (standard deviation of the pixels below "
+            f"{limits.spread:g}), {excess(measured, limits.blank)}",
+            "remove these images, or read them again from their source",
             measured,
             limits.blank,
             len(wrong),
-            named(images, wrong),
+            first_ids(images, wrong),
         )
 
 
 def _each(images: Images, measure: Callable[[Pixels], Floats]) -> Floats:
-    """What a function of [k, height, width] says of each image: float [n]."""
+    """Applies a function of [k, height, width] to all images: float [n]."""
     parts = (measure(images.pixels[rows]) for rows in blocks(len(images), _BLOCK))
     return np.concatenate([np.zeros(0, np.float32), *parts])
 

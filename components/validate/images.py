@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images of one split as the checks see them, and how a check puts into words what is wrong with them."""
+"""The images of one split in the form that the checks read, and the wording of their findings."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from components.findings import Finding
 
 Pixels = npt.NDArray[np.uint8]
 MAX_EXAMPLES = 20  # ids that a finding names
+# Pixels of one split in memory; more go to the disk. MNIST's training images take 43 MB.
+_MEMORY_BYTES = 64 * 2**20
+_BATCH = 8192
 
 
 class Joined:
-    """Several sets of images as one, without a copy of them: only what is asked for is gathered.
+    """Several sets of images as one, without a copy.
 
     Args:
         sets: uint8 [n, height, width] each.
-        order: which image of all comes at each place; as they are where None.
+        order: int64 [all], the position in the concatenated sets of each image; in their order where None.
     """
 
     def __init__(self, sets: Sequence[ArrayRows], order: npt.NDArray[np.int64] | None = None) -> None:
@@ -38,12 +41,12 @@ class Joined:
         return int(self._starts[-1])
 
     def __getitem__(self, rows: npt.NDArray[np.int64]) -> Pixels:
-        places = rows if self._order is None else self._order[rows]
-        gathered = np.empty((len(places), *self.shape[1:]), np.uint8)
+        positions = rows if self._order is None else self._order[rows]
+        result = np.empty((len(positions), *self.shape[1:]), np.uint8)
         for images, start in zip(self._sets, self._starts, strict=False):
-            inside = np.flatnonzero((places >= start) & (places < start + len(images)))
-            gathered[inside] = images[places[inside] - start]
-        return gathered
+            inside = np.flatnonzero((positions >= start) & (positions < start + len(images)))
+            result[inside] = images[positions[inside] - start]
+        return result
 
 
 def blocks(count: int, size: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -57,9 +60,9 @@ class Images:
     """The images of one split, in one order.
 
     Attributes:
-        ids: what a finding calls each image, n of them (features.ID).
+        ids: n ids of the images in findings (features.ID).
         pixels: uint8 [n, height, width], 0 is the background.
-        labels: int64 [n], as they came: any value is possible.
+        labels: int64 [n], any value.
     """
 
     ids: Sequence[str]
@@ -72,7 +75,7 @@ class Images:
 
 def build_finding(
     name: str,
-    what: str,
+    fault: str,
     advice: str,
     measured: float,
     limit: float,
@@ -80,26 +83,34 @@ def build_finding(
     examples: Sequence[str] = (),
     consequence: str = "",
 ) -> Finding:
-    """A finding in one sentence: what was found, against which limit, by how much it failed, and what to do.
+    """Builds a finding of one sentence: the fault with its limit, and the advice.
 
-    `consequence` says of a finding that is allowed what becomes of these images.
+    Args:
+        name: one of `findings.NAMES`.
+        fault: the first part of the sentence: the figure, the limit, and by how much it is exceeded.
+        advice: the way out.
+        measured: the figure.
+        limit: in the same unit.
+        count: number of images concerned.
+        examples: their ids.
+        consequence: the fate of these images where the finding is allowed, as the end of the sentence.
     """
-    sentence = f"{what}: {advice}, or run with --allow {name}{consequence}."
+    sentence = f"{fault}: {advice}, or run with --allow {name}{consequence}."
     return Finding(name, sentence, float(measured), float(limit), count, tuple(examples[:MAX_EXAMPLES]))
 
 
-def named(images: Images, concerned: npt.NDArray[np.int64]) -> list[str]:
-    """The ids of the first few of the images concerned, as many as a finding names."""
+def first_ids(images: Images, concerned: npt.NDArray[np.int64]) -> list[str]:
+    """Returns the ids of the first of the images concerned, as many as a finding names."""
     return [images.ids[index] for index in concerned[:MAX_EXAMPLES]]
 
 
-def part_of(count: int, split: str, images: Images) -> str:
-    """Such as "550 of 55,000 train images (1%)"."""
+def portion(count: int, split: str, images: Images) -> str:
+    """Returns text such as "550 of 55,000 train images (1%)"."""
     return f"{count:,} of {len(images):,} {split} images ({percent(count / len(images))})"
 
 
-def over(share: float, limit: float) -> str:
-    """By how much a share exceeds its limit, such as "0.9 points over the limit of 0.1%"."""
+def excess(share: float, limit: float) -> str:
+    """Returns the excess over a limit, such as "0.9 points over the limit of 0.1%"."""
     return f"{points(share - limit)} over the limit of {percent(limit)}"
 
 
@@ -113,13 +124,8 @@ def points(share: float) -> str:
     return f"{100 * share:.3g} points"
 
 
-# Of the pixels of one split that stay in memory; more go to the disk. MNIST's training images take 43 MB.
-_MEMORY_BYTES = 64 * 2**20
-_BATCH = 8192
-
-
 def load_images(examples: str, split: str) -> Images:
-    """Reads one split whole: into memory, or its pixels into a file where they are over 64 MiB.
+    """Reads all of one split: into memory, or its pixels into a file if they are over 64 MiB.
 
     Args:
         examples: folder of the artifact, with uncompressed TFRecords.
@@ -150,12 +156,12 @@ def load_images(examples: str, split: str) -> Images:
             flat = tf.io.decode_raw(parsed[features.IMAGE], tf.uint8)
             yield tf.reshape(flat, [-1, *features.IMAGE_SHAPE]).numpy()
 
-    kept = array_store.store(pixels(), lambda: datasets.count(records), _MEMORY_BYTES)
-    return Images(ids, kept, np.concatenate(labels))
+    stored = array_store.store(pixels(), lambda: datasets.count(records), _MEMORY_BYTES)
+    return Images(ids, stored, np.concatenate(labels))
 
 
 def in_file_order(first: Images, second: Images) -> Images:
-    """Two splits of one file as one, in the order of that file; the images stay where they are."""
+    """Joins two splits of one file in the order of that file, without a copy of the images."""
     ids = [*first.ids, *second.ids]
     order = np.argsort([int(name.rpartition("#")[2]) for name in ids], kind="stable")
     return Images(

@@ -96,9 +96,9 @@ def _store(prefix: str) -> Check:
 
 
 def _push(serving_dir: str) -> Check:
-    from components.push import destination
+    from components.push.serving_dir import open_destination
 
-    destination.open_destination(serving_dir).probe()
+    open_destination(serving_dir).probe()
     condition = ", and the store obeys If-None-Match" if serving_dir.startswith("s3://") else ""
     return Check("push", OK, f"{serving_dir} accepts models{condition}")
 

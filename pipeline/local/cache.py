@@ -20,7 +20,7 @@ from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration import metadata
 from tfx.orchestration.portable import cache_utils
 
-from components.push import versions
+from components import paths
 from pipeline.metadata import place_of, relocate
 
 CONTENT_DIGEST = "content_sha256"
@@ -38,7 +38,7 @@ def seal(connection: metadata.Metadata, artifacts: Iterable[metadata_store_pb2.A
     """
     sealed = list(artifacts)
     for artifact in sealed:
-        artifact.custom_properties[CONTENT_DIGEST].string_value = versions.tree_digest(pathlib.Path(artifact.uri))
+        artifact.custom_properties[CONTENT_DIGEST].string_value = paths.tree_digest(pathlib.Path(artifact.uri))
     with connection as handle:
         handle.store.put_artifacts(sealed)
 
@@ -50,7 +50,7 @@ def fault(artifact: metadata_store_pb2.Artifact) -> str:
         return "is missing"
     if CONTENT_DIGEST not in artifact.custom_properties:
         return "was never completed"
-    changed = artifact.custom_properties[CONTENT_DIGEST].string_value != versions.tree_digest(folder)
+    changed = artifact.custom_properties[CONTENT_DIGEST].string_value != paths.tree_digest(folder)
     return "was changed" if changed else ""
 
 

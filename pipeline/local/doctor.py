@@ -345,10 +345,10 @@ def _path(output: pathlib.Path, model_dir: str) -> Check:
 def _serving(model_dir: str) -> Check:
     """Checks whether models can be pushed, and versions moved in one step."""
     if storage.is_url(model_dir):
-        from components.push import destination
+        from components.push.serving_dir import open_destination
 
         try:
-            destination.open_destination(model_dir).probe()
+            open_destination(model_dir).probe()
         except BadInput as error:
             return Check("serving", BLOCKED, "models cannot be pushed", str(error))
         except ImportError as error:

@@ -70,7 +70,7 @@ def prune(location: ModelLocation, count: int) -> dict[str, Any]:
         raise BadInput(f"--output names the folder that runs have written; {location.output} is none")
     with lock.exclusive(location.output, room=False):  # this is the command that empties a full disk
         _refuse_unavailable(location.database)
-        with history.one_at_a_time(location.model):
+        with history.lock(location.model):
             present = versions.all_versions(location.model)
             reasons = _protected_versions(location.model, present, count)
             freed = {"versions": 0, "runs": 0, "artifacts": 0, "checkpoints": 0}

@@ -19,10 +19,11 @@ import traceback
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from components import import_speedup
+from components import import_speedup, paths
 from components.errors import BadInput
 from components.ingest.source import DatasetChoice
-from components.push import destination, versions
+from components.push import versions
+from components.push.serving_dir import open_destination
 from components.train import devices
 from pipeline import beam, code_digest, database, run_record
 from pipeline.local import housekeeping, lock, supervisor
@@ -90,7 +91,7 @@ def run_pipeline(config: Settings, choice: DatasetChoice, console: Console) -> R
         if not config.fresh and (former := _repeatable_run(config, inputs)):
             console.say(f"Nothing has changed since run {former.run_id}: its verdict stands (--fresh runs all again).")
             return former
-        destination.open_destination(config.model_dir).probe()
+        open_destination(config.model_dir).probe()
         database.check(config.output / "metadata.db")
         with redirected(pathlib.Path(os.devnull)):
             devices.prepare(config.compute)
@@ -342,7 +343,7 @@ def _repeatable_run(config: Settings, inputs: str) -> RunRecord | None:
     if not all(path and pathlib.Path(path).is_file() for path in (former.report, former.log)):
         return None
     for folder, digest in fingerprint.artifacts.items():
-        if not pathlib.Path(folder).is_dir() or versions.tree_digest(pathlib.Path(folder)) != digest:
+        if not pathlib.Path(folder).is_dir() or paths.tree_digest(pathlib.Path(folder)) != digest:
             return None
     if former.verdict == Verdict.PUSHED:
         return former.end(Verdict.UNCHANGED, f"nothing has changed since run {former.run_id} pushed it")

@@ -23,7 +23,7 @@ from pipeline.run_record import Metrics, RunRecord, Tuning
 _PERCENT, _POINTS = "{:.2%}".format, lambda value: f"{100 * value:+.2f} points"
 _KNOWN: dict[str, tuple[str, Callable[[float], str]]] = {
     "data": ("open data findings", "{:,.0f}".format),
-    "infra-answers": ("golden requests", "{:g}".format),
+    "infra-predictions": ("golden requests", "{:g}".format),
     "infra-latency": ("latency of one image", "{:.1f} ms".format),
     "training-serving-skew": ("training/serving skew", "{:.1e}".format),
     "change": ("accuracy vs production", _POINTS),

@@ -192,7 +192,7 @@ def suspects(checks: pathlib.Path, artifact: pathlib.Path | None) -> dict[str, A
     pictures = _pictures(artifact, [row["id"] for row in shown])
     known = [row | pictures[row["id"]] for row in shown if row["id"] in pictures]
     for row in known:
-        row["given"], row["likely"] = class_name(row["given"]), class_name(row["likely"])
+        row["label"], row["likely"] = class_name(row["label"]), class_name(row["likely"])
     return {"count": len(rows), "images": known}
 
 

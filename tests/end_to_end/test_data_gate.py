@@ -12,9 +12,8 @@ import pytest
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
 import runner_local
-from components import features
+from components import features, findings
 from components.ingest import idx, source
-from components.validate import kinds
 
 pytestmark = pytest.mark.slow
 Files = dict[str, np.ndarray]
@@ -216,12 +215,12 @@ def test_every_finding_that_is_allowed_lets_a_run_come_to_its_end(
 ) -> None:
     files = {name: array.copy() for name, array in clean.items()}
     every_fault_at_once(files)
-    allowed = [word for name in kinds.ALL for word in ("--allow", name)]
+    allowed = [word for name in findings.NAMES for word in ("--allow", name)]
     record = start(files, *allowed, "--train-steps", "300", "--force-push", "to see it in the serving folder")
     assert record["verdict"] == "pushed", record["reason"]
     # Production may have been trained on one's own data by now; the test before has that finding.
     names = {row["name"] for row in record["findings"]} | {"dataset-changed"}
-    assert names == set(kinds.ALL) - {"class-missing"}
+    assert names == set(findings.NAMES) - {"class-missing"}
     assert all(row["allowed"] for row in record["findings"])
 
     excluded = record["dataset"]["excluded"]
@@ -278,7 +277,7 @@ def test_a_class_of_which_nothing_is_left_stops_the_run(start: Callable[..., dic
 
 def test_an_empty_split_stops_whatever_is_allowed(start: Callable[..., dict[str, Any]], clean: Files) -> None:
     files = {name: array[:11].copy() for name, array in clean.items()}  # one of twelve would be held out
-    record = start(files, *(word for name in kinds.ALL for word in ("--allow", name)))
+    record = start(files, *(word for name in findings.NAMES for word in ("--allow", name)))
     assert (record["code"], record["verdict"]) == (3, "stopped")
-    assert record["reason"] == "The split val has no image, so nothing can be trained or measured: give more images."
+    assert record["reason"] == "The split val has no images, so no model can be trained or evaluated: give more images."
     assert "KeyError" not in pathlib.Path(record["report"]).read_text(encoding="utf-8")  # as what the report lacks

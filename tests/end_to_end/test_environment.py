@@ -83,5 +83,7 @@ def test_without_a_proxy_that_can_be_used_auto_takes_the_digits(run, tmp_path):
     through = ("env", "ALL_PROXY=socks5://user:secret@127.0.0.1:9", f"XDG_CACHE_HOME={tmp_path}")
     ended = run("--explain", "--output", tmp_path / "output", through=through)
     assert ended.code == 0, ended.stderr
-    assert "NOT MNIST: that is not cached, and it could be had from no mirror, as ALL_PROXY" in ended.stdout
+    assert "NOT MNIST: it is not cached, and no mirror delivers it: https://" in ended.stdout
+    assert "ALL_PROXY in the environment can't be used" in ended.stdout
+    assert "secret" not in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr

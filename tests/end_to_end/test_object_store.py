@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from components.ingest import digits
-from components.push import destination, versions
+from components.push import versions
+from components.push.serving_dir import open_destination
 from tests import object_stores
 
 pytestmark = pytest.mark.slow
@@ -43,7 +44,7 @@ def test_data_from_a_bucket_and_a_model_into_another(run: Any, tmp_path: pathlib
         assert again.record["run_id"] == first.record["run_id"]
 
         # A model that is gone is noticed, and what the cache holds is pushed under the next number.
-        destination.open_destination("s3://models/serving/mnist").remove(1)
+        open_destination("s3://models/serving/mnist").remove(1)
         restored = run(*options, "--output", tmp_path / "output", **told)
         assert (restored.code, restored.record["verdict"]) == (0, "pushed")
         assert restored.record["model"]["path"] == "s3://models/serving/mnist/2"

@@ -27,8 +27,8 @@ LIMITS = ModelLimits(accuracy={"linear": 0.5}, change=0.02, best=0.015, recall=0
 
 
 @dataclasses.dataclass(frozen=True)
-class House:
-    """What the stage reads, and a trained network."""
+class Stage:
+    """The inputs of the stage, and a trained network."""
 
     inputs: Inputs
     network: keras.Model
@@ -36,12 +36,12 @@ class House:
 
     def model(self, name: str, weights: list[np.ndarray], version: int | None = None) -> standard_artifacts.Model:
         """Exports the network with other weights; a version makes it a baseline."""
-        kept = self.network.get_weights()
+        original = self.network.get_weights()
         self.network.set_weights(weights)
         folder = self.folder / name
         transform = TransformGraph(self.inputs.artifacts["transform_graph"].uri)
         export.export(self.network, transform, str(folder / "Format-Serving"))
-        self.network.set_weights(kept)
+        self.network.set_weights(original)
         artifact = standard_artifacts.Model()
         artifact.uri = str(folder)
         artifact.set_int_custom_property("resolved", int(version is not None))
@@ -61,13 +61,13 @@ class House:
             model_type="linear",
             limits=LIMITS,
         )
-        given = {
+        artifacts = {
             "examples": self.inputs.artifacts["examples"],
             "model": self.model(name, weights),
             "baseline": baseline,
             "best": baseline,
         }
-        outputs = stages.run(component, given, self.folder / f"evaluated-{name}")
+        outputs = stages.run(component, artifacts, self.folder / f"evaluated-{name}")
         _, results = findings.read(outputs["checks"].uri)
         closed = {result.name for result in results if not result.passed}
         marks = [path.name for path in pathlib.Path(outputs["blessing"].uri).iterdir()]
@@ -78,7 +78,7 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> House:
+def house(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     digits = load_digits()
     images = np.pad(np.kron(digits.images * 15, np.ones((3, 3))).astype(np.uint8), ((0, 0), (2, 2), (2, 2)))
     folder = tmp_path_factory.mktemp("house")
@@ -89,11 +89,11 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     network = models.build(Hyperparameters.of("linear"))
     network.compile("adam", "sparse_categorical_crossentropy")
     network.fit(images[:1000, :, :, None] / 255.0, digits.target[:1000], epochs=25, verbose=0)
-    return House(inputs, network, folder)
+    return Stage(inputs, network, folder)
 
 
 @pytest.fixture(scope="module")
-def nothing(house: House) -> standard_artifacts.Model:
+def nothing(house: Stage) -> standard_artifacts.Model:
     artifact = standard_artifacts.Model()
     artifact.uri = str(house.folder / "nothing")
     artifact.set_int_custom_property("resolved", 0)
@@ -101,25 +101,25 @@ def nothing(house: House) -> standard_artifacts.Model:
 
 
 @pytest.fixture(scope="module")
-def production(house: House) -> standard_artifacts.Model:
+def production(house: Stage) -> standard_artifacts.Model:
     return house.model("production", house.network.get_weights(), version=4)
 
 
 def test_a_sound_candidate_is_blessed_with_and_without_a_baseline(
-    house: House, nothing: standard_artifacts.Model, production: standard_artifacts.Model
+    house: Stage, nothing: standard_artifacts.Model, production: standard_artifacts.Model
 ) -> None:
     assert house.evaluate("first", house.network.get_weights(), nothing) == (True, set())
     assert house.evaluate("second", house.network.get_weights(), production) == (True, set())
 
 
 def test_a_candidate_that_tfma_alone_refuses_is_refused(
-    house: House, nothing: standard_artifacts.Model, monkeypatch: pytest.MonkeyPatch
+    house: Stage, nothing: standard_artifacts.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "is_approved", lambda _: False)
     assert house.evaluate("disagreed", house.network.get_weights(), nothing) == (False, {"tfma-validation"})
 
 
-def test_random_weights_are_refused(house: House, nothing: standard_artifacts.Model) -> None:
+def test_random_weights_are_refused(house: Stage, nothing: standard_artifacts.Model) -> None:
     rng = np.random.default_rng(1)
     weights = [rng.normal(size=weight.shape).astype(np.float32) for weight in house.network.get_weights()]
     blessed, closed = house.evaluate("random", weights, nothing)
@@ -128,7 +128,7 @@ def test_random_weights_are_refused(house: House, nothing: standard_artifacts.Mo
 
 
 def test_one_broken_class_is_refused_though_the_accuracy_is_above_its_floor(
-    house: House, nothing: standard_artifacts.Model
+    house: Stage, nothing: standard_artifacts.Model
 ) -> None:
     kernel, bias = house.network.get_weights()
     bias = bias.copy()
@@ -138,7 +138,7 @@ def test_one_broken_class_is_refused_though_the_accuracy_is_above_its_floor(
     assert closed == {"recall-floor"}
 
 
-def test_nan_weights_are_refused(house: House, nothing: standard_artifacts.Model) -> None:
+def test_nan_weights_are_refused(house: Stage, nothing: standard_artifacts.Model) -> None:
     weights = [np.full_like(weight, np.nan) for weight in house.network.get_weights()]
     blessed, closed = house.evaluate("nan", weights, nothing)
     assert not blessed
@@ -146,7 +146,7 @@ def test_nan_weights_are_refused(house: House, nothing: standard_artifacts.Model
 
 
 def test_worse_than_production_is_refused_though_above_every_floor(
-    house: House, production: standard_artifacts.Model
+    house: Stage, production: standard_artifacts.Model
 ) -> None:
     images, labels = house.inputs.splits[features.TEST]
     kernel, bias = house.network.get_weights()

@@ -49,9 +49,9 @@ def check(model: pathlib.Path, inputs: Inputs, limits: InfraLimits | None = None
 
 def test_a_sound_export_passes_with_figures(exported: pathlib.Path, inputs: Inputs) -> None:
     results = check(exported, inputs)
-    assert sorted(results) == ["infra-answers", "infra-latency", "training-serving-skew"]
+    assert sorted(results) == ["infra-latency", "infra-predictions", "training-serving-skew"]
     assert all(result.passed for result in results.values()), results
-    assert "64 golden requests through each of 3 signatures" in results["infra-answers"].reason
+    assert "64 golden requests through each of 3 signatures" in results["infra-predictions"].reason
     assert results["infra-latency"].measured is not None
     assert results["infra-latency"].measured > 0
 
@@ -70,19 +70,19 @@ def test_damaged_weights_are_one_sentence_and_nothing_else_is_tried(
     weights = damaged / "Format-Serving" / "variables" / "variables.data-00000-of-00001"
     weights.write_bytes(weights.read_bytes()[:100])
     results = check(damaged, inputs)
-    assert list(results) == ["infra-answers"]
-    assert not results["infra-answers"].passed
-    assert results["infra-answers"].reason.startswith(
-        "the exported model must load and answer in a fresh process, but: "
+    assert list(results) == ["infra-predictions"]
+    assert not results["infra-predictions"].passed
+    assert results["infra-predictions"].reason.startswith(
+        "the exported model must load and run in a fresh process, but: "
     )
-    assert "\n" not in results["infra-answers"].reason
+    assert "\n" not in results["infra-predictions"].reason
 
 
 def test_nan_weights_close(exported: pathlib.Path, inputs: Inputs, tmp_path: pathlib.Path) -> None:
     network = keras.saving.load_model(exported / "keras" / "model.keras")
     network.set_weights([np.full_like(weight, np.nan) for weight in network.get_weights()])
     export.export(network, TransformGraph(inputs.artifacts["transform_graph"].uri), str(tmp_path / "Format-Serving"))
-    result = check(tmp_path, inputs)["infra-answers"]
+    result = check(tmp_path, inputs)["infra-predictions"]
     assert not result.passed
     assert "finite" in result.reason
 

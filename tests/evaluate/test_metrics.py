@@ -25,14 +25,14 @@ SLICED = {
 }
 
 
-def answers(*classes: int) -> np.ndarray:
+def predictions(*classes: int) -> np.ndarray:
     probabilities = np.full((len(classes), 10), 0.02, np.float32)
     probabilities[np.arange(len(classes)), classes] = 0.82
     return probabilities
 
 
-CANDIDATE = answers(0, 0, 0, 5, 1, 1, 1, 1)
-PERFECT = answers(0, 0, 0, 0, 1, 1, 1, 1)
+CANDIDATE = predictions(0, 0, 0, 5, 1, 1, 1, 1)
+PERFECT = predictions(0, 0, 0, 0, 1, 1, 1, 1)
 
 
 def run(folder: pathlib.Path, limits: ModelLimits = LIMITS, labels: np.ndarray = LABELS, **models: np.ndarray) -> str:
@@ -97,7 +97,7 @@ def test_each_model_gets_its_own_figures_and_a_loss_beyond_the_limit_is_not_appr
 
 
 def test_a_better_candidate_is_approved_whatever_the_others_are(tmp_path: pathlib.Path) -> None:
-    poor = answers(5, 5, 5, 5, 5, 5, 5, 5)
+    poor = predictions(5, 5, 5, 5, 5, 5, 5, 5)
     assert metrics.is_approved(run(tmp_path, candidate=CANDIDATE, baseline=poor, best=poor))
 
 
@@ -108,9 +108,9 @@ def test_intervals_are_those_of_the_answers_and_the_same_each_time(tmp_path: pat
     candidate, baseline = labels.copy(), labels.copy()
     candidate[wrong[:60]] += 1  # 40 of them are wrong for both
     baseline[wrong[20:110]] += 1
-    one, other = answers(*candidate % 10), answers(*baseline % 10)
+    rows, baseline_rows = predictions(*candidate % 10), predictions(*baseline % 10)
     first, second = (
-        metrics.load_metrics(run(tmp_path / name, labels=labels, candidate=one, baseline=other), "candidate")[
+        metrics.load_metrics(run(tmp_path / name, labels=labels, candidate=rows, baseline=baseline_rows), "candidate")[
             "intervals"
         ]
         for name in "ab"
@@ -132,10 +132,10 @@ def test_figures_of_the_whole_are_those_of_keras_of_each_image(tmp_path: pathlib
     sure[0], sure[1], sure[2] = 0.1, np.eye(10)[labels[1]], np.eye(10)[labels[2] - 1]  # a tie; no doubt; all wrong
     other = sure.copy()
     other[3:6] = np.nan
-    labels[3] = 0  # which is what Keras, asked for the best of NaN, says
+    labels[3] = 0  # Keras's argmax of NaN
     output = run(tmp_path, labels=labels, candidate=sure, baseline=other)
-    found, nan = metrics.load_metrics(output, "candidate"), metrics.load_metrics(output, "baseline")
-    for figures, rows in ((found, sure), (nan, other)):
+    candidate, nan = metrics.load_metrics(output, "candidate"), metrics.load_metrics(output, "baseline")
+    for figures, rows in ((candidate, sure), (nan, other)):
         assert figures["examples"] == 100
         right = keras.metrics.sparse_categorical_accuracy(labels, rows)
         assert figures["accuracy"] == pytest.approx(np.mean(right), abs=1e-7)
@@ -144,13 +144,15 @@ def test_figures_of_the_whole_are_those_of_keras_of_each_image(tmp_path: pathlib
         matrix = np.zeros((10, 10), int)
         np.add.at(matrix, (labels, rows.argmax(axis=1)), 1)
         assert figures["confusion"] == matrix.tolist()
-    assert found["loss"] == pytest.approx(np.mean(keras.losses.sparse_categorical_crossentropy(labels, sure)), rel=1e-6)
+    assert candidate["loss"] == pytest.approx(
+        np.mean(keras.losses.sparse_categorical_crossentropy(labels, sure)), rel=1e-6
+    )
     assert math.isnan(nan["loss"])
     assert "loss" not in nan["intervals"]
 
 
 def test_a_single_image_has_figures_and_no_interval(tmp_path: pathlib.Path) -> None:
-    figures = metrics.load_metrics(run(tmp_path, labels=np.array([4]), candidate=answers(4)), None)
+    figures = metrics.load_metrics(run(tmp_path, labels=np.array([4]), candidate=predictions(4)), None)
     assert (figures["accuracy"], figures["examples"], figures["intervals"]) == (1.0, 1, {})
 
 
@@ -160,14 +162,14 @@ def test_calibration_by_bin_of_confidence(tmp_path: pathlib.Path) -> None:
         rows[row, LABELS[row]], rows[row, 9] = sure, 1 - sure
     rows[1] = rows[1][::-1]  # the digit 9 is sure to be wrong
     rows[3] = np.nan
-    found = metrics.load_metrics(run(tmp_path, candidate=rows), None)["calibration"]
-    assert found["curve"] == [
-        {"confidence": 0.0, "accuracy": 0.0, "examples": 1},  # an answer that is no number
+    calibration = metrics.load_metrics(run(tmp_path, candidate=rows), None)["calibration"]
+    assert calibration["curve"] == [
+        {"confidence": 0.0, "accuracy": 0.0, "examples": 1},  # NaN
         {"confidence": pytest.approx(0.55), "accuracy": 0.5, "examples": 2},
         {"confidence": 0.75, "accuracy": 1.0, "examples": 1},
         {"confidence": pytest.approx(0.975), "accuracy": 1.0, "examples": 4},
     ]
-    assert found["error"] == pytest.approx((2 * 0.05 + 0.25 + 4 * 0.025) / 8)
+    assert calibration["error"] == pytest.approx((2 * 0.05 + 0.25 + 4 * 0.025) / 8)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def run_executor(tmp_path: pathlib.Path) -> Callable[..., Any]:
         # The image option keeps TFX from packing itself into a source distribution for remote workers: two seconds.
         arguments = ["--runner=FnApiRunner", "--sdk_container_image=unused"]
         context = base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=arguments)
-        executor.Executor(context).Do({}, {"examples": [artifact]}, exec_properties)
+        executor.IngestExecutor(context).Do({}, {"examples": [artifact]}, exec_properties)
         return artifact
 
     return run

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every kind of bad input file: one line that names file, field, expected and found; no Examples; bounded memory."""
+"""Every kind of bad input file: one line that names file, field, rule and value; no Examples; bounded memory."""
 
 import contextlib
 import gzip
@@ -28,7 +28,7 @@ def replace(name, data):
 
 
 def edit(name, change):
-    """Replaces one file of the set by what `change` makes of its bytes."""
+    """Replaces one file of the set by `change` of its bytes."""
     return lambda folder: (folder / name).write_bytes(change((folder / name).read_bytes()))
 
 
@@ -76,8 +76,8 @@ def huge_sparse(folder):
 
 
 def bomb(folder):
-    """A gzip of 256 MiB of zeros behind an honest header for 48 images."""
-    zipped(IMAGES, lambda data: data, lambda data: data[:16] + bytes(2**28))(folder)
+    """A gzip of 32 MiB of zeros behind a correct header for 48 images."""
+    zipped(IMAGES, lambda data: data, lambda data: data[:16] + bytes(2**25))(folder)
 
 
 def qmnist_labels(path):
@@ -88,7 +88,7 @@ def qmnist_labels(path):
 MAX = struct.pack(">I", 2**32 - 1)
 SIZE = 16 + 48 * 784
 
-# Number in the list of bad inputs, what makes the set bad, file that is named, and words of the message in order.
+# The change that spoils the set, the file that is named, and words of the message in order.
 CASES = [
     pytest.param(replace(IMAGES, b""), IMAGES, ["size: expected", "found an empty file"], id="1-empty"),
     pytest.param(replace(IMAGES, b"\0\0\x08"), IMAGES, ["magic number: expected 00 00 08 03", "3 bytes"], id="2-three"),
@@ -406,7 +406,7 @@ def with_forks(folder):
     (folder / LABELS).unlink()
 
 
-# What makes the set another one's, and words of the message in order. The first file that is read is train's labels.
+# The change of the files' names, and words of the message in order. The first file that is read is train's labels.
 NAMES = [
     pytest.param(
         renamed(lambda name: name.replace("-idx", ".idx")),
@@ -499,7 +499,7 @@ def test_another_name_gets_the_way_out(spoil, words, write_set, tmp_path):
     "change",
     [pytest.param(case.values[0], id=case.id) for case in NAMES if case.id in ("kaggle", "upper-case", "copy")],
 )
-def test_what_the_way_out_says_leads_out(change, write_set, tmp_path):
+def test_following_the_advice_leads_out(change, write_set, tmp_path):
     folder = write_set(tmp_path / "data", suffix="")
     original, _ = source.load(folder, None, features.IMAGE_SHAPE)
     change(folder)
@@ -515,20 +515,20 @@ def test_what_the_way_out_says_leads_out(change, write_set, tmp_path):
     assert source.load(folder, None, features.IMAGE_SHAPE)[0].sha256 == original.sha256
 
 
-def test_a_file_that_is_there_plain_and_gzipped_is_taken(write_set, tmp_path):
+def test_the_same_file_plain_and_gzipped_is_read(write_set, tmp_path):
     """As torchvision leaves its raw/ folder."""
     folder = write_set(tmp_path / "raw")
     original, _ = source.load(folder, None, features.IMAGE_SHAPE)
     for name in idx.FILES:
         (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
 
-    found, contents = source.load(folder, None, features.IMAGE_SHAPE)
+    both, contents = source.load(folder, None, features.IMAGE_SHAPE)
 
-    assert found.sha256 == original.sha256
+    assert both.sha256 == original.sha256
     assert contents[IMAGES].path == folder / IMAGES
 
 
-# What the list calls fine here: 16 and 28 are findings of the data gate, 22 and 26 are no faults.
+# Accepted by ingest: 16 and 28 are findings of the data gate, 22 and 26 are no faults.
 
 
 def test_16_a_label_above_9_is_passed_on(write_set, tmp_path):
@@ -562,9 +562,9 @@ def test_26_a_symlink_to_a_regular_file_is_fine(write_set, tmp_path):
     (folder / IMAGES).rename(tmp_path / "elsewhere")
     (folder / IMAGES).symlink_to(tmp_path / "elsewhere")
 
-    found, _ = source.load(folder, None, features.IMAGE_SHAPE)
+    dataset, _ = source.load(folder, None, features.IMAGE_SHAPE)
 
-    assert found.train_images == 48
+    assert dataset.train_images == 48
 
 
 def test_28_training_images_among_the_test_images_are_passed_on(write_set, tmp_path):

@@ -16,12 +16,12 @@ def written(tmp_path_factory):
 
 
 def test_the_same_bytes_are_written_on_every_machine(written):
-    found, _ = source.load(written, None, (28, 28))
+    dataset, _ = source.load(written, None, (28, 28))
 
-    assert found.name == "digits"
-    assert found.digests == digits.DIGESTS
-    assert found.sha256 == "dd1a7ebe4915ae930e102f37266aeaca7b579d6b3cff9d630a16cc1fdb7d1004"
-    assert (found.train_images, found.test_images) == (1498, 299)
+    assert dataset.name == "digits"
+    assert dataset.digests == digits.DIGESTS
+    assert dataset.sha256 == "dd1a7ebe4915ae930e102f37266aeaca7b579d6b3cff9d630a16cc1fdb7d1004"
+    assert (dataset.train_images, dataset.test_images) == (1498, 299)
     assert sorted(path.name for path in written.iterdir()) == sorted(idx.FILES)
 
 

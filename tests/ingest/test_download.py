@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import http.server
 import pathlib
+import re
 import socket
 import threading
 import time
@@ -20,14 +21,14 @@ HTML = b"<!DOCTYPE html><html><body>Please log in to the network</body></html>"
 @pytest.fixture
 def mnist(write_set, tmp_path, monkeypatch):
     """A tiny data set that plays MNIST: the four files, gzipped, by name."""
-    found, _ = source.load(write_set(tmp_path / "original"), None, (28, 28))
-    for name, digest in found.digests.items():
+    original, _ = source.load(write_set(tmp_path / "original"), None, (28, 28))
+    for name, digest in original.digests.items():
         monkeypatch.setitem(download.DIGESTS, name, digest)
-    folder = pathlib.Path(found.directory)
+    folder = pathlib.Path(original.directory)
     return {f"{name}.gz": gzip.compress((folder / name).read_bytes(), mtime=0) for name in idx.FILES}
 
 
-class Server(http.server.ThreadingHTTPServer):
+class MirrorServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, *arguments):
@@ -40,19 +41,19 @@ class Server(http.server.ThreadingHTTPServer):
 
 @pytest.fixture
 def mirror(mnist, monkeypatch):
-    """A server whose folders are mirrors, one for each behaviour; `requests` lists what was asked for."""
-    done = threading.Event()
+    """A server whose folders are mirrors, one for each behaviour; `requests` lists what was requested."""
+    stopped = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            behaviour, name = self.path.split("/")[-2:]  # of a proxy, the whole address is asked for
+            behaviour, name = self.path.split("/")[-2:]  # the request to a proxy has the whole address
             server.requests.append((behaviour, name))
             with contextlib.suppress(OSError):  # the client has hung up
-                self.answer(behaviour, mnist[name])
+                self.respond(behaviour, mnist[name])
 
-        def answer(self, behaviour, body):
+        def respond(self, behaviour, body):
             if behaviour == "silent":
-                done.wait()
+                stopped.wait()
                 return
             self.send_response(404 if behaviour == "missing" else 200)
             body = {"html": HTML, "html-as-gzip": gzip.compress(HTML), "wrong": mnist[f"{idx.TRAIN_LABELS}.gz"]}.get(
@@ -69,10 +70,10 @@ def mirror(mnist, monkeypatch):
                 self.wfile.write(bytes(2**20))
             if behaviour == "stalls":
                 self.wfile.write(body[:10])
-                done.wait()
+                stopped.wait()
             for byte in body if behaviour == "drips" else ():
                 self.wfile.write(bytes([byte]))
-                if done.wait(0.02):
+                if stopped.wait(0.02):
                     return
             if behaviour != "drips":
                 self.wfile.write(body)
@@ -80,18 +81,18 @@ def mirror(mnist, monkeypatch):
         def log_message(self, *arguments):
             pass
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = MirrorServer(("127.0.0.1", 0), Handler)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
-    done.set()
+    stopped.set()
     server.shutdown()
     server.server_close()
     thread.join()
 
 
-# How a mirror fails, and what is said about it.
+# Failures of a mirror, and the message for each.
 BAD_MIRRORS = {
     "missing": "HTTP status 404",
     "html": "a web page",
@@ -100,8 +101,8 @@ BAD_MIRRORS = {
     "damaged": "gzip",
     "wrong": "magic number|SHA-256",
     "endless": "more than",
-    "silent": "silent for 0.3 seconds",
-    "stalls": "silent for 0.3 seconds",
+    "silent": r"silent for 0.3 s\)",
+    "stalls": r"silent for 0.3 s\)",
 }
 
 
@@ -110,16 +111,16 @@ def files(folder):
 
 
 def test_the_files_are_downloaded_and_kept(mirror, mnist, tmp_path):
-    seen = []
+    calls = []
 
-    download.fetch(tmp_path / "cache", mirrors=[mirror.url("good")], progress=lambda *bytes_: seen.append(bytes_))
+    download.fetch(tmp_path / "cache", mirrors=[mirror.url("good")], progress=lambda *bytes_: calls.append(bytes_))
 
     assert {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == mnist
     assert [name for _, name in mirror.requests] == [f"{name}.gz" for name in idx.FILES]
-    done, total = zip(*seen, strict=True)
-    assert sorted(done) == list(done)
-    assert done[-1] == sum(map(len, mnist.values()))
-    assert min(total) >= done[-1]
+    received, total = zip(*calls, strict=True)
+    assert sorted(received) == list(received)
+    assert received[-1] == sum(map(len, mnist.values()))
+    assert min(total) >= received[-1]
 
     download.fetch(tmp_path / "cache", mirrors=[mirror.url("good")])
     assert len(mirror.requests) == 4
@@ -130,14 +131,14 @@ def test_the_next_mirror_is_tried(behaviour, mirror, mnist, tmp_path):
     download.fetch(tmp_path / "cache", mirrors=[mirror.url(behaviour), mirror.url("good")], timeout=0.3)
 
     assert {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == mnist
-    # Once a mirror has failed, it is not waited for again while another delivers.
-    failed = [name for which, name in mirror.requests if which == behaviour]
+    # A mirror that has failed is not tried again while another delivers.
+    failed = [name for mirror_behaviour, name in mirror.requests if mirror_behaviour == behaviour]
     assert failed[0] == f"{idx.TRAIN_IMAGES}.gz"
     assert len(failed) == 1
 
 
 @pytest.mark.parametrize(("behaviour", "reason"), BAD_MIRRORS.items())
-def test_without_a_good_mirror_it_says_why_and_keeps_nothing(behaviour, reason, mirror, tmp_path):
+def test_without_a_good_mirror_the_error_names_each_reason(behaviour, reason, mirror, tmp_path):
     closed = f"http://127.0.0.1:{unused_port()}/"
 
     with pytest.raises(BadInput, match=reason) as error:
@@ -187,31 +188,27 @@ def test_a_cache_that_cannot_be_written_is_named(mirror, tmp_path):
         download.fetch(tmp_path / "file" / "mnist", mirrors=[mirror.url("good")])
 
 
-def test_within_its_time_it_downloads(mirror, mnist, tmp_path):
-    assert download.fetch_within(tmp_path / "cache", mirrors=[mirror.url("missing"), mirror.url("good")]) is None
+def test_the_first_mirror_to_respond_comes_first(mirror):
+    mirrors = [mirror.url("missing"), mirror.url("silent"), mirror.url("good")]
 
-    assert files(tmp_path / "cache") == sorted(mnist)
+    assert download.order_mirrors(mirrors) == [mirrors[2], *mirrors[:2]]
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "reason"),
-    [
-        ("missing", "it could be had from no mirror"),
-        ("silent", "no mirror answered within 0.4 seconds"),
-        ("drips", "the download would take longer than 0.8 seconds"),
-    ],
+    ("behaviour", "seconds", "reason"),
+    [("missing", 30, "HTTP status 404"), ("silent", 0.3, "(silent for|no response within) 0.3 s")],
 )
-def test_it_gives_up_in_time(behaviour, reason, mirror, tmp_path):
-    mirrors = [mirror.url(behaviour)]
+def test_without_a_response_each_mirror_has_a_reason(behaviour, seconds, reason, mirror):
+    url = mirror.url(behaviour)
 
-    failure = download.fetch_within(tmp_path / "cache", mirrors=mirrors, answer_seconds=0.4, total_seconds=0.8)
+    with pytest.raises(download.MirrorsFailedError, match=rf"\.gz: {url} \({reason}\)\. Give") as error:
+        download.order_mirrors([url], seconds=seconds)
 
-    assert failure == reason
-    wait_for_downloads()
-    assert files(tmp_path / "cache") == []
+    assert re.fullmatch(rf"{url} \({reason}\)", error.value.reasons)
+    wait_for_probes()
 
 
-def test_a_name_server_that_hangs_is_not_waited_for(tmp_path, monkeypatch):
+def test_a_name_server_that_hangs_ends_in_time(tmp_path, monkeypatch):
     hang = threading.Event()
 
     def getaddrinfo(*arguments, **options):
@@ -220,11 +217,11 @@ def test_a_name_server_that_hangs_is_not_waited_for(tmp_path, monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     try:
-        failure = download.fetch_within(tmp_path, mirrors=["http://mirror.invalid/"], answer_seconds=0.2)
-        assert failure == "no mirror answered within 0.2 seconds"
+        with pytest.raises(download.MirrorsFailedError, match=r"mirror\.invalid/ \(no response within 0\.2 s\)"):
+            download.order_mirrors(["http://mirror.invalid/"], seconds=0.2)
     finally:
         hang.set()
-        wait_for_downloads()
+        wait_for_probes()
 
 
 # Variables that httpx, left to itself, raises one of many kinds of errors for.
@@ -254,12 +251,11 @@ def test_a_variable_that_cannot_be_used_is_named_and_its_value_is_not(name, valu
 
     with pytest.raises(BadInput, match=rf"\(.*{name} in the environment can't be used \(") as error:
         download.fetch(tmp_path / "cache", mirrors=[mirror])
-    failure = download.fetch_within(tmp_path / "cache", mirrors=[mirror])
+    with pytest.raises(BadInput, match=f"{name} in the environment can't be used") as no_response:
+        download.order_mirrors([mirror])
 
-    assert failure is not None
-    assert failure.startswith(f"it could be had from no mirror, as {name} in the environment can't be used (")
-    assert "secret" not in str(error.value) + failure
-    wait_for_downloads()
+    assert "secret" not in f"{error.value} {no_response.value}"
+    wait_for_probes()
 
 
 def test_a_proxy_is_gone_through(mirror, mnist, no_proxies, tmp_path):
@@ -289,12 +285,13 @@ def test_a_proxy_that_does_not_answer_is_named(no_proxies, tmp_path):
     assert "secret" not in str(error.value)
 
 
-def test_whatever_a_download_raises_it_ends_with_a_reason(monkeypatch, tmp_path):
+def test_an_unexpected_error_of_a_probe_is_a_reason(no_proxies):
     def fail(*arguments):
         raise RuntimeError
 
-    monkeypatch.setattr(download, "_fetch", fail)
-    assert download.fetch_within(tmp_path) == "the download failed (RuntimeError)"
+    no_proxies.setattr(download, "_connect", fail)
+    with pytest.raises(download.MirrorsFailedError, match=r"http://mirror\.invalid/ \(RuntimeError\)"):
+        download.order_mirrors(["http://mirror.invalid/"])
 
 
 def unused_port() -> int:
@@ -302,9 +299,9 @@ def unused_port() -> int:
         return server.getsockname()[1]
 
 
-def wait_for_downloads() -> None:
-    """Waits for the threads that were left behind, so that they don't reach into the next test."""
+def wait_for_probes() -> None:
+    """Waits for the threads of `order_mirrors`, so that they don't reach into the next test."""
     deadline = time.monotonic() + 10
     for thread in threading.enumerate():
-        if thread.name == "mnist-download":
+        if thread.name == "mnist-mirror":
             thread.join(deadline - time.monotonic())

@@ -4,7 +4,6 @@
 import json
 import os
 import pathlib
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -27,7 +26,7 @@ def ids(examples):
     return [example[features.ID].bytes_list.value[0].decode() for example in examples]
 
 
-def contents_of(folder):
+def file_contents(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(pathlib.Path(folder).rglob("*"))
@@ -43,7 +42,7 @@ def data(write_set, tmp_path):
 def test_the_splits_hold_the_images_they_should(data, run_executor):
     artifact = run_executor(data_dir=str(data), dataset_name="buttons")
 
-    found, contents = source.load(data, None, features.IMAGE_SHAPE)
+    dataset, contents = source.load(data, None, features.IMAGE_SHAPE)
     examples = {split: read(artifact, split) for split in features.SPLITS}
     assert {split: len(rows) for split, rows in examples.items()} == {"train": 44, "val": 4, "test": 10}
     for rows in examples.values():
@@ -64,15 +63,15 @@ def test_the_splits_hold_the_images_they_should(data, run_executor):
     assert artifact.span == 0
     assert artifact.get_string_custom_property("payload_format") == "FORMAT_TF_EXAMPLE"
     assert artifact.get_string_custom_property("dataset") == "buttons"
-    assert artifact.get_string_custom_property("dataset_sha256") == found.sha256
+    assert artifact.get_string_custom_property("dataset_sha256") == dataset.sha256
     assert artifact.get_int_custom_property("images") == 58
     assert artifact.get_int_custom_property("span") == 0
-    assert sorted(contents_of(artifact.uri)) == [
+    assert sorted(file_contents(artifact.uri)) == [
         *(f"Split-{split}/data_tfrecord-00000-of-00001" for split in ("test", "train", "val")),
         "source.json",
     ]
     assert json.loads((pathlib.Path(artifact.uri) / "source.json").read_text()) == {
-        "files": dict(found.digests),
+        "files": dict(dataset.digests),
         "splits": {split: len(rows) for split, rows in examples.items()},
     }
     assert sorted(path.name for path in pathlib.Path(artifact.uri).iterdir()) == [
@@ -87,18 +86,18 @@ def test_the_same_data_gives_the_same_bytes(data, run_executor):
     first = run_executor(data_dir=str(data), dataset_name="custom")
     second = run_executor("again", data_dir=str(data), dataset_name="custom")
 
-    assert contents_of(first.uri) == contents_of(second.uri)
+    assert file_contents(first.uri) == file_contents(second.uri)
 
 
 def test_shards_hold_the_same_examples_in_the_same_order(data, run_executor, monkeypatch):
-    whole = run_executor(data_dir=str(data), dataset_name="custom")
+    single = run_executor(data_dir=str(data), dataset_name="custom")
     monkeypatch.setattr(executor, "SHARD_IMAGES", 20)
     sharded = run_executor("sharded", data_dir=str(data), dataset_name="custom")
 
     names = sorted(path.name for path in pathlib.Path(sharded.uri, "Split-train").iterdir())
     assert names == [f"data_tfrecord-0000{number}-of-00003" for number in range(3)]
     for split in features.SPLITS:
-        assert ids(read(sharded, split)) == ids(read(whole, split))
+        assert ids(read(sharded, split)) == ids(read(single, split))
 
 
 def test_large_images_make_small_shards(data, run_executor, monkeypatch):
@@ -117,32 +116,32 @@ def test_a_split_without_images_has_a_file_all_the_same(data, run_executor):
     artifact = run_executor(data_dir=str(data), dataset_name="custom")
 
     assert (len(read(artifact, "train")), len(read(artifact, "val"))) == (11, 0)
-    assert contents_of(artifact.uri)["Split-val/data_tfrecord-00000-of-00001"] == b""
+    assert file_contents(artifact.uri)["Split-val/data_tfrecord-00000-of-00001"] == b""
 
 
-@pytest.mark.parametrize(("span", "taken"), [(None, 10), (-1, 10), (9, 9)])
-def test_the_span_is_found_by_the_worker(span, taken, write_set, run_executor, tmp_path):
+@pytest.mark.parametrize(("span", "expected"), [(None, 10), (-1, 10), (9, 9)])
+def test_the_worker_finds_the_span(span, expected, write_set, run_executor, tmp_path):
     for number in (9, 10):
         write_set(tmp_path / "spans" / f"span-{number}", seed=number)
-    expected, _ = source.load(tmp_path / "spans" / f"span-{taken}", None, features.IMAGE_SHAPE)
+    dataset, _ = source.load(tmp_path / "spans" / f"span-{expected}", None, features.IMAGE_SHAPE)
 
     artifact = run_executor(data_dir=str(tmp_path / "spans"), span=span, dataset_name="custom")
 
-    assert artifact.span == artifact.get_int_custom_property("span") == taken
-    assert artifact.get_string_custom_property("dataset_sha256") == expected.sha256
+    assert artifact.span == artifact.get_int_custom_property("span") == expected
+    assert artifact.get_string_custom_property("dataset_sha256") == dataset.sha256
 
 
 def test_other_contents_than_expected_are_refused(data, run_executor, tmp_path):
-    found, _ = source.load(data, None, features.IMAGE_SHAPE)
-    run_executor(data_dir=str(data), dataset_name="custom", data_sha256=found.sha256)
+    dataset, _ = source.load(data, None, features.IMAGE_SHAPE)
+    run_executor(data_dir=str(data), dataset_name="custom", data_sha256=dataset.sha256)
 
-    with pytest.raises(BadInput, match=f"SHA-256 of the data set: expected {'0' * 64}, found {found.sha256}"):
+    with pytest.raises(BadInput, match=f"SHA-256 of the data set: expected {'0' * 64}, found {dataset.sha256}"):
         run_executor("refused", data_dir=str(data), dataset_name="custom", data_sha256="0" * 64)
 
     assert list((tmp_path / "refused").iterdir()) == []
 
 
-def test_other_contents_than_the_name_says_are_refused(data, run_executor, tmp_path):
+def test_contents_that_contradict_the_name_are_refused(data, run_executor, tmp_path):
     with pytest.raises(BadInput, match="that of mnist"):
         run_executor(data_dir=str(data), dataset_name="mnist")
 
@@ -167,32 +166,21 @@ def test_a_failure_while_writing_leaves_nothing(data, run_executor, tmp_path, mo
 
     assert len(calls) == 3
     assert list((tmp_path / "examples").iterdir()) == []
-    assert executor._contents == {}
 
 
-def test_the_files_are_read_once(data, run_executor, monkeypatch):
-    load = mock.Mock(side_effect=source.load)
-    monkeypatch.setattr(source, "load", load)
-
-    run_executor(data_dir=str(data), dataset_name="custom")
-
-    assert load.call_count == 1
-    assert executor._contents == {}
-
-
-def test_a_worker_of_its_own_reads_the_files_itself_and_checks_them(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(executor, "_contents", {})
-    found, contents = source.load(data, None, features.IMAGE_SHAPE)
+def test_a_worker_of_its_own_reads_the_files_itself_and_checks_them(data, tmp_path):
+    source.cache.clear()
+    dataset, contents = source.load(data, None, features.IMAGE_SHAPE)
     (tmp_path / "partial").mkdir()
     (tmp_path / "Split-test").mkdir()
-    shard = executor.Shard(str(data), found.sha256, "test", 3, 5, 1, 4, str(tmp_path), False)
+    shard = executor.Shard(str(data), dataset.sha256, "test", 3, 5, 1, 4, str(tmp_path), False)
 
     assert executor.write_shard(shard) == 2
-    (written,) = contents_of(tmp_path / "Split-test").values()
+    (written,) = file_contents(tmp_path / "Split-test").values()
     assert contents[idx.TEST_IMAGES].array[4].tobytes() in written
     assert (tmp_path / "Split-test" / "data_tfrecord-00001-of-00004").is_file()
 
-    monkeypatch.setattr(executor, "_contents", {})
+    source.cache.clear()
     (data / f"{idx.TEST_LABELS}.gz").unlink()
     idx.write(data / idx.TEST_LABELS, np.zeros(10, np.uint8))
     with pytest.raises(BadInput, match="SHA-256 of the data set"):
@@ -264,7 +252,7 @@ def test_where_that_is_allowed_they_are_left_out_and_the_others_are_what_they_we
     with_other_labels, run_executor, allow, monkeypatch
 ):
     monkeypatch.setattr(executor, "SHARD_IMAGES", 7)
-    all_of_them = run_executor("all", data_dir=str(with_other_labels), dataset_name="buttons")
+    complete = run_executor("all", data_dir=str(with_other_labels), dataset_name="buttons")
     artifact = run_executor("rest", data_dir=str(with_other_labels), dataset_name="buttons", allow=allow)
 
     excluded = json.loads(artifact.get_string_custom_property("excluded"))
@@ -273,7 +261,7 @@ def test_where_that_is_allowed_they_are_left_out_and_the_others_are_what_they_we
     assert sum(counts.values()) + sum(sum(row["labels"].values()) for row in excluded.values()) == 58
     total = dict.fromkeys(("10", "12", "200"), 0)
     for split in features.SPLITS:
-        before, after = read(all_of_them, split), read(artifact, split)
+        before, after = read(complete, split), read(artifact, split)
         outside = [row for row in before if row[features.LABEL].int64_list.value[0] > 9]
         assert len(after) == counts[split]
         assert ids(outside) == excluded.get(split, {"examples": []})["examples"]

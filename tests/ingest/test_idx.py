@@ -82,8 +82,8 @@ def mutate(data: bytes, steps) -> bytes:
     return data
 
 
-def understood(data: bytes, dimensions: int) -> np.ndarray | None:
-    """What a file must be read as, by the definition of the format; None where it must be refused."""
+def parse(data: bytes, dimensions: int) -> np.ndarray | None:
+    """Reads a file by the definition of the format; None where it must be refused."""
     count = int.from_bytes(data[4:8], "big")
     shape = (count, *SHAPE)[:dimensions]
     if data[: 4 + 4 * dimensions] != idx.header(shape) or count == 0:
@@ -103,23 +103,23 @@ def test_a_mutated_file_is_refused_or_read_rightly(labels, zipped, inner, outer)
     data = mutate(idx.header(array.shape) + array.tobytes(), inner)
     stored = mutate(gzip.compress(data, mtime=0), outer) if zipped else data
     try:
-        expected = understood(gzip.decompress(stored) if zipped else stored, dimensions)
+        expected = parse(gzip.decompress(stored) if zipped else stored, dimensions)
     except (OSError, EOFError, zlib.error):
         expected = None
 
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "file.gz" if zipped else "file")
         path.write_bytes(stored)
-        found, message = None, ""
+        array_read, message = None, ""
         try:
-            found = (idx.read_labels(path) if labels else idx.read_images(path, SHAPE)).array
+            array_read = (idx.read_labels(path) if labels else idx.read_images(path, SHAPE)).array
         except BadInput as refusal:
             message = str(refusal)
     if expected is None:
-        assert found is None, "a bad file is read"
+        assert array_read is None, "a bad file is read"
         assert message.isprintable()
         assert message.startswith(str(path))
         assert re.search(r": expected .+, found .+\. ", message)
     else:
-        assert found is not None, f"a good file is refused: {message}"
-        np.testing.assert_array_equal(found, expected)
+        assert array_read is not None, f"a good file is refused: {message}"
+        np.testing.assert_array_equal(array_read, expected)

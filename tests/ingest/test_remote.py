@@ -47,13 +47,13 @@ def upload(server: S3) -> Callable[..., str]:
 
 
 class Web(http.server.ThreadingHTTPServer):
-    """Serves `pages`: bytes, a status, or what answers a handler itself."""
+    """Serves `pages`: bytes, a status, or a function that takes the handler."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         self.pages: dict[str, bytes | int | Callable[[http.server.BaseHTTPRequestHandler], None]] = {}
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -61,12 +61,12 @@ class Web(http.server.ThreadingHTTPServer):
 class Handler(http.server.BaseHTTPRequestHandler):
     def __getattr__(self, name: str) -> Any:
         if name in ("do_GET", "do_HEAD"):
-            return self.answer
+            return self.respond
         raise AttributeError(name)
 
-    def answer(self) -> None:
+    def respond(self) -> None:
         assert isinstance(self.server, Web)
-        self.server.asked.append(f"{self.command} {self.path} {self.headers['Accept-Encoding']}")
+        self.server.requested.append(f"{self.command} {self.path} {self.headers['Accept-Encoding']}")
         page = self.server.pages.get(self.path, 404)
         if callable(page):
             page(self)
@@ -112,10 +112,10 @@ def test_a_bucket_is_read_as_a_folder_is(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     url = upload(folder)
-    here, _ = source.load(folder, None, SHAPE)
-    there, contents = source.load(f"{url}/", None, SHAPE)
-    assert (there.data_dir, there.directory, there.span) == (url, url, None)
-    assert (there.sha256, there.digests, there.images) == (here.sha256, here.digests, 58)
+    local, _ = source.load(folder, None, SHAPE)
+    remote, contents = source.load(f"{url}/", None, SHAPE)
+    assert (remote.data_dir, remote.directory, remote.span) == (url, url, None)
+    assert (remote.sha256, remote.digests, remote.images) == (local.sha256, local.digests, 58)
     assert contents[idx.TEST_IMAGES].array.shape == (10, 28, 28)
     assert list((tmp_path / "temporary").iterdir()) == []
     choice = source.resolve("auto", url, image_shape=SHAPE, custom_name="buttons")
@@ -137,17 +137,20 @@ def test_spans_of_a_bucket(write_set: Any, upload: Any, server: S3, tmp_path: pa
         source.load(url, 3, SHAPE)
 
 
-def test_the_executor_writes_what_it_writes_of_a_folder(
+def test_the_executor_writes_the_same_examples_from_a_bucket(
     write_set: Any, upload: Any, run_executor: Any, tmp_path: pathlib.Path
 ) -> None:
     folder = write_set(tmp_path / "data")
     artifacts = [
-        run_executor(to, data_dir=given, dataset_name="custom")
-        for to, given in (("a", str(folder)), ("b", upload(folder)))
+        run_executor(to, data_dir=data_dir, dataset_name="custom")
+        for to, data_dir in (("a", str(folder)), ("b", upload(folder)))
     ]
     files = [
-        {path.relative_to(one.uri): path.read_bytes() for path in pathlib.Path(one.uri).rglob("data_tfrecord*")}
-        for one in artifacts
+        {
+            path.relative_to(artifact.uri): path.read_bytes()
+            for path in pathlib.Path(artifact.uri).rglob("data_tfrecord*")
+        }
+        for artifact in artifacts
     ]
     assert len(files[0]) == 3
     assert files[0] == files[1]
@@ -194,16 +197,14 @@ def in_folders(folder: pathlib.Path) -> None:
     ],
     ids=["missing", "empty", "page", "both", "dot", "parent", "folders"],
 )
-def test_what_is_wrong_is_said_of_the_url(
-    write_set: Any, upload: Any, tmp_path: pathlib.Path, change: Any, message: str
-) -> None:
+def test_errors_name_the_url(write_set: Any, upload: Any, tmp_path: pathlib.Path, change: Any, message: str) -> None:
     folder = write_set(tmp_path / "data")
     change(folder)
     with pytest.raises(BadInput, match=rf"^s3://data/digits{message}"):
         source.load(upload(folder), None, SHAPE)
 
 
-def test_the_same_file_plain_and_gzipped_is_taken(write_set: Any, upload: Any, tmp_path: pathlib.Path) -> None:
+def test_the_same_file_plain_and_gzipped_is_read(write_set: Any, upload: Any, tmp_path: pathlib.Path) -> None:
     folder = write_set(tmp_path / "data")
     (folder / f"{idx.TEST_LABELS}.gz").write_bytes(gzip.compress((folder / idx.TEST_LABELS).read_bytes()))
     assert source.load(upload(folder), None, SHAPE)[0].sha256 == source.load(folder, None, SHAPE)[0].sha256
@@ -218,24 +219,24 @@ def test_an_empty_prefix_and_a_missing_bucket_are_refused(server: S3, upload: An
 
 
 @pytest.mark.parametrize("url", ["ftp://host/data", "https://someone:hunter2@host/data", "http://host/data"])
-def test_a_url_that_is_not_taken_is_not_asked(url: str) -> None:
+def test_a_url_that_is_refused_is_not_requested(url: str) -> None:
     with pytest.raises(BadInput, match=r"^--data-dir takes ") as refused:
         source.load(url, None, SHAPE)
     assert "hunter2" not in str(refused.value)
 
 
-def test_a_web_server_is_asked_for_each_file_once_as_it_is(web: Web, pages: Any, tmp_path: pathlib.Path) -> None:
-    there, _ = source.load(f"{web.url}/data", None, SHAPE)
-    assert there.sha256 == source.load(tmp_path / "original", None, SHAPE)[0].sha256
-    assert there.directory == f"{web.url}/data"
+def test_each_file_of_a_web_server_is_requested_once_as_it_is(web: Web, pages: Any, tmp_path: pathlib.Path) -> None:
+    dataset, _ = source.load(f"{web.url}/data", None, SHAPE)
+    assert dataset.sha256 == source.load(tmp_path / "original", None, SHAPE)[0].sha256
+    assert dataset.directory == f"{web.url}/data"
     images = [f"GET /data/{name}.gz identity" for name in idx.FILES if "images" in name]
     labels = [f"GET /data/{name}{suffix} identity" for name in idx.FILES if "labels" in name for suffix in ("", ".gz")]
-    assert sorted(web.asked) == sorted(images + labels)
+    assert sorted(web.requested) == sorted(images + labels)
     with pytest.raises(BadInput, match=r"found a web server\. Give the address of the span's own folder\.$"):
         source.load(f"{web.url}/data", 3, SHAPE)
 
 
-def test_what_a_web_server_sends_instead(web: Web, pages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_responses_of_a_web_server(web: Web, pages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = f"/data/{idx.TRAIN_LABELS}"
 
     def endless(handler: http.server.BaseHTTPRequestHandler) -> None:
@@ -253,7 +254,7 @@ def test_what_a_web_server_sends_instead(web: Web, pages: Any, monkeypatch: pyte
                 handler.wfile.write(b"x")
                 time.sleep(0.05)
 
-    def gone(handler: http.server.BaseHTTPRequestHandler) -> None:
+    def broken_off(handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         handler.send_header("Content-Length", "1000000")
         handler.end_headers()
@@ -268,7 +269,7 @@ def test_what_a_web_server_sends_instead(web: Web, pages: Any, monkeypatch: pyte
         (500, "HTTP status 500"),
         (endless, "expected at most 1048576 bytes, found more"),
         (dripping, "expected 4096 bytes a second, found only"),
-        (gone, "reading or writing failed"),
+        (broken_off, "reading or writing failed"),
     ):
         pages[labels] = page
         with pytest.raises(BadInput, match=message) as refused:
@@ -286,16 +287,16 @@ def test_a_folder_that_is_none_and_a_port_that_is_closed(web: Web) -> None:
         source.load(f"{web.url}/data", None, SHAPE)
 
 
-def elsewhere(to: str) -> Callable[[http.server.BaseHTTPRequestHandler], None]:
-    """Answers that the file of that name is to be had below another URL."""
+def redirection(to: str) -> Callable[[http.server.BaseHTTPRequestHandler], None]:
+    """Redirects to the file of that name below another URL."""
 
-    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+    def redirect(handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.send_response(302)
         handler.send_header("Location", f"{to}/{handler.path.rpartition('/')[2]}")
         handler.send_header("Content-Length", "0")
         handler.end_headers()
 
-    return answer
+    return redirect
 
 
 @pytest.fixture
@@ -307,18 +308,18 @@ def test_a_redirection_is_followed_but_not_from_https_to_http(
     web: Web, pages: Any, certificate: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     for path in list(pages):
-        pages[path.replace("/data", "/moved")] = elsewhere(f"{web.url}/data")
+        pages[path.replace("/data", "/moved")] = redirection(f"{web.url}/data")
     assert source.load(f"{web.url}/moved", None, SHAPE)[0].images == 58
 
     with Web() as secure:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
         secure.socket = context.wrap_socket(secure.socket, server_side=True)
-        secure.pages = {**pages, **{path: elsewhere(f"{web.url}/data") for path in pages if "/moved" in path}}
+        secure.pages = {**pages, **{path: redirection(f"{web.url}/data") for path in pages if "/moved" in path}}
         thread = threading.Thread(target=secure.serve_forever, daemon=True)
         thread.start()
         url = secure.url.replace("http", "https")
-        # In a process of its own: whom to trust is read when the client is imported.
+        # In a process of its own: the client reads the trusted authorities when it is imported.
         program = (
             "import sys\n"
             "from components.errors import BadInput\n"
@@ -327,7 +328,7 @@ def test_a_redirection_is_followed_but_not_from_https_to_http(
             "    try: print(source.load(f'{sys.argv[1]}/{name}', None, (28, 28))[0].images)\n"
             "    except BadInput as refusal: print(refusal)\n"
         )
-        said = [
+        lines = [
             subprocess.run(
                 [sys.executable, "-c", program, url],
                 cwd=pathlib.Path(__file__).parents[2],
@@ -340,7 +341,9 @@ def test_a_redirection_is_followed_but_not_from_https_to_http(
         ]
         secure.shutdown()
         thread.join()
-    assert said[0][0] == "58"
-    assert "expected an answer over https, found that it leads to http. Give the final address." in said[0][1]
-    assert all("found that its certificate is not trusted. Name its authority in SSL_CERT_FILE" in it for it in said[1])
-    assert len(said[1]) == 2
+    assert lines[0][0] == "58"
+    assert "expected https throughout, found a redirect to http. Give the final address." in lines[0][1]
+    assert all(
+        "found that its certificate is not trusted. Name its authority in SSL_CERT_FILE" in line for line in lines[1]
+    )
+    assert len(lines[1]) == 2

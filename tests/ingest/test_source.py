@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import hashlib
+import os
+import pathlib
+import re
 import socket
 
 import pytest
@@ -35,8 +38,8 @@ def no_network(monkeypatch):
 @pytest.fixture
 def tiny_mnist(write_set, tmp_path, monkeypatch):
     """A tiny data set that plays MNIST, in the cache."""
-    found, _ = source.load(write_set(tmp_path / "cache" / "mnist", suffix=".gz"), None, SHAPE)
-    for name, digest in found.digests.items():
+    tiny, _ = source.load(write_set(tmp_path / "cache" / "mnist", suffix=".gz"), None, SHAPE)
+    for name, digest in tiny.digests.items():
         monkeypatch.setitem(download.DIGESTS, name, digest)
 
 
@@ -44,10 +47,10 @@ def test_a_folder_is_read_and_described(write_set, resolve, tmp_path, monkeypatc
     write_set(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
 
-    found, sentence = resolve("auto", "data", custom_name="buttons")
+    dataset, sentence = resolve("auto", "data", custom_name="buttons")
 
     digest = [hashlib.sha256((tmp_path / "data" / name).read_bytes()).hexdigest() for name in idx.FILES]
-    assert found == source.Source(
+    assert dataset == source.Source(
         name="buttons",
         data_dir=str(tmp_path / "data"),
         span=None,
@@ -57,8 +60,8 @@ def test_a_folder_is_read_and_described(write_set, resolve, tmp_path, monkeypatc
         train_images=48,
         test_images=10,
     )
-    assert found.images == 58
-    assert list(found.digests) == list(idx.FILES)
+    assert dataset.images == 58
+    assert list(dataset.digests) == list(idx.FILES)
     assert sentence == f"Data set buttons: the files in {tmp_path / 'data'}."
     assert resolve("auto", "data").source.name == "custom"
 
@@ -83,17 +86,17 @@ def test_one_other_byte_is_not_mnist(tiny_mnist, resolve, tmp_path):
         resolve("mnist", tmp_path / "cache" / "mnist")
 
 
-def test_the_newest_span_is_taken_by_number(write_set, resolve, tmp_path):
+def test_the_newest_span_is_the_default(write_set, resolve, tmp_path):
     for span in (2, 9, 10):
         write_set(tmp_path / f"span-{span}", seed=span)
 
-    found, sentence = resolve("auto", tmp_path)
-    assert (found.span, found.directory, found.data_dir) == (10, str(tmp_path / "span-10"), str(tmp_path))
+    dataset, sentence = resolve("auto", tmp_path)
+    assert (dataset.span, dataset.directory, dataset.data_dir) == (10, str(tmp_path / "span-10"), str(tmp_path))
     assert sentence == f"Data set custom: the files in {tmp_path}, span 10."
 
     older, _ = resolve("auto", tmp_path, 9)
     assert (older.span, older.directory) == (9, str(tmp_path / "span-9"))
-    assert older.sha256 != found.sha256
+    assert older.sha256 != dataset.sha256
 
 
 @pytest.mark.parametrize(
@@ -130,7 +133,7 @@ def test_a_span_that_is_a_file_is_refused(resolve, tmp_path):
         (("fashion",), {}, "--dataset takes auto, mnist or digits; received 'fashion'"),
         (("auto", None, 3), {}, "received --span 3 without --data-dir"),
         (("auto",), {"image_shape": (32, 32)}, r"IMAGE_SHAPE to \(32, 32\)"),
-        (("auto", None, None, "buttons"), {}, "trained on 'buttons', and auto keeps to that"),
+        (("auto", None, None, "buttons"), {}, "auto uses the data set of the model in production, which is 'buttons'"),
         (("auto", "/nowhere"), {}, "/nowhere: folder: expected"),
     ],
 )
@@ -140,53 +143,84 @@ def test_wrong_usage_is_refused(arguments, options, message, resolve, no_network
 
 
 def test_auto_takes_mnist_from_the_cache(tiny_mnist, resolve, no_network, tmp_path):
-    found, sentence = resolve("auto")
+    dataset, sentence = resolve("auto")
 
-    assert (found.name, found.images) == ("mnist", 58)
+    assert (dataset.name, dataset.images) == ("mnist", 58)
     assert sentence == f"Data set mnist, from {tmp_path / 'cache' / 'mnist'}: it is cached."
 
 
-def test_auto_downloads_mnist_where_that_takes_seconds(tiny_mnist, resolve, tmp_path, monkeypatch):
-    (tmp_path / "cache").rename(tmp_path / "elsewhere")
-    asked = []
+def test_auto_downloads_mnist_from_a_mirror_that_responds(tiny_mnist, resolve, tmp_path, monkeypatch):
+    (tmp_path / "cache").rename(tmp_path / "mirror")
+    calls = []
 
-    def fetch_within(folder, *, mirrors, progress):
-        asked.append((mirrors, progress))
+    def fetch(folder, *, mirrors, progress):
+        calls.append((mirrors, progress))
         folder.parent.mkdir()
-        (tmp_path / "elsewhere" / "mnist").rename(folder)
+        (tmp_path / "mirror" / "mnist").rename(folder)
 
-    monkeypatch.setattr(download, "fetch_within", fetch_within)
+    monkeypatch.setattr(download, "order_mirrors", lambda mirrors: mirrors[::-1])
+    monkeypatch.setattr(download, "fetch", fetch)
 
-    found, sentence = resolve("auto", mirrors=["http://a/"], progress=print)
+    dataset, sentence = resolve("auto", mirrors=["http://a/", "http://b/"], progress=print)
 
-    assert found.name == "mnist"
+    assert dataset.name == "mnist"
     assert sentence == f"Data set mnist, downloaded into {tmp_path / 'cache' / 'mnist'}."
-    assert asked == [(["http://a/"], print)]
+    assert calls == [(["http://b/", "http://a/"], print)]
+
+
+def test_auto_takes_the_digits_where_a_mirror_fails_in_the_end(resolve, monkeypatch):
+    def fetch(folder, **options):
+        raise download.MirrorsFailedError(idx.TRAIN_IMAGES, {"http://a/": "HTTP status 404"})
+
+    monkeypatch.setattr(download, "order_mirrors", lambda mirrors: mirrors)
+    monkeypatch.setattr(download, "fetch", fetch)
+
+    dataset, sentence = resolve("auto", mirrors=["http://a/"])
+
+    assert dataset.name == "digits"
+    assert "NOT MNIST: it is not cached, and no mirror delivers it: http://a/ (HTTP status 404). For MNIST" in sentence
 
 
 def test_auto_takes_the_digits_without_a_network_and_says_so(resolve, tmp_path):
-    found, sentence = resolve("auto")
+    dataset, sentence = resolve("auto")
 
-    assert found.name == "digits"
-    assert found.directory == str(tmp_path / "cache" / "digits")
-    assert "NOT MNIST" in sentence
-    assert "it could be had from no mirror" in sentence
-    assert "--dataset mnist" in sentence
+    assert dataset.name == "digits"
+    assert dataset.directory == str(tmp_path / "cache" / "digits")
+    assert re.fullmatch(
+        r"Data set digits, the 1,797 digits that come with scikit-learn, and NOT MNIST: it is not cached, and no "
+        r"mirror delivers it: http://127\.0\.0\.1:\d+/ \(.*refused.*\)\. "
+        r"For MNIST, give --data-dir DIR or --dataset mnist\.",
+        sentence,
+    )
+
+
+def test_auto_names_the_proxy_on_the_way_to_a_mirror(resolve, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for name in ("NO_PROXY", "no_proxy", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", f"http://user:secret@127.0.0.1:{port}")
+
+    _, sentence = resolve("auto", mirrors=["http://mirror.invalid/"])
+
+    assert "http://mirror.invalid/ (" in sentence
+    assert "through the proxy that HTTP_PROXY names)" in sentence
+    assert "secret" not in sentence
 
 
 def test_auto_keeps_to_the_digits_that_production_was_trained_on(tiny_mnist, resolve, no_network):
-    found, sentence = resolve("auto", production_dataset="digits")
+    dataset, sentence = resolve("auto", production_dataset="digits")
 
-    assert found.name == "digits"
-    assert sentence.endswith("as the model in production was trained on it.")
+    assert dataset.name == "digits"
+    assert sentence.endswith(": the model in production was trained on it.")
 
 
 def test_auto_keeps_to_the_mnist_that_production_was_trained_on(resolve):
-    with pytest.raises(BadInput, match="could be had from no mirror: http://127"):
+    with pytest.raises(BadInput, match=r"No mirror delivers .*: http://127"):
         resolve("auto", production_dataset="mnist")
 
 
-def test_another_data_set_can_be_asked_for(tiny_mnist, resolve, no_network):
+def test_a_data_set_can_be_requested(tiny_mnist, resolve, no_network):
     assert resolve("mnist", production_dataset="digits").source.name == "mnist"
     assert resolve("digits", production_dataset="mnist").source.name == "digits"
 
@@ -201,7 +235,7 @@ def test_mnist_without_a_network_is_one_error(resolve):
 
 def test_digits_that_were_changed_in_the_cache_are_written_again(resolve, tmp_path, no_network):
     first, sentence = resolve("digits")
-    assert sentence == "Data set digits, the 1,797 digits that come with scikit-learn: as asked for."
+    assert sentence == "Data set digits, the 1,797 digits that come with scikit-learn: as requested."
     (tmp_path / "cache" / "digits" / idx.TEST_LABELS).write_bytes(b"")
 
     again, _ = resolve("digits")
@@ -215,3 +249,79 @@ def test_the_cache_is_in_the_users_cache_folder(monkeypatch, tmp_path):
 
     assert source.default_cache_dir().is_relative_to(tmp_path)
     assert source.default_cache_dir().name == "mnist-tfx"
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Names of the files that are opened to read IDX."""
+    names: list[str] = []
+    open_file = os.open
+
+    def record(path, *arguments, **options):
+        names.extend({pathlib.Path(path).name} & set(idx.FILES))
+        return open_file(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", record)
+    source.cache.clear()
+    return names
+
+
+def make_old(folder, seconds=60):
+    """Sets the files' modification times back."""
+    for path in folder.iterdir():
+        past = path.stat().st_mtime_ns - seconds * 10**9
+        os.utime(path, ns=(past, past))
+
+
+def test_ingest_reads_no_file_that_was_read_to_choose_the_data(write_set, resolve, run_executor, opened, tmp_path):
+    make_old(write_set(tmp_path / "data"))
+
+    dataset, _ = resolve("auto", tmp_path / "data")
+    run_executor(data_dir=dataset.data_dir, dataset_name=dataset.name, data_sha256=dataset.sha256)
+
+    assert sorted(opened) == sorted(idx.FILES)
+
+
+@pytest.mark.parametrize("change", ["contents", "time", "replaced", "shape"])
+def test_files_that_have_changed_are_read_again(change, write_set, opened, tmp_path):
+    folder = write_set(tmp_path / "data")
+    make_old(folder)
+    first, _ = source.load(folder, None, SHAPE)
+    labels = folder / idx.TEST_LABELS
+    status = labels.stat()
+    if change == "contents":
+        labels.write_bytes(labels.read_bytes()[:-1] + b"\7")
+    elif change == "time":
+        make_old(folder, 1)
+    elif change == "replaced":  # by a file of the same size and time
+        other = tmp_path / "other"
+        other.write_bytes(labels.read_bytes()[:-1] + b"\7")
+        other.rename(labels)
+        os.utime(labels, ns=(status.st_atime_ns, status.st_mtime_ns))
+    opened.clear()
+
+    if change == "shape":
+        with pytest.raises(BadInput, match="image shape"):
+            source.load(folder, None, (32, 32))
+    else:
+        again, _ = source.load(folder, None, SHAPE)
+        assert (again.sha256 == first.sha256) == (change == "time")
+        assert sorted(opened) == sorted(idx.FILES)
+
+
+def test_new_files_are_read_again(write_set, opened, tmp_path):
+    folder = write_set(tmp_path / "data")
+
+    source.load(folder, None, SHAPE)
+    source.load(folder, None, SHAPE)
+
+    assert len(opened) == 8
+
+
+def test_a_large_data_set_does_not_stay_in_memory(write_set, resolve, monkeypatch, tmp_path):
+    folder = write_set(tmp_path / "data")
+    monkeypatch.setattr(source, "_CACHED_BYTES", 58 * (28 * 28 + 1))
+    assert source.cache.find(resolve("auto", folder).source.sha256)
+
+    monkeypatch.setattr(source, "_CACHED_BYTES", 58 * (28 * 28 + 1) - 1)
+    assert source.cache.find(resolve("auto", folder).source.sha256) is None

@@ -547,7 +547,7 @@ def test_task_without_credentials(submit, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     _, checks = submit()
-    assert (checks["store"][0], "no credentials are known" in checks["store"][1]) == (BAD, True), checks["store"]
+    assert (checks["store"][0], "no credentials were found" in checks["store"][1]) == (BAD, True), checks["store"]
 
 
 HINDRANCES = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
+from components import findings
 from components.errors import BadInput
 from components.train.hyperparameters import MODELS, OWN_DEFAULT, Hyperparameters
-from components.validate import kinds
 from pipeline import settings
 from pipeline.kubeflow import parameters
 
@@ -73,10 +73,10 @@ def test_a_hyperparameter_that_the_model_lacks_is_refused_where_the_user_set_it(
 
 
 def test_allowed_findings_are_names_with_commas():
-    assert kinds.parse("") == ()
-    assert kinds.parse(" skew,drift, skew") == ("drift", "skew")
-    with pytest.raises(BadInput, match=r"of dataset-changed, .*; not 'drifts'"):
-        kinds.parse("drift,drifts")
+    assert findings.parse_names("") == ()
+    assert findings.parse_names(" skew,drift, skew") == ("drift", "skew")
+    with pytest.raises(BadInput, match=r"of dataset-changed, .*; received 'drifts'"):
+        findings.parse_names("drift,drifts")
 
 
 def test_the_parameters_are_the_marked_settings_with_a_line_for_the_ui():

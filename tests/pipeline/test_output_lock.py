@@ -60,7 +60,7 @@ def test_a_file_system_without_locks_is_said_and_nobody_is_accused(
         lock.probe(output / "not" / "yet")
     with (
         pytest.raises(BadInput, match="its file system has none"),
-        history.one_at_a_time(LocalFolder(output / "serving" / "mnist")),
+        history.lock(LocalFolder(output / "serving" / "mnist")),
     ):
         pass
 

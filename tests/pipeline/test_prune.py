@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from components.errors import BadInput
-from components.push import destination, history, labels, publish, versions
+from components.push import history, labels, publish, versions
+from components.push.serving_dir import open_destination
 from pipeline.local import housekeeping
 from pipeline.settings import ModelLocation
 from tests import object_stores
@@ -34,9 +35,9 @@ def location(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> ModelLoc
     output = tmp_path / "output"
     if request.param == "store":
         request.getfixturevalue("server").bucket("models")
-        model = destination.open_destination("s3://models/serving/mnist")
+        model = open_destination("s3://models/serving/mnist")
     else:
-        model = destination.open_destination(output / "serving" / "mnist")
+        model = open_destination(output / "serving" / "mnist")
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "saved_model.pb").write_bytes(b"graph" * 1000)
     for number, accuracy in enumerate(ACCURACIES, start=1):

@@ -44,14 +44,14 @@ PROVENANCE: dict[str, Any] = {
 
 
 def test_it_says_all_that_the_provenance_says() -> None:
-    made = model_card.build_card(PROVENANCE)
-    assert made["data"]["files"] == {"train-images-idx3-ubyte": "f11e"}
-    assert made["data"]["splits"] == {"train": 55000, "val": 5000, "test": 10000}
-    assert made["data"]["licence"] == "CC BY-SA 3.0, Y. LeCun, C. Cortes, C. Burges"
-    assert made["baseline"] == PROVENANCE["baseline"]
-    assert (made["gates"], made["findings"]) == (PROVENANCE["gates"], PROVENANCE["findings"])
-    text = model_card.render_markdown(made)
-    for told in (
+    card = model_card.build_card(PROVENANCE)
+    assert card["data"]["files"] == {"train-images-idx3-ubyte": "f11e"}
+    assert card["data"]["splits"] == {"train": 55000, "val": 5000, "test": 10000}
+    assert card["data"]["licence"] == "CC BY-SA 3.0, Y. LeCun, C. Cortes, C. Burges"
+    assert card["baseline"] == PROVENANCE["baseline"]
+    assert (card["gates"], card["findings"]) == (PROVENANCE["gates"], PROVENANCE["findings"])
+    text = model_card.render_markdown(card)
+    for expected in (
         "# Model card: mnist, version 3",
         "2026-03-01T12:00:00+00:00",
         "commit beef, SHA-256 c0de",
@@ -70,34 +70,34 @@ def test_it_says_all_that_the_provenance_says() -> None:
         "10,000 test images of the data set mnist",
         "/data/mnist",
     ):
-        assert told in text, told
+        assert expected in text, expected
 
 
 def test_intervals_are_wilsons() -> None:
-    made = model_card.build_card(PROVENANCE)["intervals"]
-    for told, right, count in (
-        (made["accuracy"], 9900, 10000),
-        (made["recall"]["1"], 3, 6),
-        (made["recall"]["0"], 4, 4),
+    card = model_card.build_card(PROVENANCE)["intervals"]
+    for interval, right, count in (
+        (card["accuracy"], 9900, 10000),
+        (card["recall"]["1"], 3, 6),
+        (card["recall"]["0"], 4, 4),
     ):
-        assert told == pytest.approx(list(stats.binomtest(right, count).proportion_ci(0.95, "wilson")), abs=1e-12)
+        assert interval == pytest.approx(list(stats.binomtest(right, count).proportion_ci(0.95, "wilson")), abs=1e-12)
     assert "98.79% to 99.18%" in model_card.render_markdown(model_card.build_card(PROVENANCE))
 
 
 @pytest.mark.parametrize(
     ("name", "licence"),
-    [("digits", "CC BY 4.0"), ("mnist", "CC BY-SA 3.0"), ("custom", "not known"), ("my-mnist", "not known")],
+    [("digits", "CC BY 4.0"), ("mnist", "CC BY-SA 3.0"), ("custom", "unknown"), ("my-mnist", "unknown")],
 )
 def test_the_licence_of_the_data_is_that_of_those_very_files(name: str, licence: str) -> None:
-    made = model_card.build_card({**PROVENANCE, "dataset": {**PROVENANCE["dataset"], "name": name}})
-    assert made["data"]["licence"].startswith(licence)
+    card = model_card.build_card({**PROVENANCE, "dataset": {**PROVENANCE["dataset"], "name": name}})
+    assert card["data"]["licence"].startswith(licence)
 
 
 def test_nothing_is_guessed() -> None:
-    made = model_card.build_card({"version": 1})
-    assert (made["data"]["sha256"], made["metrics"], made["intervals"], made["gates"]) == (None, None, None, None)
-    text = model_card.render_markdown(made)
-    assert "Not known." in text
+    card = model_card.build_card({"version": 1})
+    assert (card["data"]["sha256"], card["metrics"], card["intervals"], card["gates"]) == (None, None, None, None)
+    text = model_card.render_markdown(card)
+    assert "Unknown." in text
     assert "None" not in text.replace("None.", "")
 
 
@@ -123,7 +123,7 @@ def test_a_rollback_and_a_forced_push_stand_at_the_top() -> None:
     ],
 )  # fmt: skip
 def test_no_value_is_markup(hostile: str) -> None:
-    made = model_card.build_card(
+    card = model_card.build_card(
         {
             **PROVENANCE,
             "forced": hostile,
@@ -134,12 +134,12 @@ def test_no_value_is_markup(hostile: str) -> None:
             "findings": [{**PROVENANCE["findings"][0], "sentence": hostile}],
         }
     )
-    text = model_card.render_markdown(made)
+    text = model_card.render_markdown(card)
     assert not {char for char in text if not char.isprintable()} - {"\n"}
     parser = MarkdownIt("commonmark").enable("table").enable("strikethrough")
     tokens = [inner for token in parser.parse(text) for inner in (token, *(token.children or ()))]
-    found = {token.type for token in tokens}
-    assert not found & {
+    types = {token.type for token in tokens}
+    assert not types & {
         "html_inline",
         "html_block",
         "link_open",

@@ -11,10 +11,10 @@ import tensorflow as tf
 from tfx.types import artifact, standard_artifacts
 from tfx.types.channel import Channel
 
-from components import findings
+from components import findings, paths
 from components.artifacts import Checks
 from components.errors import BadInput, GateStopped, NotBlessed
-from components.push import component, model_card, model_digest, rollback, versions
+from components.push import component, model_card, model_digest, rollback
 from tests import object_stores
 from tests.transform import stages
 
@@ -31,9 +31,9 @@ class Adder(tf.Module):
 
 def at(kind: Any, folder: pathlib.Path) -> artifact.Artifact:
     folder.mkdir(parents=True, exist_ok=True)
-    made = kind()
-    made.uri = str(folder)
-    return made
+    result = kind()
+    result.uri = str(folder)
+    return result
 
 
 def candidate(folder: pathlib.Path, value: float, accuracy: float = 0.9) -> dict[str, artifact.Artifact]:
@@ -41,7 +41,7 @@ def candidate(folder: pathlib.Path, value: float, accuracy: float = 0.9) -> dict
     tf.saved_model.save(Adder(value), str(folder / "model" / "Format-Serving"))
     (folder / "model" / "keras").mkdir()
     (folder / "model" / "keras" / "model.keras").write_bytes(b"keras")
-    given = {
+    inputs = {
         "model": at(standard_artifacts.Model, folder / "model"),
         "model_run": at(standard_artifacts.ModelRun, folder / "run"),
         "examples": at(standard_artifacts.Examples, folder / "examples"),
@@ -58,13 +58,13 @@ def candidate(folder: pathlib.Path, value: float, accuracy: float = 0.9) -> dict
     for name in ("data", "infra", "model"):
         findings.write(folder / name)
     (folder / "model" / "metrics.json").write_text(json.dumps({"candidate": {"accuracy": accuracy}}))
-    examples = given["examples"]
+    examples = inputs["examples"]
     examples.set_string_custom_property("dataset", "mnist")
     examples.set_string_custom_property("dataset_sha256", "ab")
     examples.set_int_custom_property("images", 10)
     source = {"files": {"images": "cd"}, "splits": {"train": 8, "test": 2}}
     (folder / "examples" / "source.json").write_text(json.dumps(source))
-    return given
+    return inputs
 
 
 def baseline(serving: pathlib.Path | str, folder: pathlib.Path) -> dict[str, artifact.Artifact]:
@@ -73,18 +73,18 @@ def baseline(serving: pathlib.Path | str, folder: pathlib.Path) -> dict[str, art
 
 def push(
     serving: pathlib.Path | str,
-    given: dict[str, artifact.Artifact],
+    inputs: dict[str, artifact.Artifact],
     against: Any,
     folder: pathlib.Path,
     forced: str | None = None,
     run_id: str = "r1",
-    **told: Any,
+    **facts: Any,
 ) -> Any:
-    channels = {key: Channel(type=type(value)) for key, value in {**given, "baseline": against}.items()}
+    channels = {key: Channel(type=type(value)) for key, value in {**inputs, "baseline": against}.items()}
     node = component.push(
-        serving_dir=str(serving), run=json.dumps({"run_id": run_id, "forced": forced, **told}), **channels
+        serving_dir=str(serving), run=json.dumps({"run_id": run_id, "forced": forced, **facts}), **channels
     )
-    return stages.run(node, {**given, "baseline": against}, folder)["pushed_model"]
+    return stages.run(node, {**inputs, "baseline": against}, folder)["pushed_model"]
 
 
 def test_without_a_model_the_baseline_is_an_artifact_that_is_not_resolved(tmp_path: pathlib.Path) -> None:
@@ -98,8 +98,8 @@ def test_a_pushed_model_is_the_next_baseline_and_best_is_the_most_accurate(tmp_p
     serving = tmp_path / "serving"
     for number, accuracy in enumerate((0.97, 0.95), start=1):
         against = baseline(serving, tmp_path / f"before{number}")["baseline"]
-        given = candidate(tmp_path / f"candidate{number}", float(number), accuracy)
-        pushed = push(serving, given, against, tmp_path / f"pushed{number}")
+        inputs = candidate(tmp_path / f"candidate{number}", float(number), accuracy)
+        pushed = push(serving, inputs, against, tmp_path / f"pushed{number}")
         assert pushed.get_int_custom_property("pushed") == 1
         assert pushed.get_int_custom_property("version") == number
     outputs = baseline(serving, tmp_path / "after")
@@ -116,24 +116,26 @@ def test_a_pushed_model_is_the_next_baseline_and_best_is_the_most_accurate(tmp_p
     }  # fmt: skip
     assert provenance["schema"] == {"sha256": hashlib.sha256(b"").hexdigest()}
     assert json.loads(pushed.get_string_custom_property("provenance")) == provenance
-    told = json.loads((serving / "2" / "assets.extra" / "model_card.json").read_text())
-    assert told == model_card.build_card(provenance)
-    assert (serving / "2" / "assets.extra" / "model_card.md").read_text() == model_card.render_markdown(told)
+    card = json.loads((serving / "2" / "assets.extra" / "model_card.json").read_text())
+    assert card == model_card.build_card(provenance)
+    assert (serving / "2" / "assets.extra" / "model_card.md").read_text() == model_card.render_markdown(card)
 
 
 def test_a_candidate_judged_against_what_is_no_longer_in_production_is_refused(tmp_path: pathlib.Path) -> None:
     serving = tmp_path / "serving"
     against = baseline(serving, tmp_path / "before")["baseline"]
-    push(serving, candidate(tmp_path / "one", 1.0), against, tmp_path / "pushed1")
-    before = versions.tree_digest(serving)
+    push(serving, candidate(tmp_path / "candidate", 1.0), against, tmp_path / "pushed1")
+    before = paths.tree_digest(serving)
     with pytest.raises(GateStopped, match="that was version none, now it is 1"):
         push(serving, candidate(tmp_path / "two", 2.0), against, tmp_path / "pushed2")
-    assert versions.tree_digest(serving) == before
+    assert paths.tree_digest(serving) == before
 
 
 def test_the_same_model_is_not_pushed_again_though_its_files_differ(tmp_path: pathlib.Path) -> None:
     serving = tmp_path / "serving"
-    push(serving, candidate(tmp_path / "one", 1.0), baseline(serving, tmp_path / "b1")["baseline"], tmp_path / "p1")
+    push(
+        serving, candidate(tmp_path / "candidate", 1.0), baseline(serving, tmp_path / "b1")["baseline"], tmp_path / "p1"
+    )
     again = candidate(tmp_path / "two", 1.0)
     exported = pathlib.Path(again["model"].uri) / "Format-Serving"
     assert (exported / "fingerprint.pb").read_bytes() != (serving / "1" / "fingerprint.pb").read_bytes()
@@ -146,9 +148,9 @@ def test_the_same_model_is_not_pushed_again_though_its_files_differ(tmp_path: pa
 def test_a_second_try_of_a_push_that_came_through_is_no_failure(tmp_path: pathlib.Path) -> None:
     serving = tmp_path / "serving"
     against = baseline(serving, tmp_path / "before")["baseline"]
-    given = candidate(tmp_path / "one", 1.0)
+    inputs = candidate(tmp_path / "candidate", 1.0)
     for attempt in ("first", "second"):
-        pushed = push(serving, given, against, tmp_path / attempt)
+        pushed = push(serving, inputs, against, tmp_path / attempt)
         assert pushed.get_int_custom_property("pushed") == 1
         assert pushed.get_int_custom_property("version") == 1
     assert [path.name for path in serving.iterdir()] == ["1"]
@@ -160,7 +162,7 @@ def test_an_object_store_is_pushed_to_and_read_as_a_folder_is(tmp_path: pathlib.
         server.bucket("models")
         first = baseline(serving, tmp_path / "before1")["baseline"]
         assert first.get_int_custom_property("resolved") == 0
-        push(serving, candidate(tmp_path / "one", 1.0, 0.97), first, tmp_path / "pushed1")
+        push(serving, candidate(tmp_path / "candidate", 1.0, 0.97), first, tmp_path / "pushed1")
         against = baseline(serving, tmp_path / "before2")["baseline"]
         pushed = push(serving, candidate(tmp_path / "two", 2.0, 0.95), against, tmp_path / "pushed2", run_id="r2")
         assert pushed.get_int_custom_property("version") == 2
@@ -205,24 +207,24 @@ def test_a_model_that_a_rollback_took_out_of_production_does_not_come_back_by_it
         push(serving, candidate(tmp_path / f"candidate{number}", float(number)), against, tmp_path / f"pushed{number}")
     rollback.roll_back(serving, rollback.choose(serving, None), "it takes sevens for ones")
     against = baseline(serving, tmp_path / "after")["baseline"]
-    before = versions.tree_digest(serving)
+    before = paths.tree_digest(serving)
     again = candidate(tmp_path / "again", 2.0)
     with pytest.raises(GateStopped, match=r"This very model was version 2, which a rollback by .* took out"):
         push(serving, again, against, tmp_path / "refused")
-    assert versions.tree_digest(serving) == before
+    assert paths.tree_digest(serving) == before
     assert (
         push(serving, again, against, tmp_path / "forced", forced="it does not").get_int_custom_property("version") == 4
     )
     # Forced back, it is withdrawn no longer.
-    assert rollback.withdrawn(serving) == {}
+    assert rollback.withdrawn_models(serving) == {}
 
 
 def test_the_provenance_has_what_was_trained_with(tmp_path: pathlib.Path) -> None:
     serving = tmp_path / "serving"
     against = baseline(serving, tmp_path / "before")["baseline"]
-    given = candidate(tmp_path / "candidate", 1.0, 0.9)
-    asked = {"training": {"model": "cnn", "seed": 3}, "tune": 2}
-    push(serving, given, against, tmp_path / "pushed", config=asked)
+    inputs = candidate(tmp_path / "candidate", 1.0, 0.9)
+    config = {"training": {"model": "cnn", "seed": 3}, "tune": 2}
+    push(serving, inputs, against, tmp_path / "pushed", config=config)
     extra = serving / "1" / "assets.extra"
     used = {"training": {"model": "cnn", "seed": 4}, "tune": 2}
     assert json.loads((extra / "provenance.json").read_text())["config"] == used
@@ -237,11 +239,11 @@ def failed_check(folder: pathlib.Path, reason: str) -> None:
 def test_a_failed_check_of_the_infrastructure_stops_also_a_forced_run(tmp_path: pathlib.Path, forced: Any) -> None:
     serving = tmp_path / "serving"
     against = baseline(serving, tmp_path / "before")["baseline"]
-    given = candidate(tmp_path / "one", 1.0)
-    failed_check(tmp_path / "one" / "infra", "it takes 2 s for an image")
-    failed_check(tmp_path / "one" / "model", "the accuracy is 50.00%")
+    inputs = candidate(tmp_path / "candidate", 1.0)
+    failed_check(tmp_path / "candidate" / "infra", "it takes 2 s for an image")
+    failed_check(tmp_path / "candidate" / "model", "the accuracy is 50.00%")
     with pytest.raises(GateStopped, match="it takes 2 s for an image") as stopped:
-        push(serving, given, against, tmp_path / "refused", forced=forced)
+        push(serving, inputs, against, tmp_path / "refused", forced=forced)
     assert not isinstance(stopped.value, NotBlessed)
     assert not serving.exists()
 
@@ -249,18 +251,20 @@ def test_a_failed_check_of_the_infrastructure_stops_also_a_forced_run(tmp_path: 
 def test_a_failed_check_of_the_model_stops_all_but_a_forced_run(tmp_path: pathlib.Path) -> None:
     serving = tmp_path / "serving"
     against = baseline(serving, tmp_path / "before")["baseline"]
-    given = candidate(tmp_path / "one", 1.0)
-    failed_check(tmp_path / "one" / "model", "the accuracy is 50.00%")
+    inputs = candidate(tmp_path / "candidate", 1.0)
+    failed_check(tmp_path / "candidate" / "model", "the accuracy is 50.00%")
     for attempt in ("first", "second"):
         with pytest.raises(NotBlessed, match=r"the accuracy is 50\.00%"):
-            push(serving, given, against, tmp_path / attempt)
+            push(serving, inputs, against, tmp_path / attempt)
     assert not serving.exists()
-    assert push(serving, given, against, tmp_path / "forced", forced="we need it").get_int_custom_property("pushed")
+    assert push(serving, inputs, against, tmp_path / "forced", forced="we need it").get_int_custom_property("pushed")
 
 
 def test_a_refused_model_that_is_in_production_is_refused_all_the_same(tmp_path: pathlib.Path) -> None:
     serving = tmp_path / "serving"
-    push(serving, candidate(tmp_path / "one", 1.0), baseline(serving, tmp_path / "b1")["baseline"], tmp_path / "p1")
+    push(
+        serving, candidate(tmp_path / "candidate", 1.0), baseline(serving, tmp_path / "b1")["baseline"], tmp_path / "p1"
+    )
     again = candidate(tmp_path / "two", 1.0)
     failed_check(tmp_path / "two" / "model", "the accuracy is 50.00%")
     with pytest.raises(NotBlessed):

@@ -18,6 +18,7 @@ import pytest
 
 from components.errors import BadInput
 from components.push import destination, history, labels, local_folder, publish, rollback, versions
+from components.push.serving_dir import ServingDir, open_destination
 from pipeline import lineage
 from pipeline.local import housekeeping
 from pipeline.settings import ModelLocation
@@ -30,17 +31,17 @@ def add(folder: pathlib.Path, name: str, accuracy: float = 0.9, complete: bool =
     (folder / name / "assets.extra").mkdir(parents=True)
     (folder / name / "variables").mkdir()
     (folder / name / "variables" / "variables.index").write_text(name)
-    told = {"run_id": name, "dataset": {"name": "mnist"}, "metrics": {"accuracy": accuracy}}
-    (folder / name / "assets.extra" / "provenance.json").write_text(json.dumps(told))
+    provenance = {"run_id": name, "dataset": {"name": "mnist"}, "metrics": {"accuracy": accuracy}}
+    (folder / name / "assets.extra" / "provenance.json").write_text(json.dumps(provenance))
     if complete:
         (folder / name / "saved_model.pb").write_text(name)
 
 
-def push(where: destination.DestinationLike, scratch: pathlib.Path, text: str = "new") -> versions.Version:
+def push(serving_dir: ServingDir, scratch: pathlib.Path, text: str = "new") -> versions.Version:
     (scratch / text / "variables").mkdir(parents=True)
     (scratch / text / "saved_model.pb").write_text(text)
     (scratch / text / "variables" / "variables.index").write_text(text)
-    return publish.publish(scratch / text, where, {}, lambda number: {"version": number})
+    return publish.publish(scratch / text, serving_dir, {}, lambda number: {"version": number})
 
 
 @pytest.fixture(scope="module")
@@ -58,23 +59,23 @@ def model(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> destination
     for name in ("²", "٣", "-7", "8.0", str(2**63), "latest"):
         add(folder, name)
     if request.param == "folder":
-        return destination.open_destination(folder)
+        return open_destination(folder)
     bucket = request.getfixturevalue("server").bucket("models")
     for path in (path for path in folder.rglob("*") if path.is_file()):
         bucket.upload_file(str(path), f"a[b]*c/mnist/{path.relative_to(folder)}")
-    return destination.open_destination("s3://models/a[b]*c/mnist")
+    return open_destination("s3://models/a[b]*c/mnist")
 
 
 def test_a_number_with_zeros_is_a_version_and_keeps_its_name(
     model: destination.Destination, tmp_path: pathlib.Path
 ) -> None:
-    found = versions.all_versions(model)
-    assert [(version.number, version.location) for version in found] == [
+    all_versions = versions.all_versions(model)
+    assert [(version.number, version.location) for version in all_versions] == [
         (1, f"{model.url}/00000001"),
         (2, f"{model.url}/0002"),
         (3, f"{model.url}/3"),
     ]
-    assert [version.provenance["run_id"] for version in found] == ["00000001", "0002", "3"]
+    assert [version.provenance["run_id"] for version in all_versions] == ["00000001", "0002", "3"]
     labels.change(model, 3, "canary")
     production, best = versions.production_version(model), versions.best_version(model, "mnist")
     assert production is not None
@@ -85,8 +86,8 @@ def test_a_number_with_zeros_is_a_version_and_keeps_its_name(
     assert len(state) > 60
     model.fetch(1, tmp_path / "copy")
     assert (tmp_path / "copy" / "variables" / "variables.index").read_text() == "00000001"
-    told = lineage.model_lineage(model, tmp_path / "metadata.db", 1)
-    assert (told["location"], told["run_id"]) == (f"{model.url}/00000001", "00000001")
+    result = lineage.model_lineage(model, tmp_path / "metadata.db", 1)
+    assert (result["location"], result["run_id"]) == (f"{model.url}/00000001", "00000001")
     new = rollback.roll_back(model, rollback.choose(model, 1), None)
     assert (new.number, new.location) == (4, f"{model.url}/4")
     assert model.read("variables/variables.index", 4) == b"00000001"
@@ -119,7 +120,7 @@ def test_a_link_to_a_folder_and_number_0_are_versions(tmp_path: pathlib.Path) ->
     add(folder, "0")
     (folder / "001").symlink_to(tmp_path / "elsewhere" / "model")
     assert [version.number for version in versions.all_versions(folder)] == [0, 1]
-    destination.open_destination(folder).remove(1)
+    open_destination(folder).remove(1)
     assert [version.number for version in versions.all_versions(folder)] == [0]
     assert (tmp_path / "elsewhere" / "model" / "saved_model.pb").is_file()
 
@@ -143,12 +144,12 @@ def test_a_version_that_cannot_be_looked_into_is_one_line(tmp_path: pathlib.Path
     program = "import sys; from components.push import versions; versions.production_version(sys.argv[1])"
     # Root may look anyway, unless it gives up the capabilities that let it.
     through = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
-    done = subprocess.run(
+    completed = subprocess.run(
         [*through, sys.executable, "-c", program, tmp_path / "mnist"], cwd=ROOT, capture_output=True, text=True
     )
     (tmp_path / "mnist" / "3").chmod(0o755)
-    assert done.stderr.splitlines()[-1].startswith("components.errors.BadInput: the versions in ")
-    assert "permission denied" in done.stderr.splitlines()[-1]
+    assert completed.stderr.splitlines()[-1].startswith("components.errors.BadInput: the versions in ")
+    assert "permission denied" in completed.stderr.splitlines()[-1]
 
 
 def no_renaming(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -170,12 +171,12 @@ def test_where_folders_cannot_be_renamed_no_half_of_a_version_is_ever_seen(
     folder = tmp_path / "mnist"
     add(folder, "1")
     no_renaming(monkeypatch, number)
-    seen: list[list[int]] = []
+    snapshots: list[list[int]] = []
 
     def look() -> None:
-        whole = [path for path in folder.glob("[0-9]*") if (path / "saved_model.pb").is_file()]
-        assert all((path / "variables" / "variables.index").is_file() for path in whole)
-        seen.append(sorted(int(path.name) for path in whole))
+        complete = [path for path in folder.glob("[0-9]*") if (path / "saved_model.pb").is_file()]
+        assert all((path / "variables" / "variables.index").is_file() for path in complete)
+        snapshots.append(sorted(int(path.name) for path in complete))
 
     def watched(function: Any) -> Any:
         @functools.wraps(function)
@@ -190,9 +191,9 @@ def test_where_folders_cannot_be_renamed_no_half_of_a_version_is_ever_seen(
     for name in ("mkdir", "unlink", "rmdir", "open", "rename"):
         monkeypatch.setattr(os, name, watched(getattr(os, name)))
     assert push(folder, tmp_path).number == 2
-    destination.open_destination(folder).remove(1)
-    changes = [after for before, after in itertools.pairwise(seen) if before != after]
-    assert [seen[0], *changes] == [[1], [1, 2], [2]]
+    open_destination(folder).remove(1)
+    changes = [after for before, after in itertools.pairwise(snapshots) if before != after]
+    assert [snapshots[0], *changes] == [[1], [1, 2], [2]]
     assert (folder / "2" / "variables" / "variables.index").read_text() == "new"
     assert sorted(path.name for path in folder.iterdir()) == ["2"]
 
@@ -203,11 +204,11 @@ def test_a_number_that_somebody_else_takes_meanwhile_is_theirs_also_without_rena
     no_renaming(monkeypatch, errno.EXDEV)
     add(tmp_path / "source", "model")
     (tmp_path / "mnist").mkdir()
-    with destination.open_destination(tmp_path / "mnist").staged(
+    with open_destination(tmp_path / "mnist").stage(
         {"saved_model.pb": tmp_path / "source/model/saved_model.pb"}
     ) as staged:
         add(tmp_path / "mnist", "1")
-        assert staged.become(1, {}) is False
+        assert staged.commit(1, {}) is False
     assert (tmp_path / "mnist" / "1" / "saved_model.pb").read_text() == "1"
 
 
@@ -232,7 +233,7 @@ def test_an_overlay_whose_lower_layer_holds_the_versions_is_pruned(tmp_path: pat
     with mounts.overlay(lower, tmp_path) as output:
         with pytest.raises(OSError, match="Invalid cross-device link"):
             (output / "mnist" / "1").rename(output / "mnist" / "9")
-        model = destination.open_destination(output / "mnist")
+        model = open_destination(output / "mnist")
         result = housekeeping.prune(ModelLocation(output, model), 1)
         assert result["removed"]["versions"] == [1, 2]
         assert result["freed"]["versions"] > 0
@@ -246,7 +247,7 @@ def test_an_overlay_whose_lower_layer_holds_the_versions_is_pruned(tmp_path: pat
 def test_a_version_that_is_a_mount_is_removed(tmp_path: pathlib.Path) -> None:
     add(tmp_path / "elsewhere", "1")
     with mounts.mounted(tmp_path / "mnist" / "1", "--bind", str(tmp_path / "elsewhere" / "1")):
-        destination.open_destination(tmp_path / "mnist").remove(1)
+        open_destination(tmp_path / "mnist").remove(1)
         assert list((tmp_path / "mnist" / "1").iterdir()) == []
         assert versions.all_versions(tmp_path / "mnist") == []
         assert versions.next_number(tmp_path / "mnist") == 2
@@ -256,25 +257,25 @@ def test_a_folder_that_cannot_be_pushed_to_is_found_out_and_left_as_it_was(tmp_p
     (tmp_path / "mount").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
-    destination.open_destination(tmp_path / "not" / "yet").probe()
+    open_destination(tmp_path / "not" / "yet").probe()
     for name, reason in (("file", "not a directory"), ("file/mnist", "not a directory"), ("link", "leads nowhere")):
         with pytest.raises(BadInput, match=f"the serving folder must be writable.*{reason}.*--serving-dir"):
-            destination.open_destination(tmp_path / name).probe()
+            open_destination(tmp_path / name).probe()
     with pytest.raises(BadInput, match="takes a path without"):
-        destination.open_destination(tmp_path / "b?").probe()
+        open_destination(tmp_path / "b?").probe()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "mount"]
     add(tmp_path / "mount" / "mnist", "1")
     with mounts.read_only(tmp_path / "mount") as folder:
         for name in ("mnist", "new"):
             with pytest.raises(BadInput, match="read-only file system"):
-                destination.open_destination(folder / name).probe()
+                open_destination(folder / name).probe()
         with pytest.raises(BadInput, match=r"must be writable.*read-only file system"):
             labels.change(folder / "mnist", 1, "blue")
 
 
 def test_a_store_is_written_to_and_left_as_it_was(server: object_stores.S3) -> None:
     bucket = server.bucket("models")
-    store = destination.open_destination("s3://models/mnist")
+    store = open_destination("s3://models/mnist")
     store.probe()
     assert list(bucket.objects.all()) == []
     for refused in ("PUT", "DELETE"):

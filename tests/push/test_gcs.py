@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from components.errors import BadInput, GateStopped
-from components.push import destination, publish, versions
+from components.push import publish, versions
+from components.push.serving_dir import open_destination
 from tests import gcs
 
 URL = "gs://models/serving/mnist"
@@ -36,7 +37,7 @@ def test_a_version_is_whole_its_graph_comes_last_and_it_is_seen_to_change(
 ) -> None:
     requests: list[str] = []
     server.before = lambda method, path: requests.append(f"{method} {path.partition('?')[0]}")
-    store = destination.open_destination(URL)
+    store = open_destination(URL)
     assert versions.serving_state(store) == ""
     assert publish.publish(model, store, {}, lambda number: {"version": number}, "").location == f"{URL}/1"
     copied = [request for request in requests if "/rewriteTo/b/models/o/serving/mnist/1/" in request]
@@ -83,4 +84,4 @@ def test_of_two_that_push_at_once_one_does(server: gcs.Gcs, model: pathlib.Path)
 
 def test_a_bucket_that_is_not_there_is_refused(server: gcs.Gcs) -> None:
     with pytest.raises(BadInput, match=r"gs://nobody/mnist: .* no such bucket"):
-        destination.open_destination("gs://nobody/mnist").numbers()
+        open_destination("gs://nobody/mnist").numbers()

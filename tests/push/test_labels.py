@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from components.errors import BadInput
-from components.push import destination, history, labels, versions
+from components.push import history, labels, versions
+from components.push.serving_dir import open_destination
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -25,8 +26,8 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def production(folder: pathlib.Path) -> int | None:
-    found = versions.production_version(folder)
-    return found and found.number
+    production = versions.production_version(folder)
+    return production and production.number
 
 
 def test_a_label_is_set_moved_and_removed_and_each_change_is_recorded(folder: pathlib.Path) -> None:
@@ -38,30 +39,30 @@ def test_a_label_is_set_moved_and_removed_and_each_change_is_recorded(folder: pa
     assert (moved["before"], moved["production"]) == (3, [2, 3])
     assert labels.change(folder, 2, "canary", remove=True)["removed"]
     assert versions.read_labels(folder) == {"blue": 1}
-    told = history.read(destination.open_destination(folder))
-    assert [(line["action"], line["version"], line["label"], line["removed"]) for line in told] == [
+    lines = history.read(open_destination(folder))
+    assert [(line["action"], line["version"], line["label"], line["removed"]) for line in lines] == [
         ("label", 3, "canary", False), ("label", 1, "blue", False), ("label", 2, "canary", False),
         ("label", 2, "canary", True),
     ]  # fmt: skip
-    assert all("@" in line["by"] and line["at"].endswith("+00:00") for line in told)
+    assert all("@" in line["by"] and line["at"].endswith("+00:00") for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("number", "label", "remove", "told"),
+    ("number", "label", "remove", "message"),
     [
-        (9, "canary", False, "9 is none. There are: 1, 2, 3"),
+        (9, "canary", False, "9 is none. Available: 1, 2, 3"),
         (1, "no spaces", False, "not 'no spaces'"),
         (1, "../labels", False, "not '../labels'"),
         (1, "blue", True, "no version has it"),
-        (2, "green", True, "it is on version 1"),
+        (2, "green", True, "version 1 has it"),
     ],
 )
 def test_a_wrong_label_is_refused_and_nothing_changes(
-    folder: pathlib.Path, number: int, label: str, remove: bool, told: str
+    folder: pathlib.Path, number: int, label: str, remove: bool, message: str
 ) -> None:
     labels.change(folder, 1, "green")
     before = (folder / "labels.json").read_bytes()
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=message):
         labels.change(folder, number, label, remove=remove)
     assert (folder / "labels.json").read_bytes() == before
 
@@ -86,4 +87,4 @@ def test_no_change_of_several_at_once_is_lost(folder: pathlib.Path) -> None:
     started = [subprocess.Popen([sys.executable, "-c", program, folder, name], cwd=ROOT) for name in names]
     assert [process.wait() for process in started] == [0] * 8
     assert versions.read_labels(folder) == dict.fromkeys(names, 1)
-    assert len(history.read(destination.open_destination(folder))) == 8
+    assert len(history.read(open_destination(folder))) == 8

@@ -17,6 +17,7 @@ import pytest
 
 from components.errors import BadInput, GateStopped
 from components.push import destination, publish, versions
+from components.push.serving_dir import open_destination
 from tests import object_stores
 from tests.object_stores import LOST, REFUSED, S3
 
@@ -52,7 +53,7 @@ def s3(server: S3) -> Iterator[S3]:
 
 @pytest.fixture(scope="module")
 def store(server: S3) -> destination.Destination:
-    return destination.open_destination(URL)
+    return open_destination(URL)
 
 
 def model(folder: pathlib.Path, text: str) -> pathlib.Path:
@@ -82,13 +83,13 @@ def keys(server: S3) -> dict[str, str]:
     return {item.key.removeprefix("serving/mnist/"): item.e_tag for item in objects}
 
 
-def check_whole(store: destination.Destination, number: int, folder: pathlib.Path) -> str:
+def check_complete(store: destination.Destination, number: int, folder: pathlib.Path) -> str:
     """Fetches a version and holds it against what was pushed; returns the text of its model."""
     text = str(versions.find_version(store, number).provenance["text"])
     store.fetch(number, folder)
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     expected = {"fingerprint.pb", "saved_model.pb", "variables/variables.index"}
-    assert {name for name in found if not name.startswith("assets.extra/")} == expected
+    assert {name for name in names if not name.startswith("assets.extra/")} == expected
     assert all((folder / name).read_text() == f"{name} of {text}" for name in expected)
     return text
 
@@ -103,7 +104,7 @@ def test_a_version_is_whole_and_its_graph_comes_last(
     copied = [path for method, path in requests if method == "PUT" and path.startswith("/models/serving/mnist/1/")]
     assert len(copied) >= 4
     assert copied[-1].endswith("/saved_model.pb")
-    assert check_whole(store, 1, tmp_path / "fetched") == "first"
+    assert check_complete(store, 1, tmp_path / "fetched") == "first"
     assert sorted({key.partition("/")[0] for key in keys(s3)}) == [".claims", "1"]
     assert versions.find_version(store, 1).location == f"{URL}/1"
 
@@ -111,7 +112,7 @@ def test_a_version_is_whole_and_its_graph_comes_last(
 def test_a_push_that_is_cut_off_at_any_write_is_seen_whole_or_not_at_all(
     s3: S3, push: Any, store: destination.Destination, tmp_path: pathlib.Path
 ) -> None:
-    seen = set()
+    outcomes = set()
     for allowed in itertools.count():
         s3.reset()
         s3.bucket("models")
@@ -130,26 +131,26 @@ def test_a_push_that_is_cut_off_at_any_write_is_seen_whole_or_not_at_all(
         with contextlib.suppress(BadInput):
             push("new", old)
         s3.reset()
-        complete = [number for number, whole in store.numbers().items() if whole]
+        complete = [number for number, is_complete in store.numbers().items() if is_complete]
         for number in complete:
-            check_whole(store, number, tmp_path / f"{allowed}-{number}")
+            check_complete(store, number, tmp_path / f"{allowed}-{number}")
         assert max(complete) == int(versions.serving_state(store).partition(":")[0])
         # Whatever was left behind, the next run pushes, at the second try where it finds a push to finish.
         try:
             number = push("next", versions.serving_state(store))
         except GateStopped:
-            seen.add("finished by the next")
+            outcomes.add("finished by the next")
             assert complete == [1]
             number = push("next", versions.serving_state(store))
         else:
-            seen.add("absent" if complete == [1] else "there")
-        assert [check_whole(store, n, tmp_path / f"{allowed}-next-{n}") for n in range(1, number + 1)] in (
+            outcomes.add("absent" if complete == [1] else "present")
+        assert [check_complete(store, n, tmp_path / f"{allowed}-next-{n}") for n in range(1, number + 1)] in (
             ["old", "next"],
             ["old", "new", "next"],
         )
         if not dead.is_set():
             break
-    assert seen == {"absent", "finished by the next", "there"}
+    assert outcomes == {"absent", "finished by the next", "present"}
     assert allowed > 15
 
 
@@ -205,11 +206,11 @@ def test_of_two_processes_that_push_at_once_one_does(
 
     s3.before = meet
     processes = {name: pusher(model(tmp_path / name, name), name, old) for name in ("a", "b")}
-    said = {name: process.communicate()[0].strip() for name, process in processes.items()}
-    [winner] = [name for name in said if said[name] == "pushed 2"]
-    [loser] = set(said) - {winner}
-    assert said[loser].startswith("refused: A candidate is pushed only while the baseline")
-    assert said[loser].endswith("that was version 1, now it is 2. Run again.")
+    messages = {name: process.communicate()[0].strip() for name, process in processes.items()}
+    [winner] = [name for name in messages if messages[name] == "pushed 2"]
+    [loser] = set(messages) - {winner}
+    assert messages[loser].startswith("refused: A candidate is pushed only while the baseline")
+    assert messages[loser].endswith("that was version 1, now it is 2. Run again.")
     assert versions.find_version(store, 2).provenance == {"by": winner}
     assert store.read("2/variables/variables.index") == f"variables/variables.index of {winner}".encode()
     assert {key.partition("/")[0] for key in keys(s3)} == {".claims", "1", "2"}
@@ -238,7 +239,7 @@ def test_a_pusher_that_is_slow_is_overtaken_only_by_its_own_model(
     go_on.set()
     thread.join()
     assert slow == [2]
-    assert check_whole(store, 2, tmp_path / "fetched") == "slow"
+    assert check_complete(store, 2, tmp_path / "fetched") == "slow"
     assert {key.partition("/")[0] for key in keys(s3)} == {".claims", "1", "2"}
 
 
@@ -254,7 +255,7 @@ def test_a_claimed_push_whose_copying_failed_is_finished_by_the_next(
     assert versions.serving_state(store) == old
     with pytest.raises(GateStopped, match="that was version 1, now it is 2"):
         push("next", old)
-    assert check_whole(store, 2, tmp_path / "fetched") == "new"
+    assert check_complete(store, 2, tmp_path / "fetched") == "new"
 
 
 def test_a_candidate_that_is_judged_against_an_older_model_leaves_no_trace(
@@ -283,7 +284,7 @@ def test_a_claim_whose_answer_got_lost_is_the_pushers_own(
     s3.before = lose
     assert push("first", "") == 1
     assert lost
-    assert check_whole(store, 1, tmp_path / "fetched") == "first"
+    assert check_complete(store, 1, tmp_path / "fetched") == "first"
 
 
 def test_a_store_that_creates_an_object_twice_is_refused(s3: S3, push: Any) -> None:
@@ -333,7 +334,7 @@ def test_what_is_there_beside_versions_is_no_version(
     assert versions.serving_state(store) == ""
     number = push("first", "")
     assert [version.number for version in versions.all_versions(store)] == [number]
-    assert check_whole(store, number, tmp_path / "fetched") == "first"
+    assert check_complete(store, number, tmp_path / "fetched") == "first"
 
 
 def test_a_number_never_comes_again(s3: S3, push: Any, store: destination.Destination) -> None:

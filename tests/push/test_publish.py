@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from components.errors import GateStopped
-from components.push import destination, local_folder, model_card, publish, versions
+from components.push import local_folder, model_card, publish, versions
+from components.push.serving_dir import ServingDir, open_destination
 from tests import object_stores
 
 
@@ -77,18 +78,16 @@ def test_pushes_at_once_get_numbers_of_their_own(model: pathlib.Path, tmp_path: 
         thread.start()
     for thread in threads:
         thread.join()
-    found = versions.all_versions(serving)
-    assert [version.number for version in found] == [1, 2, 3, 4, 5, 6]
-    assert [version.provenance["version"] for version in found] == [1, 2, 3, 4, 5, 6]
+    all_versions = versions.all_versions(serving)
+    assert [version.number for version in all_versions] == [1, 2, 3, 4, 5, 6]
+    assert [version.provenance["version"] for version in all_versions] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_number_that_an_empty_folder_has_is_taken(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tmp_path / "serving" / "1").mkdir(parents=True)
-    with destination.open_destination(tmp_path / "serving").staged(
-        {"saved_model.pb": model / "saved_model.pb"}
-    ) as staged:
-        assert not staged.become(1, {})
-        assert staged.become(2, {})
+    with open_destination(tmp_path / "serving").stage({"saved_model.pb": model / "saved_model.pb"}) as staged:
+        assert not staged.commit(1, {})
+        assert staged.commit(2, {})
     assert list((tmp_path / "serving" / "1").iterdir()) == []
 
 
@@ -102,7 +101,7 @@ def test_what_a_killed_push_staged_is_removed_after_a_day(model: pathlib.Path, t
 
 
 @pytest.fixture(params=["folder", "s3"])
-def where(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[str]:
+def serving_dir(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[str]:
     if request.param == "folder":
         yield str(tmp_path / "serving")
         return
@@ -112,20 +111,20 @@ def where(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[st
 
 
 def test_who_looked_at_production_before_another_push_does_not_push_after_it(
-    model: pathlib.Path, where: str, monkeypatch: pytest.MonkeyPatch
+    model: pathlib.Path, serving_dir: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked, pushed = threading.Barrier(2), threading.Event()
     look = publish.check_baseline
 
-    def look_and_wait(place: destination.DestinationLike, judged_against: str) -> None:
-        look(place, judged_against)
+    def look_and_wait(serving_dir: ServingDir, judged_against: str) -> None:
+        look(serving_dir, judged_against)
         looked.wait(60)  # both have found it unchanged
         if threading.current_thread().name == "slow":
             pushed.wait(60)
 
     def push() -> None:
         try:
-            ended.append(publish.publish(model, where, {}, lambda number: {"version": number}, ""))
+            ended.append(publish.publish(model, serving_dir, {}, lambda number: {"version": number}, ""))
         except GateStopped as refusal:
             ended.append(refusal)
         pushed.set()
@@ -139,4 +138,4 @@ def test_who_looked_at_production_before_another_push_does_not_push_after_it(
         thread.join()
     assert isinstance(ended[0], versions.Version)
     assert isinstance(ended[1], GateStopped)
-    assert [version.number for version in versions.all_versions(where)] == [1]
+    assert [version.number for version in versions.all_versions(serving_dir)] == [1]

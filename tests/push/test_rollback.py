@@ -14,17 +14,23 @@ import pytest
 
 from components.errors import BadInput, GateStopped
 from components.push import destination, history, labels, publish, rollback, versions
+from components.push.serving_dir import ServingDir, open_destination
 from tests import object_stores
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def push(folder: destination.DestinationLike, source: pathlib.Path, text: str) -> int:
+def push(folder: ServingDir, source: pathlib.Path, text: str) -> int:
     """Pushes a model that holds the text, which is its digest as well."""
     (source / text).mkdir(exist_ok=True, parents=True)
     (source / text / "saved_model.pb").write_text(text)
-    told = {"run_id": f"run-{text}", "pushed_at": f"at-{text}", "model": {"sha256": text}, "metrics": {"accuracy": 0.9}}
-    return publish.publish(source / text, folder, {}, lambda number: {**told, "version": number}).number
+    provenance = {
+        "run_id": f"run-{text}",
+        "pushed_at": f"at-{text}",
+        "model": {"sha256": text},
+        "metrics": {"accuracy": 0.9},
+    }
+    return publish.publish(source / text, folder, {}, lambda number: {**provenance, "version": number}).number
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +44,12 @@ def folder(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> destinatio
     """Versions 1 to 3, of the models a, b and c."""
     if request.param == "store":
         request.getfixturevalue("server").bucket("models")
-        where = destination.open_destination("s3://models/serving/mnist")
+        destination = open_destination("s3://models/serving/mnist")
     else:
-        where = destination.open_destination(tmp_path / "serving")
+        destination = open_destination(tmp_path / "serving")
     for text in "abc":
-        push(where, tmp_path / "source", text)
-    return where
+        push(destination, tmp_path / "source", text)
+    return destination
 
 
 def files(folder: pathlib.Path) -> dict[str, bytes]:
@@ -59,18 +65,18 @@ def test_the_older_model_is_in_production_under_the_next_number(
     folder.fetch(1, tmp_path / "one")
     folder.fetch(4, tmp_path / "four")
     of_number = {f"assets.extra/{name}" for name in ("provenance.json", "model_card.json", "model_card.md")}
-    one, four = files(tmp_path / "one"), files(tmp_path / "four")
-    assert one.keys() == four.keys() == {"saved_model.pb", *of_number}
-    assert {name for name in one if one[name] != four[name]} == of_number
-    told = new.provenance["rollback"]
-    assert (told["of"], told["origin"], told["pushed_at"], told["reason"]) == (1, 1, "at-a", "sevens")
-    assert told["replaced"] == {"version": 3, "sha256": "c"}
+    first, four = files(tmp_path / "one"), files(tmp_path / "four")
+    assert first.keys() == four.keys() == {"saved_model.pb", *of_number}
+    assert {name for name in first if first[name] != four[name]} == of_number
+    details = new.provenance["rollback"]
+    assert (details["of"], details["origin"], details["pushed_at"], details["reason"]) == (1, 1, "at-a", "sevens")
+    assert details["replaced"] == {"version": 3, "sha256": "c"}
     assert {**new.provenance, "rollback": None, "version": 1, "pushed_at": "at-a"} == {
         **versions.find_version(folder, 1).provenance, "rollback": None
     }  # fmt: skip
-    assert json.loads(four["assets.extra/model_card.json"])["rollback"] == told
+    assert json.loads(four["assets.extra/model_card.json"])["rollback"] == details
     [line] = history.read(folder)
-    assert line == {**told, "action": "rollback", "version": 4}
+    assert line == {**details, "action": "rollback", "version": 4}
 
 
 def test_without_a_version_it_goes_back_one_and_then_further(folder: destination.Destination) -> None:
@@ -92,7 +98,7 @@ def test_a_canary_is_passed_over(folder: destination.Destination) -> None:
 
 
 def test_what_is_not_there_or_in_production_is_refused(folder: destination.Destination, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(BadInput, match=r"7 is not\. There are: 1, 2, 3"):
+    with pytest.raises(BadInput, match=r"7 is none\. Available: 1, 2, 3"):
         rollback.choose(folder, 7)
     with pytest.raises(BadInput, match="is in production already, as version 3"):
         rollback.choose(folder, 3)
@@ -105,12 +111,12 @@ def test_what_is_not_there_or_in_production_is_refused(folder: destination.Desti
 
 def test_a_model_is_withdrawn_until_somebody_puts_it_back(folder: destination.Destination) -> None:
     rollback.roll_back(folder, rollback.choose(folder, 2), None)
-    assert {digest: version.number for digest, version in rollback.withdrawn(folder).items()} == {"c": 4}
+    assert {digest: version.number for digest, version in rollback.withdrawn_models(folder).items()} == {"c": 4}
     with pytest.raises(GateStopped, match=r"This very model was version 3, which a rollback by \S+ took out"):
         rollback.refuse_withdrawn(folder, "c")
     rollback.refuse_withdrawn(folder, "a")
     rollback.roll_back(folder, rollback.choose(folder, 3), None)
-    assert {digest: version.number for digest, version in rollback.withdrawn(folder).items()} == {"b": 5}
+    assert {digest: version.number for digest, version in rollback.withdrawn_models(folder).items()} == {"b": 5}
 
 
 def test_a_push_in_between_is_not_undone(
@@ -132,11 +138,11 @@ def test_a_push_in_between_is_not_undone(
 
 
 @pytest.mark.parametrize(
-    ("module", "moment", "there"),
-    [("local_folder", "_write_through", [1, 2]), ("local_folder", "_rename", [1, 2]), ("history", "append", [1, 2, 3])],
+    ("module", "moment", "expected"),
+    [("local_folder", "_flush", [1, 2]), ("local_folder", "_rename", [1, 2]), ("history", "append", [1, 2, 3])],
 )
 def test_killed_at_any_moment_it_is_done_or_not_done(
-    tmp_path: pathlib.Path, module: str, moment: str, there: list[int]
+    tmp_path: pathlib.Path, module: str, moment: str, expected: list[int]
 ) -> None:
     serving = tmp_path / "serving"
     for text in "ab":
@@ -148,13 +154,13 @@ def test_killed_at_any_moment_it_is_done_or_not_done(
         f"{module}.{moment} = lambda *_, **more: os.kill(os.getpid(), signal.SIGKILL)\n"
         "rollback.roll_back(sys.argv[1], rollback.choose(sys.argv[1], None), None)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, serving], cwd=ROOT, check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert [version.number for version in versions.all_versions(serving)] == there
-    seen = {name: content for name, content in files(serving).items() if not name.startswith((".", "3/"))}
-    assert seen == before
-    if 3 in there:  # recorded in the version itself
+    completed = subprocess.run([sys.executable, "-c", program, serving], cwd=ROOT, check=False)
+    assert completed.returncode == -signal.SIGKILL
+    assert [version.number for version in versions.all_versions(serving)] == expected
+    current = {name: content for name, content in files(serving).items() if not name.startswith((".", "3/"))}
+    assert current == before
+    if 3 in expected:  # recorded in the version itself
         assert versions.find_version(serving, 3).provenance["rollback"]["of"] == 1
-    # Nothing is held or half done: going back to the other one goes through.
-    other = 2 if 3 in there else 1
-    assert rollback.roll_back(serving, rollback.choose(serving, other), None).number == len(there) + 1
+    # Nothing is held or half completed: going back to the other one goes through.
+    other = 2 if 3 in expected else 1
+    assert rollback.roll_back(serving, rollback.choose(serving, other), None).number == len(expected) + 1

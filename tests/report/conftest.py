@@ -154,7 +154,7 @@ def make_run(tmp_path: pathlib.Path) -> MakeRun:
             write_examples(at["ingest.examples"], split, count, f"{file}-images-idx3-ubyte")
             write_statistics(at["statistics.statistics"], split, count)
         findings.write(at["data-check.checks"])
-        suspect = {"id": "train-images-idx3-ubyte#5", "given": 5, "likely": 6, "confidence": 0.75}
+        suspect = {"id": "train-images-idx3-ubyte#5", "label": 5, "likely": 6, "confidence": 0.75}
         _json(at["image-check.checks"] / "label_suspects.json", [suspect])
         epochs = [
             {"epoch": 1, "steps": 10, "loss": 1.5, "accuracy": 0.5, "val_loss": 1.25, "val_accuracy": 0.625},

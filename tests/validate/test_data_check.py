@@ -37,23 +37,25 @@ GOOD = statistics(list(range(10)) * 20)
 
 
 def test_clean_data_has_no_findings() -> None:
-    assert list(data_check.anomalies("train", tfdv.validate_statistics(GOOD, SCHEMA))) == []
-    assert list(data_check.drift_and_skew(SCHEMA, GOOD, GOOD, GOOD)) == []
+    assert list(data_check.describe_anomalies("train", tfdv.validate_statistics(GOOD, SCHEMA))) == []
+    assert list(data_check.find_drift_and_skew(SCHEMA, GOOD, GOOD, GOOD)) == []
 
 
 def test_a_finding_does_not_list_thousands_of_values() -> None:
     schema = type(SCHEMA)()
     schema.CopyFrom(SCHEMA)
-    next(one for one in schema.feature if one.name == features.ID).string_domain.value.append("f#0")
-    sentences = [finding.sentence for finding in data_check.anomalies("train", tfdv.validate_statistics(GOOD, schema))]
+    next(feature for feature in schema.feature if feature.name == features.ID).string_domain.value.append("f#0")
+    sentences = [
+        finding.sentence for finding in data_check.describe_anomalies("train", tfdv.validate_statistics(GOOD, schema))
+    ]
     assert len(sentences) == 1
     assert "f#1 " in sentences[0]
     assert len(sentences[0]) < 500
 
 
-def test_a_label_out_of_range_is_told_with_split_and_feature() -> None:
+def test_a_label_out_of_range_has_split_and_feature() -> None:
     bad = statistics([*range(10), 11] * 20)
-    [finding] = data_check.anomalies("train", tfdv.validate_statistics(bad, SCHEMA))
+    [finding] = data_check.describe_anomalies("train", tfdv.validate_statistics(bad, SCHEMA))
     assert finding.name == "label-out-of-range"
     assert finding.sentence.startswith("train: feature 'label': ")
     assert "11" in finding.sentence
@@ -61,13 +63,13 @@ def test_a_label_out_of_range_is_told_with_split_and_feature() -> None:
 
 def test_a_blank_image_is_out_of_the_domain_of_contrast() -> None:
     bad = statistics(list(range(10)) * 20, contrast=0.0)
-    [finding] = data_check.anomalies("test", tfdv.validate_statistics(bad, SCHEMA))
+    [finding] = data_check.describe_anomalies("test", tfdv.validate_statistics(bad, SCHEMA))
     assert "'contrast'" in finding.sentence
 
 
 def test_skew_between_train_and_test_has_measure_and_limit() -> None:
     shifted = statistics([0] * 60 + list(range(10)) * 14)
-    [finding] = data_check.drift_and_skew(SCHEMA, GOOD, shifted, None)
+    [finding] = data_check.find_drift_and_skew(SCHEMA, GOOD, shifted, None)
     assert finding.name == "skew"
     assert finding.measured is not None
     assert finding.measured > 0.2
@@ -78,16 +80,16 @@ def test_skew_between_train_and_test_has_measure_and_limit() -> None:
 
 
 def test_drift_is_against_the_data_of_the_model_in_production() -> None:
-    found = list(data_check.drift_and_skew(SCHEMA, GOOD, GOOD, statistics(list(range(10)) * 20, ink=0.3)))
-    assert {finding.name for finding in found} == {"drift"}
-    assert any("'ink_share'" in finding.sentence for finding in found)
+    findings = list(data_check.find_drift_and_skew(SCHEMA, GOOD, GOOD, statistics(list(range(10)) * 20, ink=0.3)))
+    assert {finding.name for finding in findings} == {"drift"}
+    assert any("'ink_share'" in finding.sentence for finding in findings)
 
 
 def test_another_data_set_than_that_of_production_is_a_finding_unless_allowed() -> None:
-    assert list(data_check.dataset_changed("mnist", None)) == []
-    assert list(data_check.dataset_changed("mnist", "mnist")) == []
-    [finding] = data_check.drop_allowed(data_check.dataset_changed("mnist", "digits"), ["skew"])
+    assert list(data_check.compare_datasets("mnist", None)) == []
+    assert list(data_check.compare_datasets("mnist", "mnist")) == []
+    [finding] = data_check.mark_allowed(data_check.compare_datasets("mnist", "digits"), ["skew"])
     assert finding.name == "dataset-changed"
     assert not finding.allowed
-    [finding] = data_check.drop_allowed(data_check.dataset_changed("mnist", "digits"), ["dataset-changed"])
+    [finding] = data_check.mark_allowed(data_check.compare_datasets("mnist", "digits"), ["dataset-changed"])
     assert finding.allowed

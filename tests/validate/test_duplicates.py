@@ -3,6 +3,36 @@ import numpy as np
 import pytest
 
 from components.validate import duplicates
+from components.validate.images import Images
+
+IMAGES = np.arange(6, dtype=np.uint8).repeat(6).reshape(6, 2, 3)
+
+
+def splits_of(**rows):
+    return {
+        name: Images([""] * len(indices), IMAGES[indices], np.zeros(len(indices), np.int64))
+        for name, indices in rows.items()
+    }
+
+
+def first_of(splits, among, split):
+    return duplicates._first_of(splits, duplicates.hash_images(splits), among, split).tolist()
+
+
+def test_the_first_position_of_an_image_is_found(monkeypatch):
+    splits = splits_of(all=range(6), first=[3, 1], second=[1, 4, 3], empty=[])
+
+    assert first_of(splits, ["first", "second"], "all") == [-1, 1, -1, 0, 3, -1]
+    monkeypatch.setattr(duplicates, "_BLOCK", 2)
+    assert first_of(splits, ["first", "second"], "all") == [-1, 1, -1, 0, 3, -1]
+    assert first_of(splits, ["empty"], "all") == [-1] * 6
+    assert first_of(splits, ["all"], "empty") == []
+
+
+def test_images_of_the_same_hash_are_compared(monkeypatch):
+    monkeypatch.setattr(duplicates, "_hashes", lambda images: np.zeros(len(images), np.uint64))
+
+    assert first_of(splits_of(all=range(3)), ["all"], "all") == [0, -1, -1]
 
 
 def noisy(images, noise):
@@ -27,24 +57,24 @@ def test_noisy_copies_are_found_with_their_originals(digit_splits, kind):
     pairs = duplicates.find_near_duplicates(copies, originals, 0.4)
 
     assert len(pairs.images) == 200
-    np.testing.assert_array_equal(pairs.others, order[pairs.images])
+    np.testing.assert_array_equal(pairs.references, order[pairs.images])
     assert (np.diff(pairs.distances) >= 0).all()
     assert pairs.distances[-1] < 0.35
 
 
-def test_the_distance_is_the_one_that_is_described():
+def test_the_distance_follows_its_definition():
     images = np.zeros((3, 5, 7), np.uint8)
     images[:, 4, 6] = 255, 155, 15
 
     # Far from each other, so that the usual distance is large.
-    others = np.zeros((2, 5, 7), np.uint8)
-    others[0, 4, 6] = 205
-    others[1, :4, :4] = 255
+    references = np.zeros((2, 5, 7), np.uint8)
+    references[0, 4, 6] = 205
+    references[1, :4, :4] = 255
 
-    pairs = duplicates.find_near_duplicates(images, others, 0.5)
+    pairs = duplicates.find_near_duplicates(images, references, 0.5)
 
-    # (239 - 189) / 255 / 2 and (189 - 139) / 255 / 2; 15 is taken for noise.
-    np.testing.assert_array_equal(pairs.others, [0, 0, 0])
+    # (239 - 189) / 255 / 2 and (189 - 139) / 255 / 2; 15 counts as noise.
+    np.testing.assert_array_equal(pairs.references, [0, 0, 0])
     np.testing.assert_allclose(pairs.distances, [50 / 510, 50 / 510, 189 / 510], rtol=1e-3)
     assert pairs.images[2] == 2
 
@@ -66,12 +96,12 @@ def test_clean_mnist_has_none_and_room_to_the_limit(mnist_splits):
 
 def test_all_noisy_copies_of_mnist_are_found(mnist_splits):
     train = mnist_splits["train"].pixels
-    copies = noisy(train[:10000], noises(train[:10000].shape)["normal"])
+    copies = noisy(train[:2000], noises(train[:2000].shape)["normal"])
 
     pairs = duplicates.find_near_duplicates(copies, train, 0.4)
 
-    assert len(pairs.images) == 10000
-    np.testing.assert_array_equal(pairs.others, pairs.images)
+    assert len(pairs.images) == 2000
+    np.testing.assert_array_equal(pairs.references, pairs.images)
     assert pairs.distances[-1] < 0.33
 
 
@@ -85,25 +115,25 @@ def test_a_set_of_drawn_symbols_passes():
     assert len(duplicates.find_near_duplicates(drawn[:100], drawn[100:], 0.4).images) == 0
 
 
-def test_nothing_is_near_to_nothing(digit_splits):
+def test_an_empty_set_has_no_near_copies(digit_splits):
     images = digit_splits["test"].pixels
 
     assert len(duplicates.find_near_duplicates(images, images[:0], 0.4).images) == 0
     assert len(duplicates.find_near_duplicates(images[:0], images, 0.4).images) == 0
 
 
-def test_blocks_of_any_size_give_the_same_answer(digit_splits, monkeypatch):
+def test_blocks_of_any_size_give_the_same_result(digit_splits, monkeypatch):
     train = digit_splits["train"].pixels
     images = np.concatenate([train[:100], noisy(train[700:800], noises(train[700:800].shape)["normal"])])
-    whole = duplicates.find_near_duplicates(images, train[300:], 0.4)
+    at_once = duplicates.find_near_duplicates(images, train[300:], 0.4)
 
     monkeypatch.setattr(duplicates, "_COLUMNS", 100)
     monkeypatch.setattr(duplicates, "_ROWS", 7)
     in_blocks = duplicates.find_near_duplicates(images, train[300:], 0.4)
 
-    assert sorted(whole.others) == list(range(400, 500))
-    # Two at nearly the same distance may change places.
-    assert dict(zip(in_blocks.images, in_blocks.others, strict=True)) == dict(
-        zip(whole.images, whole.others, strict=True)
+    assert sorted(at_once.references) == list(range(400, 500))
+    # Two at nearly the same distance may be in either order.
+    assert dict(zip(in_blocks.images, in_blocks.references, strict=True)) == dict(
+        zip(at_once.images, at_once.references, strict=True)
     )
-    assert np.allclose(in_blocks.distances, whole.distances, atol=1e-4)
+    assert np.allclose(in_blocks.distances, at_once.distances, atol=1e-4)
