@@ -156,7 +156,7 @@ def _values(args: argparse.Namespace, config: settings.Settings, cluster: Needs)
         "--pvc": [{"mountPath": path} for path in cluster.volumes.values()],
         "--data-dir": str(config.data_dir),
         "--serving-dir": str(config.model_dir),
-        "--beam-arg": args.beam_arg,
+        "--beam-arg": list(config.beam_args),
     }
 
 
