@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a pushed model came from, and in what two of them differ: the answers of `python -m pipeline.lineage`.
+"""The origin of a pushed model, and the differences of two models: the command `python -m pipeline.lineage`.
 
-Facts come from ML Metadata. Where those are lost, or know nothing of a version, the provenance that lies beside the
-model answers in their place, and the answer says so.
+Facts come from ML Metadata. If the metadata cannot be read, or lack the version, they come from the model's
+`provenance.json`, and the output says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import re
@@ -25,104 +26,142 @@ from components.push.serving_dir import ServingDir, open_destination
 from pipeline import cli, metadata, run_record, settings, tables
 from pipeline.cli import Parser
 
-METADATA, BESIDE = "ML Metadata", "the files beside the model"
-# What is not compared: it differs always, or follows from what is.
-_NOT_COMPARED = frozenset({"name", "version", "location", "production", "labels", "source", "note", "steps", "run_id",
-                           "pushed_at", "intended_use", "limits", "intervals", "schema_version"})  # fmt: skip
+METADATA, PROVENANCE = "ML Metadata", "provenance.json"
+# Fields of the card that are not compared: they always differ, or follow from others.
+_NOT_COMPARED = frozenset(
+    {"name", "version", "run_id", "pushed_at", "intended_use", "limits", "intervals", "schema_version"}
+)
 _NOT_COMPARED_IN = {
-    "config": {"output", "schema", "data_dir"},  # paths; what lies there is compared by its content
+    "config": {"output", "schema", "data_dir"},  # paths, whose content is compared by its digest
     "metrics": {"confusion", "slices", "intervals", "calibration"},
     "baseline": {"metrics"},
     "best": {"metrics"},
 }
 
 
-def model_lineage(where: ServingDir, database: pathlib.Path, number: int | None) -> dict[str, Any]:
-    """All that is known of one version: its model card, and the stages that led to it.
+@dataclasses.dataclass(frozen=True)
+class Lineage:
+    """One version of a model and its origin.
+
+    Attributes:
+        card: the model card, see `model_card.build_card`.
+        location: path or URL of the version; None if it was removed.
+        production: whether the version is in production.
+        labels: of the version.
+        source: of the facts, METADATA or PROVENANCE.
+        note: the reason why the source is not ML Metadata, or None.
+        steps: the stages that led to the version, in the order of time; empty without ML Metadata.
+    """
+
+    card: Mapping[str, Any]
+    location: str | None
+    production: bool
+    labels: tuple[str, ...]
+    source: str
+    note: str | None
+    steps: tuple[metadata.Step, ...]
+
+    @property
+    def version(self) -> int:
+        """The number of the version."""
+        return int(self.card["version"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields of the card and the others as JSON values."""
+        values = dataclasses.asdict(self)
+        return {**values.pop("card"), **values}
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A field of the card in which two versions differ, such as `config.training.seed`, and its values."""
+
+    name: str
+    a: Any
+    b: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The comparison of two versions; `same` and `different` are parts of the card, such as `data` and `config`."""
+
+    same: tuple[str, ...]
+    different: tuple[str, ...]
+    differences: tuple[Difference, ...]
+
+
+def model_lineage(model_dir: ServingDir, database: pathlib.Path, number: int | None) -> Lineage:
+    """Returns the lineage of one version.
 
     Args:
-        where: the model's folder.
+        model_dir: the model's folder.
         database: the metadata of the output folder.
         number: the version; None: the one in production.
-
-    Returns:
-        The fields of the model card (`model_card.build_card`), and `location` (None once it was removed),
-        `production`, `labels`, `source` (where the facts are from), `note` (why not from ML Metadata, or None), and
-        `steps`: for each stage `stage`, `run_id`, `state`, `began`, `seconds`, `code_sha256` and `outputs`.
 
     Raises:
         BadInput: there is no such version.
     """
-    folder = open_destination(where)
-    there = {version.number: version for version in versions.all_versions(folder)}
+    folder = open_destination(model_dir)
+    present = {version.number: version for version in versions.all_versions(folder)}
     production = versions.production_version(folder)
     note, pushes, store = None, [], None
     try:
         store = metadata.connect(database)
-        with metadata.reading(database):
-            pushes = metadata.pushed(store)
-    except metadata.LostError as error:
+        with metadata.translate_errors(database):
+            pushes = metadata.read_pushes(store)
+    except metadata.MetadataError as error:
         note = str(error)
     if number is None:
         if production is None:
-            raise BadInput(f"without a VERSION, the one in production is meant; there is none in {folder.url}")
+            raise BadInput(f"without a VERSION, the one in production is described; {folder.url} has none")
         number = production.number
-    beside = there.get(number)
-    found = metadata.matching(pushes, number, folder.location(number), beside.provenance if beside else {})
-    provenance, steps = (found.provenance if found else {}), []
+    version = present.get(number)
+    push = metadata.find_push(pushes, number, folder.location(number), version.provenance if version else {})
+    provenance, steps = (push.provenance if push else {}), []
     try:
-        if store and found:
-            with metadata.reading(database):
-                steps = metadata.steps(store, found.artifact_id, database.parent)
-    except metadata.LostError as error:
+        if store and push:
+            with metadata.translate_errors(database):
+                steps = metadata.read_steps(store, push.artifact_id, database.parent)
+    except metadata.MetadataError as error:
         note = str(error)
-    if found is None and beside is None:
-        removed = {n for n in {push.version for push in pushes} if metadata.matching(pushes, n, folder.location(n), {})}
-        known = sorted({*there, *removed})
-        listed = ", ".join(map(str, known)) or "none"
-        raise BadInput(f"a version of {folder.url} is one that was pushed; {number} was not. Known are: {listed}")
-    if not provenance and beside is not None:
-        note = note or f"The metadata in {database} know nothing of this version."
-        provenance = beside.provenance
+    if push is None and version is None:
+        numbers = {push.version for push in pushes}
+        removed = {n for n in numbers if metadata.find_push(pushes, n, folder.location(n), {})}
+        listing = ", ".join(map(str, sorted({*present, *removed}))) or "none"
+        raise BadInput(f"VERSION takes one that was pushed to {folder.url}, not {number}; pushed versions: {listing}")
+    if not provenance and version is not None:
+        note = note or f"The metadata in {database} do not have this version."
+        provenance = version.provenance
     provenance = run_record.rebase(provenance, database.parent)
-    return {
-        **model_card.build_card({**provenance, "version": number}),
-        "location": beside and beside.location,
-        "production": production is not None and production.number == number,
-        "labels": sorted(label for label, bearer in versions.read_labels(folder).items() if bearer == number),
-        "source": BESIDE if note else METADATA,
-        "note": note and f"{note} What lies beside the model answers instead.",
-        "steps": [step._asdict() for step in steps],
-    }
+    return Lineage(
+        card=model_card.build_card({**provenance, "version": number}),
+        location=version.location if version else None,
+        production=production is not None and production.number == number,
+        labels=tuple(sorted(label for label, bearer in versions.read_labels(folder).items() if bearer == number)),
+        source=PROVENANCE if note else METADATA,
+        note=note and f"{note} The facts are from {PROVENANCE} instead.",
+        steps=tuple(steps),
+    )
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """In what two answers differ.
-
-    Returns:
-        `same`, `different`: the parts (`data`, `code`, `config`, …) in which they agree and in which they do not; and
-        `differences`, rows of `name`, `one` and `other`, such as `config.training.seed`.
-    """
-    here, there = _flat(one), _flat(other)
-    names = [name for name in dict.fromkeys([*here, *there]) if (here.get(name), there.get(name)) != (None, None)]
-    rows: list[dict[str, Any]] = [
-        {"name": name, "one": here.get(name), "other": there.get(name)}
-        for name in names
-        if here.get(name) != there.get(name)
-    ]
-    parts = list(dict.fromkeys(name.partition(".")[0] for name in names))
-    different = {row["name"].partition(".")[0] for row in rows}
-    return {
-        "same": [part for part in parts if part not in different],
-        "different": [part for part in parts if part in different],
-        "differences": rows,
-    }
+def compare(lineage_a: Lineage, lineage_b: Lineage) -> Comparison:
+    """Compares the model cards of two versions."""
+    a, b = _flatten(lineage_a.card), _flatten(lineage_b.card)
+    names = [name for name in dict.fromkeys([*a, *b]) if (a.get(name), b.get(name)) != (None, None)]
+    differences = tuple(Difference(name, a.get(name), b.get(name)) for name in names if a.get(name) != b.get(name))
+    parts = dict.fromkeys(name.partition(".")[0] for name in names)
+    different = {difference.name.partition(".")[0] for difference in differences}
+    return Comparison(
+        same=tuple(part for part in parts if part not in different),
+        different=tuple(part for part in parts if part in different),
+        differences=differences,
+    )
 
 
-def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(card: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"config": {"training": {"seed": 1}}} -> {"config.training.seed": 1}; gates and findings by their names."""
     flat: dict[str, Any] = {}
-    for key, value in facts.items():
+    for key, value in card.items():
         if not prefix and key in _NOT_COMPARED:
             continue
         part = f"{prefix}{key}"
@@ -130,21 +169,21 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             continue
         if part == "gates":
             flat |= {
-                f"gates.{gate['name']}.{what}": gate[what]
+                f"gates.{gate['name']}.{field}": gate[field]
                 for gate in value or ()
-                for what in ("measured", "limit", "passed")
+                for field in ("measured", "limit", "passed")
             }
         elif part == "findings":
             for finding in value or ():
                 flat[f"findings.{finding['name']}"] = flat.get(f"findings.{finding['name']}", 0) + 1
         elif isinstance(value, Mapping):
-            flat |= _flat(value, f"{part}.")
+            flat |= _flatten(value, f"{part}.")
         else:
             flat[part] = value
     return flat
 
 
-_UNKNOWN = "not known"
+_UNKNOWN = "unknown"
 
 
 class _Table(NamedTuple):
@@ -154,60 +193,58 @@ class _Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
 
-def print_lineage(answer: Mapping[str, Any], terminal: Console) -> None:
-    """Prints all that is known of a version."""
-    state = (
-        "in production" if answer["production"] else "removed" if answer["location"] is None else "not in production"
-    )
-    labels = "".join(f", {label}" for label in answer["labels"])
-    tables.line(terminal, f"{answer['name'] or 'model'}, version {answer['version']} ({state}{labels})", "bold")
-    tables.line(terminal, answer["note"] or f"From {answer['source']}.", "yellow" if answer["note"] else "dim")
-    for title, section in _sections(answer):
+def print_lineage(lineage: Lineage, terminal: Console) -> None:
+    """Prints the lineage of a version."""
+    state = "in production" if lineage.production else "removed" if lineage.location is None else "not in production"
+    labels = "".join(f", {label}" for label in lineage.labels)
+    title = f"{lineage.card['name'] or 'model'}, version {lineage.version} ({state}{labels})"
+    tables.line(terminal, title, "bold")
+    tables.line(terminal, lineage.note or f"From {lineage.source}.", "yellow" if lineage.note else "dim")
+    for title, section in _sections(lineage):
         terminal.print()
         tables.line(terminal, title, "bold")
-        _show(section, terminal)
+        _print_section(section, terminal)
 
 
-def print_differences(
-    one: Mapping[str, Any], other: Mapping[str, Any], found: Mapping[str, Any], terminal: Console
-) -> None:
-    """Prints in what two versions differ."""
-    for answer in (one, other):
-        if answer["note"]:
-            tables.line(terminal, f"Version {answer['version']}: {answer['note']}", "yellow")
-    tables.line(terminal, f"The same: {', '.join(found['same']) or 'nothing'}.", "green")
-    tables.line(terminal, f"Different: {', '.join(found['different']) or 'nothing'}.", "bold")
-    if found["differences"]:
-        header = ("", f"version {one['version']}", f"version {other['version']}")
-        rows = [(row["name"], _short(row["one"]), _short(row["other"])) for row in found["differences"]]
+def print_comparison(lineage_a: Lineage, lineage_b: Lineage, comparison: Comparison, terminal: Console) -> None:
+    """Prints the comparison of two versions."""
+    for lineage in (lineage_a, lineage_b):
+        if lineage.note:
+            tables.line(terminal, f"Version {lineage.version}: {lineage.note}", "yellow")
+    tables.line(terminal, f"Same: {', '.join(comparison.same) or 'nothing'}.", "green")
+    tables.line(terminal, f"Different: {', '.join(comparison.different) or 'nothing'}.", "bold")
+    if comparison.differences:
+        header = ("", f"version {lineage_a.version}", f"version {lineage_b.version}")
+        rows = [(row.name, _short_text(row.a), _short_text(row.b)) for row in comparison.differences]
         tables.show(terminal, rows, header, gap=4, indent=2)
 
 
-def _sections(answer: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, Any]] | _Table]]:
-    data, metrics, intervals = answer["data"], answer["metrics"] or {}, answer["intervals"] or {}
-    if back := answer["rollback"]:
+def _sections(lineage: Lineage) -> Iterator[tuple[str, list[tuple[str, Any]] | _Table]]:
+    card = lineage.card
+    data, metrics, intervals = card["data"], card["metrics"] or {}, card["intervals"] or {}
+    if rollback := card["rollback"]:
         yield (
             "Rollback",
             [
-                ("the model of version", back["of"]),
-                ("in place of version", (back.get("replaced") or {}).get("version")),
-                ("by", back["by"]),
-                ("at", back["at"]),
-                ("why", back["reason"]),
+                ("the model of version", rollback["of"]),
+                ("in place of version", (rollback.get("replaced") or {}).get("version")),
+                ("by", rollback["by"]),
+                ("at", rollback["at"]),
+                ("reason", rollback["reason"]),
             ],
         )
     yield (
         "Origin",
         [
-            ("pushed at", answer["pushed_at"]),
-            ("pushed to", answer["location"] or "removed since"),
-            ("run", answer["run_id"]),
-            ("forced", answer["forced"] or "no"),
-            ("git commit", answer["code"]["git_commit"]),
-            ("code, SHA-256", answer["code"]["sha256"]),
-            ("locked dependencies, SHA-256", answer["dependencies"]["lock_sha256"]),
-            ("schema, SHA-256", (answer["schema"] or {}).get("sha256")),
-            ("model, SHA-256", answer["model"]["sha256"]),
+            ("pushed at", card["pushed_at"]),
+            ("pushed to", lineage.location or "removed since"),
+            ("run", card["run_id"]),
+            ("forced", card["forced"] or "no"),
+            ("git commit", card["code"]["git_commit"]),
+            ("code, SHA-256", card["code"]["sha256"]),
+            ("locked dependencies, SHA-256", card["dependencies"]["lock_sha256"]),
+            ("schema, SHA-256", (card["schema"] or {}).get("sha256")),
+            ("model, SHA-256", card["model"]["sha256"]),
         ],
     )
     splits = ", ".join(f"{count:,} {name}" for name, count in (data["splits"] or {}).items())
@@ -215,7 +252,7 @@ def _sections(answer: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, 
         "Data",
         [
             ("name", data["name"]),
-            ("chosen", data["choice"]),
+            ("choice", data["choice"]),
             ("images", f"{data['images'] or 0:,}: {splits or _UNKNOWN}"),
             ("span", data["span"]),
             ("licence", data["licence"]),
@@ -227,7 +264,7 @@ def _sections(answer: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, 
     interval = f" (95 % interval {low:.2%} to {high:.2%})" if low is not None else ""
     recall = metrics.get("recall") or {}
     yield (
-        "Figures on the test images",
+        "Metrics on the test images",
         [
             ("accuracy", f"{metrics['accuracy']:.2%}{interval}" if metrics else None),
             ("loss", metrics.get("loss")),
@@ -235,30 +272,30 @@ def _sections(answer: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, 
                 "lowest recall",
                 min(((value, f"{value:.2%}, class {name}") for name, value in recall.items()), default=(0, None))[1],
             ),
-            ("baseline", _compared(answer["baseline"])),
-            ("best ever pushed", _compared(answer["best"])),
+            ("baseline", _reference(card["baseline"])),
+            ("best ever pushed", _reference(card["best"])),
         ],
     )
-    gates = answer["gates"] or []
+    gates = card["gates"] or []
     if gates:
-        rows = [(gate["name"], "passed" if gate["passed"] else "CLOSED", gate["reason"]) for gate in gates]
-        yield "Gates", _Table(("gate", "", "why"), rows)
-    findings = answer["findings"] or []
+        rows = [(gate["name"], "passed" if gate["passed"] else "failed", gate["reason"]) for gate in gates]
+        yield "Gates", _Table(("gate", "result", "reason"), rows)
+    findings = card["findings"] or []
     if findings:
         rows = [
             (finding["name"], "allowed" if finding.get("allowed") else "", finding["sentence"]) for finding in findings
         ]
-        yield "Findings in the data", _Table(("finding", "", "what was found"), rows)
-    yield "Configuration", [(name, _shown(value)) for name, value in _config_items(answer["config"])]
-    if answer["steps"]:
-        steps = [(step["stage"], step["began"], f"{step['seconds']:.1f} s", step["run_id"]) for step in answer["steps"]]
-        yield "Stages that led to it", _Table(("stage", "began", "took", "run"), steps)
+        yield "Findings in the data", _Table(("finding", "", "description"), rows)
+    yield "Configuration", [(name, _text(value)) for name, value in _config_items(card["config"])]
+    if lineage.steps:
+        steps = [(step.stage, step.started_at, f"{step.seconds:.1f} s", step.run_id) for step in lineage.steps]
+        yield "Stages that led to it", _Table(("stage", "started at", "time", "run"), steps)
 
 
-def _compared(other: Mapping[str, Any] | None) -> str:
-    if not other:
+def _reference(version: Mapping[str, Any] | None) -> str:
+    if not version:
         return "none at that time"
-    return f"version {other['version']}, accuracy {other['metrics']['accuracy']:.2%}"
+    return f"version {version['version']}, accuracy {version['metrics']['accuracy']:.2%}"
 
 
 def _config_items(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -269,19 +306,19 @@ def _config_items(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple
             yield f"{prefix}{key}", value
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     return "–" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
-def _short(value: Any) -> str:
-    """The same, of a digest only the beginning: enough to see that it is another."""
+def _short_text(value: Any) -> str:
+    """Returns a value as text, a digest shortened to its beginning."""
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = _shown(value)
+    text = _text(value)
     return f"{text[:12]}…" if re.fullmatch(r"[0-9a-f]{40,}", text) else text
 
 
-def _show(section: list[tuple[str, Any]] | _Table, terminal: Console) -> None:
+def _print_section(section: list[tuple[str, Any]] | _Table, terminal: Console) -> None:
     if isinstance(section, _Table):
         tables.show(terminal, section.rows, section.header, gap=4, indent=2)
     else:
@@ -289,19 +326,13 @@ def _show(section: list[tuple[str, Any]] | _Table, terminal: Console) -> None:
         tables.show(terminal, rows, gap=2, indent=2)
 
 
-_DESCRIPTION = "Tells where a pushed model came from, or in what two of them differ."
-# Columns where there is no terminal: no digest is broken.
-_FILE_WIDTH = 160
+_DESCRIPTION = "Shows the origin of a pushed model, or compares two of them."
+_FILE_WIDTH = 160  # columns without a terminal, enough for digests
 
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0 done, 2 wrong usage or no such version, 1 anything else."""
-
-    def work() -> None:
-        args = _parse(arguments)
-        cli.write_json(_do(args), args.json)
-
-    return exit_code(work)
+    return exit_code(lambda: _run(_parse(arguments)))
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -315,23 +346,20 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _do(args: argparse.Namespace) -> Any:
-    """Prints what was asked for, unless as JSON to stdout; returns it as JSON values."""
-    where = settings.open_location(args)
-
-    from rich.console import Console
-
-    terminal = Console(highlight=False, quiet=args.json == "-")
+def _run(args: argparse.Namespace) -> None:
+    location = settings.open_location(args)
+    terminal = Console(highlight=False, quiet=args.json == cli.STDOUT)
     if not terminal.is_terminal:
         terminal.width = _FILE_WIDTH
     if not args.compare:
-        lineage = model_lineage(where.model, where.database, args.version)
+        lineage = model_lineage(location.model, location.database, args.version)
         print_lineage(lineage, terminal)
-        return lineage
-    one, other = (model_lineage(where.model, where.database, number) for number in args.compare)
-    found = differences(one, other)
-    print_differences(one, other, found, terminal)
-    return {"compared": list(args.compare), **found}
+        cli.write_json(lineage.to_json(), args.json)
+        return
+    a, b = (model_lineage(location.model, location.database, number) for number in args.compare)
+    comparison = compare(a, b)
+    print_comparison(a, b, comparison, terminal)
+    cli.write_json({"compared": args.compare, **dataclasses.asdict(comparison)}, args.json)
 
 
 if __name__ == "__main__":

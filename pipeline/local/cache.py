@@ -21,7 +21,7 @@ from tfx.orchestration import metadata
 from tfx.orchestration.portable import cache_utils
 
 from components import paths
-from pipeline.metadata import place_of, relocate
+from pipeline.metadata import artifact_path, relocate
 
 CONTENT_DIGEST = "content_sha256"
 # Parameters that locate something whose content is in the cache key anyway.
@@ -124,7 +124,7 @@ def remove_leftovers(connection: metadata.Metadata, output: pathlib.Path) -> Non
         for execution in stale:
             execution.last_known_state = states.CANCELED
         handle.store.put_executions(stale)
-        paths = {place_of(artifact.uri) for artifact in handle.store.get_artifacts()}
+        paths = {artifact_path(artifact.uri) for artifact in handle.store.get_artifacts()}
     # NODE/KEY/EXECUTION holds an artifact, NODE/.system/KIND/EXECUTION the working files of an execution.
     folders = [path for path in pipeline_root.glob("*/*/*") if path.parent.name != ".system"]
     orphans = [path for path in folders if path.relative_to(pipeline_root).as_posix() not in paths]

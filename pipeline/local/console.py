@@ -14,8 +14,8 @@ import pathlib
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from collections.abc import Iterator, Sequence
+from typing import TextIO
 
 from rich.console import Console as Terminal
 from rich.live import Live
@@ -26,6 +26,7 @@ from rich.text import Text
 from components import progress, stdio
 from components.progress import EpochEnd, ProgressEvent, TrialEnd
 from pipeline import tables
+from pipeline.report.gates import GateRow
 from pipeline.run_record import State
 
 _MARKS = {
@@ -77,19 +78,19 @@ class Console(logging.Handler):
         """Prints one line."""
         tables.line(self._terminal, text, style)
 
-    def verdict(self, gates: Sequence[Mapping[str, Any]]) -> None:
+    def verdict(self, gates: Sequence[GateRow]) -> None:
         """Shows the table of the gates.
 
         Args:
-            gates: rows as `pipeline.report.content` makes them.
+            gates: rows of `pipeline.report.gates`.
         """
-        rows = []
+        rows: list[list[str | Text]] = []
         for gate in gates:
-            difference = (gate["difference"] or "").removesuffix(" points")
-            if difference and gate["interval"]:
-                difference += f" ({gate['interval']})"
-            cells = [gate["what"], gate["candidate"], gate["baseline"], difference, gate["limit"]]
-            mark = Text("✓ pass", "green") if gate["passed"] else Text("✗ fail", "red")
+            difference = (gate.difference or "").removesuffix(" points")
+            if difference and gate.interval:
+                difference += f" ({gate.interval})"
+            cells = [gate.metric, gate.candidate, gate.baseline, difference, gate.limit]
+            mark = Text("✓ pass", "green") if gate.passed else Text("✗ fail", "red")
             rows.append([*((cell or "–").removesuffix(" points") for cell in cells), mark])
         figures = ("candidate", "baseline", "difference (95 %)", "limit")
         if rows:

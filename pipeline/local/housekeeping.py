@@ -140,10 +140,10 @@ def _unused_artifacts(location: ModelLocation, runs: Iterable[str]) -> tuple[lis
     # NODE/KEY/EXECUTION holds an artifact, NODE/.system/KIND/EXECUTION the working files of an execution.
     folders = [path for path in root.glob("*/*/*") if path.parent.name != ".system"]
     try:
-        used, note = metadata.keep_only(metadata.connect(location.database, write=True), runs), None
-    except metadata.LostError as error:
+        used, note = metadata.delete_unused(metadata.connect(location.database, write=True), runs), None
+    except metadata.MetadataError as error:
         # The next run removes these artifacts; until then the reports of the runs need them.
-        used = {metadata.place_of(uri) for run in runs for uri in _artifacts_of(location.output / "runs" / run)}
+        used = {metadata.artifact_path(uri) for run in runs for uri in _artifacts_of(location.output / "runs" / run)}
         note = f"{error} Only artifacts that the records of the kept runs name are kept."
     return [
         *(path for path in folders if path.relative_to(root).as_posix() not in used),
@@ -204,8 +204,8 @@ def roll_back(location: ModelLocation, number: int | None, reason: str | None) -
     new = rollback.roll_back(location.model, chosen, reason)
     try:
         store = metadata.connect(location.database, write=True)
-        origin = metadata.matching(metadata.pushed(store), chosen.number, chosen.location, chosen.provenance)
+        origin = metadata.find_push(metadata.read_pushes(store), chosen.number, chosen.location, chosen.provenance)
         metadata.record_rollback(store, origin, new.number, new.location, new.provenance)
-    except metadata.LostError as error:
+    except metadata.MetadataError as error:
         return new, [f"{error} The provenance beside the model has all of it."]
     return new, []

@@ -97,13 +97,13 @@ def _explain(config: Settings, choice: DatasetChoice, console: Console) -> dict[
 def _run(config: Settings, choice: DatasetChoice, console: Console) -> RunRecord:
     """Runs the pipeline and prints its verdict; returns the record."""
     from pipeline.local import runner
-    from pipeline.report import content
+    from pipeline.report import gates
 
     record = runner.run_pipeline(config, choice, console)
     if record.dataset and record.dataset.excluded:
         console.say(f"Excluded, as their label is not a class: {findings.excluded_words(record.dataset.excluded)}")
     console.say(record.sentence or "", style="bold green" if record.verdict.is_good else "bold red")
-    console.verdict(content.short_gates(record))
+    console.verdict(gates.short_gates(record))
     console.say(f"Record and log: {run_record.run_folder(config.output, record.run_id)}")
     return record
 

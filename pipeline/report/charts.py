@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The charts as Vega-Lite specifications (https://vega.github.io/vega-lite/docs/), plain JSON values.
+"""Charts as Vega-Lite specifications (https://vega.github.io/vega-lite/docs/), as JSON values.
 
-Colours of text and lines come from the page's style sheet, so that a chart is right in light, dark and print.
+Text and lines take their colours from the page's style sheet, so a chart fits light, dark and print.
 """
 
 from __future__ import annotations
@@ -9,48 +9,48 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # names the language; nothing is loaded from there
+_SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # names the language; nothing is loaded from it
 BLUE, ORANGE = "#3b7dd8", "#d9822b"
 _ZOOM = {"name": "zoom", "select": "interval", "bind": "scales"}
 _PERCENT = {"format": ".1%"}
-_ROOM = {"zero": False, "padding": 10}  # pixels, so that no point is cut at the edge
+_PADDED = {"zero": False, "padding": 10}  # pixels, so that no point is cut at the edge
 
 
 def chart(values: Sequence[Mapping[str, Any]], height: int = 220, **specification: Any) -> dict[str, Any]:
-    """One chart as wide as its place on the page."""
+    """Returns a chart as wide as its container."""
     size = {"width": "container", "height": height, "autosize": {"type": "fit", "contains": "padding"}}
     return {"$schema": _SCHEMA, "data": {"values": list(values)}, **size, **specification}
 
 
-def training(epochs: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any]:
-    """The curve of `loss` or `accuracy` by step, on train and val."""
+def training(epochs: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
+    """Returns the curves of a metric, `loss` or `accuracy`, by step on train and val."""
     values = [
         {"step": epoch["steps"], "epoch": epoch["epoch"], "on": split, "value": epoch[key]}
         for epoch in epochs
-        for split, key in (("train", what), ("val", f"val_{what}"))
+        for split, key in (("train", metric), ("val", f"val_{metric}"))
         if epoch.get(key) is not None
     ]
-    shown = {} if what == "loss" else {"format": ".0%"}
+    axis = {} if metric == "loss" else {"format": ".0%"}
     return chart(
         values,
         params=[_ZOOM],
         mark={"type": "line", "point": True, "clip": True},
         encoding={
             "x": {"field": "step", "type": "quantitative", "title": "step", "scale": {"nice": False, "padding": 10}},
-            "y": {"field": "value", "type": "quantitative", "title": what, "scale": _ROOM, "axis": shown},
+            "y": {"field": "value", "type": "quantitative", "title": metric, "scale": _PADDED, "axis": axis},
             "color": _color(["train", "val"], "on"),
             "tooltip": [
                 {"field": "on"},
                 {"field": "epoch"},
                 {"field": "step"},
-                {"field": "value", "type": "quantitative", "title": what, "format": ".4f"},
+                {"field": "value", "type": "quantitative", "title": metric, "format": ".4f"},
             ],
         },
     )
 
 
 def learning_rate(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The learning rate by step."""
+    """Returns the curve of the learning rate by step."""
     return chart(
         [{"step": epoch["steps"], "rate": epoch["learning_rate"]} for epoch in epochs],
         height=120,
@@ -64,7 +64,7 @@ def learning_rate(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def classes(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
-    """The share of each class in each split."""
+    """Returns the bars of the share of each class in each split."""
     values = [
         {"class": name, "split": split, "count": count, "share": count / max(sum(by_class.values()), 1)}
         for split, by_class in counts.items()
@@ -88,24 +88,24 @@ def classes(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     )
 
 
-def bars(rows: Sequence[Mapping[str, Any]], by: str, what: str) -> dict[str, Any]:
-    """A point with its interval for each group and model.
+def bars(rows: Sequence[Mapping[str, Any]], by: str, metric: str) -> dict[str, Any]:
+    """Returns a chart with a point and its interval for each group and model.
 
     Args:
         rows: each with `group`, `model`, `value`, `low`, `high` and `count`.
-        by: what the groups are, the title of the axis.
-        what: the figure, the title of the other axis.
+        by: title of the axis of the groups.
+        metric: title of the axis of the values.
     """
     models = list(dict.fromkeys(row["model"] for row in rows))
     groups = list(dict.fromkeys(row["group"] for row in rows))
-    # A long name takes a line for each of its parts.
+    # The parts of a long name are on lines of their own.
     axis = {"labelAngle": 0, "labelExpr": "split(datum.label, ', ')"}
-    across = {"field": "group", "type": "nominal", "sort": groups, "title": by, "axis": axis}
-    beside = {"field": "model", "sort": models}
+    x = {"field": "group", "type": "nominal", "sort": groups, "title": by, "axis": axis}
+    offset = {"field": "model", "sort": models}
     zero = {"zero": False, "nice": True}
     return chart(
         rows,
-        encoding={"x": across, "xOffset": beside, "color": _color(models, "model")},
+        encoding={"x": x, "xOffset": offset, "color": _color(models, "model")},
         layer=[
             {
                 "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.55},
@@ -113,7 +113,7 @@ def bars(rows: Sequence[Mapping[str, Any]], by: str, what: str) -> dict[str, Any
                     "y": {
                         "field": "low",
                         "type": "quantitative",
-                        "title": what,
+                        "title": metric,
                         "scale": zero,
                         "axis": {"format": "~%"},
                     },
@@ -127,7 +127,7 @@ def bars(rows: Sequence[Mapping[str, Any]], by: str, what: str) -> dict[str, Any
                     "tooltip": [
                         {"field": "model"},
                         {"field": "group", "title": by},
-                        {"field": "value", "type": "quantitative", "title": what, "format": ".2%"},
+                        {"field": "value", "type": "quantitative", "title": metric, "format": ".2%"},
                         {"field": "low", "type": "quantitative", "title": "from", "format": ".2%"},
                         {"field": "high", "type": "quantitative", "title": "to", "format": ".2%"},
                         {"field": "count", "type": "quantitative", "title": "images", "format": ","},
@@ -139,7 +139,11 @@ def bars(rows: Sequence[Mapping[str, Any]], by: str, what: str) -> dict[str, Any
 
 
 def calibration(curves: Mapping[str, Sequence[tuple[float, float, int]]]) -> dict[str, Any]:
-    """Accuracy by confidence for each model: (confidence, accuracy, count) a point; the diagonal is perfect."""
+    """Returns the curve of accuracy by confidence of each model.
+
+    Args:
+        curves: model -> points (confidence, accuracy, number of images); on the diagonal, calibration is perfect.
+    """
     values = [
         {"model": model, "confidence": confidence, "accuracy": accuracy, "count": count}
         for model, points in curves.items()
@@ -150,11 +154,11 @@ def calibration(curves: Mapping[str, Sequence[tuple[float, float, int]]]) -> dic
         height=260,
         layer=[
             {
-                "data": {"values": [{"at": 0}, {"at": 1}]},
+                "data": {"values": [{"value": 0}, {"value": 1}]},
                 "mark": {"type": "line", "strokeDash": [4, 4], "color": "#888"},
                 "encoding": {
-                    "x": {"field": "at", "type": "quantitative"},
-                    "y": {"field": "at", "type": "quantitative"},
+                    "x": {"field": "value", "type": "quantitative"},
+                    "y": {"field": "value", "type": "quantitative"},
                 },
             },
             {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What follows from the answers to the test images: confusion, intervals, which images went wrong.
+"""Statistics of the predictions for the test images: confusion, intervals, errors.
 
-Nothing here judges: the gates' results are the record's.
+The results of the gates are in the record, and never computed again from these.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from components import intervals
 _Z95 = 1.959964  # two-sided 95 % quantile of the normal distribution
 
 
-class Answers(NamedTuple):
-    """What one model says of the test images: `labels` int64 [n], `probabilities` float [n, classes]."""
+class Predictions(NamedTuple):
+    """The predictions of one model for the test images: `labels` int64 [n], `probabilities` float [n, classes]."""
 
     labels: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.floating]
@@ -30,46 +30,47 @@ class Answers(NamedTuple):
         return np.nan_to_num(self.probabilities, nan=-1.0).argmax(axis=1)
 
     @property
-    def right(self) -> npt.NDArray[np.bool_]:
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """The images whose prediction is the label, bool [n]."""
         return self.classes == self.labels
 
 
 class Interval(NamedTuple):
-    """A figure with its 95 % confidence interval, all in the unit of the figure."""
+    """A value with the ends of its 95 % confidence interval."""
 
     value: float
     low: float
     high: float
 
 
-def load(path: pathlib.Path) -> tuple[list[str], dict[str, Answers]]:
-    """The ids of the test images, and by name each model's answers, from what evaluation kept."""
+def load(path: pathlib.Path) -> tuple[list[str], dict[str, Predictions]]:
+    """Reads the ids of the test images and the predictions of each model, by its name, from `predictions.npz`."""
     with np.load(path, allow_pickle=False) as file:
         ids, labels = file["ids"].tolist(), file["labels"]
-        models = {name: Answers(labels, file[name]) for name in file.files if name not in ("ids", "labels")}
+        models = {name: Predictions(labels, file[name]) for name in file.files if name not in ("ids", "labels")}
     return ids, models
 
 
-def confusion(answers: Answers) -> npt.NDArray[np.int64]:
-    """Counts [true class, answered class]."""
-    classes = answers.probabilities.shape[1]
+def confusion(predictions: Predictions) -> npt.NDArray[np.int64]:
+    """Counts images by [true class, predicted class]; labels that are not a class are left out."""
+    classes = predictions.probabilities.shape[1]
     matrix = np.zeros((classes, classes), np.int64)
-    valid = (answers.labels >= 0) & (answers.labels < classes)
-    np.add.at(matrix, (answers.labels[valid], answers.classes[valid]), 1)
+    valid = (predictions.labels >= 0) & (predictions.labels < classes)
+    np.add.at(matrix, (predictions.labels[valid], predictions.classes[valid]), 1)
     return matrix
 
 
-def share(right: int, count: int) -> Interval | None:
-    """A share with Wilson's interval; None of nothing."""
+def share(successes: int, count: int) -> Interval | None:
+    """Computes a share with its Wilson interval; None if `count` is 0."""
     if not count:
         return None
-    return Interval(right / count, *intervals.wilson(right, count))
+    return Interval(successes / count, *intervals.wilson(successes, count))
 
 
-def difference(candidate: Answers, baseline: Answers) -> Interval:
-    """The difference of two accuracies on the same images, with the normal interval for paired answers.
+def difference(candidate: Predictions, baseline: Predictions) -> Interval:
+    """Computes the difference of two accuracies on the same images, with the normal interval for paired predictions.
 
-    Only images on which one of the two is right count: with `gained` and `lost` of them among n, the variance is
+    Only images on which one of the two is correct count: with `gained` and `lost` of them among n, the variance is
     (gained + lost - (gained - lost)^2 / n) / n^2 (Agresti, Categorical Data Analysis, section on matched pairs).
     """
     gained, lost = (int(rows.sum()) for rows in changes(candidate, baseline))
@@ -79,14 +80,14 @@ def difference(candidate: Answers, baseline: Answers) -> Interval:
     return Interval(value, value - half, value + half)
 
 
-def changes(candidate: Answers, baseline: Answers) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """The images that only the candidate gets right, and those that only the baseline does: bool [n] each."""
-    return candidate.right & ~baseline.right, baseline.right & ~candidate.right
+def changes(candidate: Predictions, baseline: Predictions) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Returns masks, bool [n], of the images that only the candidate predicts correctly, and that only the baseline."""
+    return candidate.correct & ~baseline.correct, baseline.correct & ~candidate.correct
 
 
-def worst(answers: Answers, chosen: npt.NDArray[np.bool_], most: int) -> list[int]:
-    """The chosen images, those first in whose true class the model believes least; at most so many."""
-    rows = np.flatnonzero(chosen)
-    valid = np.clip(answers.labels[rows], 0, answers.probabilities.shape[1] - 1)
-    belief = np.nan_to_num(answers.probabilities[rows, valid], nan=0.0)
-    return rows[np.argsort(belief, kind="stable")][:most].tolist()
+def worst(predictions: Predictions, mask: npt.NDArray[np.bool_], limit: int) -> list[int]:
+    """Returns the masked rows with the lowest probability of the true class, the lowest first, at most `limit`."""
+    rows = np.flatnonzero(mask)
+    valid = np.clip(predictions.labels[rows], 0, predictions.probabilities.shape[1] - 1)
+    probability = np.nan_to_num(predictions.probabilities[rows, valid], nan=0.0)
+    return rows[np.argsort(probability, kind="stable")][:limit].tolist()

@@ -1,32 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes pages: one HTML file each that needs nothing else, neither from the network nor from the disk."""
+"""Writes pages: self-contained HTML files, which load nothing from the network or the disk."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import os
 import pathlib
 import re
 import secrets
-import struct
-import zlib
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 import jinja2
 import markupsafe
-import numpy as np
-import numpy.typing as npt
 import platformdirs
 
 from pipeline import run_record
 from pipeline.report import comparison, content
 from pipeline.run_record import RunRecord
 
-_HERE = pathlib.Path(__file__).parent
+_FOLDER = pathlib.Path(__file__).parent
 
 
 def write(record: RunRecord, folder: pathlib.Path, artifacts: Mapping[str, pathlib.Path] | None = None) -> pathlib.Path:
@@ -34,19 +29,19 @@ def write(record: RunRecord, folder: pathlib.Path, artifacts: Mapping[str, pathl
 
     Args:
         record: of the run, whatever its verdict.
-        folder: where to; usually where the record lies.
-        artifacts: where each artifact of the record is on this machine, if that is not where the record says it is.
+        folder: destination, usually that of the record.
+        artifacts: folder of each artifact on this machine; default: as in the record.
     """
     return _write("report.html", content.gather_report(record, artifacts), folder / run_record.REPORT_FILE)
 
 
-def write_comparison(one: RunRecord, other: RunRecord, path: pathlib.Path) -> pathlib.Path:
+def write_comparison(run_a: RunRecord, run_b: RunRecord, path: pathlib.Path) -> pathlib.Path:
     """Writes one page with two runs side by side and returns its path."""
-    return _write("compare.html", comparison.gather_comparison(one, other), path)
+    return _write("compare.html", comparison.gather_comparison(run_a, run_b), path)
 
 
 def _write(template: str, variables: dict[str, Any], path: pathlib.Path) -> pathlib.Path:
-    """Nobody sees half a page."""
+    """Renders a template into a file, in one step, so that a reader never sees half a page."""
     variables = variables | {
         "style": _text("style.css"),
         "draw": _text("draw.js"),
@@ -60,13 +55,13 @@ def _write(template: str, variables: dict[str, Any], path: pathlib.Path) -> path
 
 
 def _text(name: str) -> markupsafe.Markup:
-    return markupsafe.Markup((_HERE / name).read_text(encoding="utf-8"))
+    return markupsafe.Markup((_FOLDER / name).read_text(encoding="utf-8"))
 
 
 @functools.cache
 def _templates() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
+        loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -83,9 +78,9 @@ def _templates() -> jinja2.Environment:
 
 
 def javascript() -> str:
-    """The text of a script that defines `vegaEmbed`; safe inside an HTML script element.
+    """Returns a script that defines `vegaEmbed`; safe inside an HTML script element.
 
-    It is put together once, which takes two seconds, and then kept in the user's cache folder for this version.
+    Bundling takes two seconds, so the user's cache folder holds the result for each version of vl-convert.
     """
     version = metadata.version("vl-convert-python")
     path = pathlib.Path(platformdirs.user_cache_dir("mnist-tfx")) / f"vega-embed-{version}.js"
@@ -93,33 +88,16 @@ def javascript() -> str:
         return path.read_text(encoding="utf-8")
     import vl_convert
 
-    # What would end the element or change how its end is found; inside a string the escape says the same.
+    # These would end the element or change its parsing; inside a string the escape is equivalent.
     text: str = re.sub(
         r"<(?=/script|script|!--)",
         r"\\x3c",
         vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
         flags=re.IGNORECASE,
     )
-    with contextlib.suppress(OSError):  # without a folder for caches it is put together each time
+    with contextlib.suppress(OSError):  # without a cache folder it is bundled each time
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(2)}")
         part.write_text(text, encoding="utf-8")
         part.replace(path)
     return text
-
-
-def data_uri(pixels: npt.NDArray[np.uint8]) -> str:
-    """An image as the address of itself.
-
-    Args:
-        pixels: uint8 [height, width], 0 is black.
-    """
-    height, width = pixels.shape
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels)  # 0: the row is not filtered
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)  # 8 bits, greyscale
-    chunks = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows, 9)) + _chunk(b"IEND", b"")
-    return "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + chunks).decode()
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

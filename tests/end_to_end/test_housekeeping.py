@@ -88,7 +88,7 @@ def test_metadata_know_all_of_a_pushed_version(pushed: Any, output: pathlib.Path
 def test_two_versions_differ_in_what_was_changed(pushed: Any, output: pathlib.Path) -> None:
     found = lineage("--compare", "1", "2", "--output", output)
     assert {"data", "schema", "code", "dependencies"} <= set(found["same"])
-    assert {"name": "config.training.seed", "one": 1, "other": 2} in found["differences"]
+    assert {"name": "config.training.seed", "a": 1, "b": 2} in found["differences"]
     assert {row["name"] for row in found["differences"] if row["name"].startswith("config.")} == {
         "config.training.seed"
     }
@@ -104,7 +104,7 @@ def test_without_metadata_what_lies_beside_the_model_answers(
     else:
         (copy / "metadata.db").write_bytes(b"no database" * 1000)
     after = lineage("1", "--output", copy)
-    assert after["source"] == "the files beside the model"
+    assert after["source"] == "provenance.json"
     assert str(copy / "metadata.db") in after["note"]
     assert after["steps"] == []
     same = before.keys() - {"source", "note", "steps"}
@@ -143,8 +143,8 @@ def test_pruning_that_is_killed_is_finished_by_the_next(run: Any, copy: pathlib.
     assert run("prune", "--keep", "1", "--output", copy).code == 0
     assert folders(copy) == folders(undisturbed)
     # No result of before is offered to a run without its files.
-    there = [one for one in metadata.connect(copy / "metadata.db").get_artifacts() if metadata.place_of(one.uri)]
-    live = {metadata.place_of(one.uri) for one in there if one.state == metadata_store_pb2.Artifact.LIVE}
+    there = [one for one in metadata.connect(copy / "metadata.db").get_artifacts() if metadata.artifact_path(one.uri)]
+    live = {metadata.artifact_path(one.uri) for one in there if one.state == metadata_store_pb2.Artifact.LIVE}
     assert live == folders(copy)
     assert [version.number for version in versions.all_versions(copy / "serving" / "mnist")] == [2]
 

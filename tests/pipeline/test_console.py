@@ -20,6 +20,7 @@ PROGRAM = """
 import logging, pathlib, sys
 from components import progress, stdio
 from pipeline.local.console import Console, redirected
+from pipeline.report.gates import GateRow
 
 def work():
     early = logging.StreamHandler(sys.stderr)
@@ -38,10 +39,10 @@ def work():
     console.download(100, 100)
     console.say("PUSHED: version 3 – in /a/folder/with/a/name/that/is/long")
     console.verdict([
-        dict(what="accuracy vs production", candidate="98.75%", baseline="99.20%", difference="-0.45 points",
-             interval="-0.60 to -0.30", limit="-0.30 points", passed=False),
-        dict(what="latency of one image", candidate="123.4 ms", baseline=None, difference=None, interval=None,
-             limit="100.0 ms", passed=True)])
+        GateRow(name="change", metric="accuracy vs production", candidate="98.75%", baseline="99.20%",
+                difference="-0.45 points", interval="-0.60 to -0.30", limit="-0.30 points", passed=False, reason=""),
+        GateRow(name="infra-latency", metric="latency of one image", candidate="123.4 ms", baseline=None,
+                difference=None, interval=None, limit="100.0 ms", passed=True, reason="")])
     return 0
 
 stdio.run(work)

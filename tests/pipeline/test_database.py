@@ -196,12 +196,12 @@ def test_lineage_answers_from_beside_the_model_and_says_why(
         with held(output / "metadata.db", "EXCLUSIVE"):
             assert COMMANDS["lineage"](str(output)) == 0
     told = " ".join(capfd.readouterr().out.split())
-    assert "What lies beside the model answers instead." in told
+    assert "The facts are from provenance.json instead." in told
     assert (BUSY.replace("one", "One", 1) in told) == (fault is None)
 
 
 def test_a_lock_that_comes_later_is_no_traceback_either(output: pathlib.Path) -> None:
-    with pytest.raises(metadata.LostError, match=BUSY.replace("one", "One", 1)), metadata.reading(output):
+    with pytest.raises(metadata.MetadataError, match=BUSY.replace("one", "One", 1)), metadata.translate_errors(output):
         raise errors.AbortedError("Concurrent writes aborted after max number of retries.")
 
 

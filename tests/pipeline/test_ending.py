@@ -20,7 +20,7 @@ from components.findings import GateResult
 from pipeline import database, run_record
 from pipeline.local import run_command, runner
 from pipeline.local.console import Console
-from pipeline.report import content
+from pipeline.report import gates
 from pipeline.run_record import RunRecord, Tuning, Verdict
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def console(written: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def test_the_table_has_what_models_are_compared_by_and_what_failed(console: Console, written: pathlib.Path) -> None:
-    console.verdict(content.short_gates(RunRecord(run_id="", gates=tuple(GATES))))
+    console.verdict(gates.short_gates(RunRecord(run_id="", gates=tuple(GATES))))
     console.close()
     text = written.read_text(encoding="utf-8")
     assert [line.rstrip() for line in text.splitlines()] == [
@@ -65,7 +65,7 @@ def test_the_table_has_what_models_are_compared_by_and_what_failed(console: Cons
 
 
 def test_a_run_without_gates_has_no_table(console: Console, written: pathlib.Path) -> None:
-    console.verdict(content.short_gates(RunRecord(run_id="")))
+    console.verdict(gates.short_gates(RunRecord(run_id="")))
     console.close()
     assert written.read_text(encoding="utf-8") == ""
 

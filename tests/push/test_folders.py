@@ -87,7 +87,7 @@ def test_a_number_with_zeros_is_a_version_and_keeps_its_name(
     model.fetch(1, tmp_path / "copy")
     assert (tmp_path / "copy" / "variables" / "variables.index").read_text() == "00000001"
     result = lineage.model_lineage(model, tmp_path / "metadata.db", 1)
-    assert (result["location"], result["run_id"]) == (f"{model.url}/00000001", "00000001")
+    assert (result.location, result.card["run_id"]) == (f"{model.url}/00000001", "00000001")
     new = rollback.roll_back(model, rollback.choose(model, 1), None)
     assert (new.number, new.location) == (4, f"{model.url}/4")
     assert model.read("variables/variables.index", 4) == b"00000001"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run as it lies on the disk, small and with figures that can be worked out by hand."""
+"""A small run on disk, with metrics that can be computed by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.run_record import RunRecord
 
 MakeRun = Callable[..., RunRecord]
 TEST_IMAGES = 20  # two of each class
-# What candidate and baseline answer: the candidate takes one 4 for a 9, and the baseline two 7 for a 1.
+# Predictions: the candidate takes one 4 for a 9, and the baseline two 7s for 1s.
 LABELS = np.arange(TEST_IMAGES) % 10
 CANDIDATE, BASELINE = LABELS.copy(), LABELS.copy()
 CANDIDATE[14] = 9
@@ -28,14 +28,14 @@ BASELINE[[7, 17]] = 1
 
 
 def probabilities(classes: np.ndarray) -> np.ndarray:
-    """Float32 [n, 10]: 0.91 for the answer, 0.01 for each of the others."""
+    """Returns float32 [n, 10]: 0.91 for the predicted class, 0.01 for each other one."""
     rows = np.full((len(classes), 10), 0.01, np.float32)
     rows[np.arange(len(classes)), classes] = 0.91
     return rows
 
 
 def pixels(count: int) -> np.ndarray:
-    """Uint8 [count, 28, 28], no two alike."""
+    """Returns uint8 [count, 28, 28], no two alike."""
     images = np.zeros((count, 28, 28), np.uint8)
     images[np.arange(count), 4 + np.arange(count) % 20, 4:24] = 255
     images[:, 0, 0] = np.arange(count) % 256
@@ -46,11 +46,11 @@ def write_examples(folder: pathlib.Path, split: str, count: int, file: str) -> N
     """Writes images with the labels 0, 1, … 9, 0, … in two files of a split."""
     labels = (np.arange(count) % 10).astype(np.uint8)
     serialized = encode.examples(pixels(count), labels, file, np.arange(count))
-    where = folder / f"Split-{split}"
-    where.mkdir(parents=True)
+    split_folder = folder / f"Split-{split}"
+    split_folder.mkdir(parents=True)
     for number, part in enumerate((serialized[: count // 3], serialized[count // 3 :])):
-        records = b"".join(struct.pack("<QI", len(one), 0) + one + b"\0\0\0\0" for one in part)
-        (where / f"data_tfrecord-{number:05d}-of-00002").write_bytes(records)
+        records = b"".join(struct.pack("<QI", len(example), 0) + example + b"\0\0\0\0" for example in part)
+        (split_folder / f"data_tfrecord-{number:05d}-of-00002").write_bytes(records)
 
 
 def write_statistics(folder: pathlib.Path, split: str, count: int) -> None:
@@ -65,9 +65,9 @@ def write_statistics(folder: pathlib.Path, split: str, count: int) -> None:
         feature = dataset.features.add()
         feature.path.step.append(name)
         feature.num_stats.mean = 0.125
-    where = folder / f"Split-{split}"
-    where.mkdir(parents=True)
-    (where / "FeatureStats.pb").write_bytes(statistics.SerializeToString())
+    split_folder = folder / f"Split-{split}"
+    split_folder.mkdir(parents=True)
+    (split_folder / "FeatureStats.pb").write_bytes(statistics.SerializeToString())
 
 
 def _json(path: pathlib.Path, content: Any) -> None:
@@ -90,9 +90,9 @@ def _metrics(accuracy: float, loss: float, recall: dict[str, float], **intervals
     }
 
 
-def _gate(name: str, measured: float, limit: float, reason: str, passed: bool = True, **more: Any) -> dict[str, Any]:
+def _gate(name: str, measured: float, limit: float, reason: str, passed: bool = True, **fields: Any) -> dict[str, Any]:
     result = findings.GateResult(name, measured, limit, passed, reason)
-    return vars(result) | more
+    return vars(result) | fields
 
 
 def _record(output: pathlib.Path, run_id: str) -> dict[str, Any]:
@@ -137,13 +137,13 @@ def parse(values: dict[str, Any]) -> RunRecord:
 
 @pytest.fixture
 def make_run(tmp_path: pathlib.Path) -> MakeRun:
-    """Makes a run below `tmp_path/output` and returns its record; keyword arguments replace fields of that."""
+    """Makes a run below `tmp_path/output` and returns its record; keyword arguments replace fields of the record."""
 
-    def make(run_id: str = "20260101-000000-aaaa", **changed: Any) -> RunRecord:
+    def make(run_id: str = "20260101-000000-aaaa", **fields: Any) -> RunRecord:
         output = tmp_path / "output"
         root = output / "pipeline_root" / run_id
         folder = output / "runs" / run_id
-        at = {
+        folders = {
             name: root / name
             for name in (
                 "ingest.examples", "statistics.statistics", "image-check.checks", "data-check.checks",
@@ -151,11 +151,11 @@ def make_run(tmp_path: pathlib.Path) -> MakeRun:
             )
         }  # fmt: skip
         for split, count, file in (("train", 30, "train"), ("val", 10, "val"), ("test", TEST_IMAGES, "t10k")):
-            write_examples(at["ingest.examples"], split, count, f"{file}-images-idx3-ubyte")
-            write_statistics(at["statistics.statistics"], split, count)
-        findings.write(at["data-check.checks"])
+            write_examples(folders["ingest.examples"], split, count, f"{file}-images-idx3-ubyte")
+            write_statistics(folders["statistics.statistics"], split, count)
+        findings.write(folders["data-check.checks"])
         suspect = {"id": "train-images-idx3-ubyte#5", "label": 5, "likely": 6, "confidence": 0.75}
-        _json(at["image-check.checks"] / "label_suspects.json", [suspect])
+        _json(folders["image-check.checks"] / "label_suspects.json", [suspect])
         epochs = [
             {"epoch": 1, "steps": 10, "loss": 1.5, "accuracy": 0.5, "val_loss": 1.25, "val_accuracy": 0.625},
             {"epoch": 2, "steps": 20, "loss": 0.5, "accuracy": 0.75, "val_loss": 0.25, "val_accuracy": 0.875},
@@ -165,18 +165,18 @@ def make_run(tmp_path: pathlib.Path) -> MakeRun:
             "best_epoch": 2, "stopped_early": True, "hyperparameters": {"model": "cnn", "train_steps": 5},
             "epochs": [epoch | {"learning_rate": 0.01} for epoch in epochs],
         }  # fmt: skip
-        _json(at["train.model_run"] / "training.json", training)
-        at["evaluate.checks"].mkdir()
+        _json(folders["train.model_run"] / "training.json", training)
+        folders["evaluate.checks"].mkdir()
         np.savez(
-            at["evaluate.checks"] / "predictions.npz",
+            folders["evaluate.checks"] / "predictions.npz",
             ids=np.array([f"t10k-images-idx3-ubyte#{row}" for row in range(TEST_IMAGES)]),
             labels=LABELS,
             candidate=probabilities(CANDIDATE),
             baseline=probabilities(BASELINE),
         )
-        before = {"dataset": {"sha256": "ab" * 32}, "config": {"training": {"model": "cnn", "seed": 7}}}
-        _json(output / "serving" / "mnist" / "1" / "assets.extra" / "provenance.json", before)
-        record = _record(output, run_id) | {"artifacts": {name: str(path) for name, path in at.items()}} | changed
+        provenance = {"dataset": {"sha256": "ab" * 32}, "config": {"training": {"model": "cnn", "seed": 7}}}
+        _json(output / "serving" / "mnist" / "1" / "assets.extra" / "provenance.json", provenance)
+        record = _record(output, run_id) | {"artifacts": {name: str(path) for name, path in folders.items()}} | fields
         _json(folder / run_record.RECORD_FILE, record)
         return run_record.read_record(folder)
 

@@ -28,7 +28,7 @@ def show(tmp_path: pathlib.Path) -> Show:
     return lambda path: browser.show(path, tmp_path / "profile")
 
 
-def test_a_report_is_whole_silent_and_says_what_the_record_says(make_run, tmp_path: pathlib.Path, show: Show) -> None:
+def test_a_report_is_complete_silent_and_agrees_with_the_record(make_run, tmp_path: pathlib.Path, show: Show) -> None:
     record = make_run(forced="the deadline")
     path = page.write(record, tmp_path)
     assert path.stat().st_size < 3_000_000
@@ -41,7 +41,7 @@ def test_a_report_is_whole_silent_and_says_what_the_record_says(make_run, tmp_pa
     assert "could not be drawn" not in words(shown.dom)
     verdict = words(shown.section("verdict"))
     assert record.sentence in verdict
-    assert "Forced past the model gate. The reason given: the deadline" in verdict
+    assert "Forced past the model gate. Reason: the deadline" in verdict
     assert "accuracy 95.00% 85.00 to 100.00% 90.00% – 93.00% ✓ pass" in verdict
     evaluation = words(shown.section("evaluation"))
     assert f"{record.metrics.loss:.4f}" in evaluation
@@ -81,15 +81,15 @@ def test_a_long_word_does_not_widen_the_page(make_run, tmp_path: pathlib.Path, s
         {"name": long, "sentence": long, "count": 1, "examples": [long], "allowed": True, "measured": 1}
     ]
     path = page.write(parse(values), tmp_path)
-    before, end, after = path.read_text(encoding="utf-8").rpartition("</body>")
+    head, end, tail = path.read_text(encoding="utf-8").rpartition("</body>")
     script = "document.title = document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    path.write_text(f"{before}<script>{script}</script>{end}{after}", encoding="utf-8")
+    path.write_text(f"{head}<script>{script}</script>{end}{tail}", encoding="utf-8")
     assert "<title>0</title>" in show(path).dom
 
 
-def test_a_comparison_is_whole_and_silent(make_run, tmp_path: pathlib.Path, show: Show) -> None:
-    one, other = make_run("20260101-000000-aaaa"), make_run("20260102-000000-bbbb", forced=HOSTILE)
-    shown = show(page.write_comparison(one, other, tmp_path / "compare.html"))
+def test_a_comparison_is_complete_and_silent(make_run, tmp_path: pathlib.Path, show: Show) -> None:
+    run_a, run_b = make_run("20260101-000000-aaaa"), make_run("20260102-000000-bbbb", forced=HOSTILE)
+    shown = show(page.write_comparison(run_a, run_b, tmp_path / "compare.html"))
     assert shown.console == []
     assert shown.section("metrics").count("<svg") == 1
     assert "95.00% 95.00% +0.00 points" in words(shown.section("metrics"))
@@ -100,21 +100,21 @@ def test_a_comparison_is_whole_and_silent(make_run, tmp_path: pathlib.Path, show
 @pytest.mark.parametrize(
     "script",
     [
-        "console.error('here')",
+        "console.error('a fault')",
         "fetch('http://example.com/').catch(() => {})",
         "new Image().src = 'http://example.com/x.png'",
-        "throw new Error('here')",
+        "throw new Error('a fault')",
     ],
 )
-def test_a_page_that_talks_is_seen(make_run, tmp_path: pathlib.Path, show: Show, script: str) -> None:
-    """What the tests above rely on."""
+def test_the_browser_reports_errors_and_requests(make_run, tmp_path: pathlib.Path, show: Show, script: str) -> None:
+    """Checks the premise of the tests above: a silent page would log its faults."""
     path = page.write(make_run(), tmp_path)
-    before, end, after = path.read_text(encoding="utf-8").rpartition("</body>")
-    path.write_text(f"{before}<script>{script}</script>{end}{after}", encoding="utf-8")
+    head, end, tail = path.read_text(encoding="utf-8").rpartition("</body>")
+    path.write_text(f"{head}<script>{script}</script>{end}{tail}", encoding="utf-8")
     assert show(path).console
 
 
-def test_nothing_on_a_page_points_to_another_place(make_run, tmp_path: pathlib.Path) -> None:
+def test_a_page_has_no_links_to_other_files(make_run, tmp_path: pathlib.Path) -> None:
     text = page.write(make_run(), tmp_path).read_text(encoding="utf-8")
     own = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
     assert {value[:5] for value in re.findall(r'(?:src|href|action)="([^"]*)"', own) if value[0] != "#"} == {"data:"}

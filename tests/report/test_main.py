@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command: lists runs, writes one's report again, compares two."""
+"""The command: lists runs, writes a report again, compares two runs."""
 
 import json
 import pathlib
@@ -14,7 +14,7 @@ from pipeline.report import page
 
 @pytest.fixture(autouse=True)
 def output(make_run, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """Two runs, of which the second has no figures."""
+    """Two runs, of which the second has no metrics."""
     monkeypatch.setattr(page, "javascript", lambda: "")
     make_run("20260101-000000-aaaa", forced="a\nreason")
     make_run("20260102-000000-bbbb", verdict="stopped", metrics=None, baseline=None, model=None)
@@ -62,13 +62,13 @@ def test_writes_a_report_again(output: pathlib.Path, capsys: pytest.CaptureFixtu
 
 def test_compares_two_runs(output: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--compare", "aaaa", "bbbb", "--output", str(output), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [row["run_id"] for row in told["compared"]] == ["20260101-000000-aaaa", "20260102-000000-bbbb"]
-    assert "Two runs side by side" in pathlib.Path(told["report"]).read_text(encoding="utf-8")
+    result = json.loads(capsys.readouterr().out)
+    assert [row["run_id"] for row in result["compared"]] == ["20260101-000000-aaaa", "20260102-000000-bbbb"]
+    assert "Two runs side by side" in pathlib.Path(result["report"]).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["zzzz"], "none of them matches 'zzzz'"),
         (["2026"], "2 of them match '2026'"),
@@ -79,26 +79,26 @@ def test_compares_two_runs(output: pathlib.Path, capsys: pytest.CaptureFixture[s
     ],
 )
 def test_wrong_usage_is_one_line(
-    output: pathlib.Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+    output: pathlib.Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert command.main([*arguments, "--output", str(output)]) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1
-    assert told in errors
+    assert message in errors
 
 
-def test_what_the_report_lacks_is_one_line_on_the_screen(output: pathlib.Path) -> None:
+def test_a_missing_part_is_one_line_on_the_screen(output: pathlib.Path) -> None:
     record = json.loads((output / "runs" / "20260101-000000-aaaa" / "record.json").read_text())
     (pathlib.Path(record["artifacts"]["evaluate.checks"]) / "predictions.npz").write_bytes(b"no archive")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "pipeline.report", "aaaa", "--output", output],
         cwd=pathlib.Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("the report lacks")]
-    assert line.startswith("the report lacks the answers: ")
-    assert "Traceback" not in done.stderr
+    assert process.returncode == 0, process.stderr
+    [line] = [line for line in process.stderr.splitlines() if line.startswith("the report lacks")]
+    assert line.startswith("the report lacks the predictions: ")
+    assert "Traceback" not in process.stderr
