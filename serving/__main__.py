@@ -27,7 +27,10 @@ def _parser() -> argparse.ArgumentParser:
     cli.add_model_dir_argument(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
     parser.add_argument(
-        "--port", type=cli.whole_number(0, 65535), default=8501, help="port, 0 for any free one; default: %(default)s"
+        "--port",
+        type=cli.whole_number(0, 65535),
+        default=cli.DEFAULT_PORT,
+        help="port, 0 for any free one; default: %(default)s",
     )
     parser.add_argument(
         "--canary-share",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Common parts of the commands: argument types, exit codes, `--json`, names of classes."""
+"""Common parts of the command lines: the default port, argument types, exit codes, `--json`, names of classes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from components import features, paths
 from components.errors import ProjectError
 
 MODEL_DIR = pathlib.Path("output/serving")
+DEFAULT_PORT = 8501
 
 
 def run(

@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--url",
-        default="http://127.0.0.1:8501",
+        default=f"http://127.0.0.1:{cli.DEFAULT_PORT}",
         help="of the server, or of a model or version: …/v1/models/NAME/versions/3; default: %(default)s",
     )
     source.add_argument("--model-dir", type=pathlib.Path, metavar="DIR", help="load the model in DIR, without a server")
