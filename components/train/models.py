@@ -149,7 +149,7 @@ def fast(hyperparameters: Hyperparameters) -> list[layers.Layer]:
 
 
 def best(hyperparameters: Hyperparameters) -> list[layers.Layer]:
-    """Distorted images, four convolutions, two max-pools, batch norm (2x2x128), dropout, 10: 190,890 trainable parameters."""
+    """Distorted images, four convolutions, two max-pools, batch norm (2x2x128), dropout, 10: 190,890 parameters."""
     return [
         Distort(rotation=12, zoom=0.12, shear=0.2, shift=2, bend=0.6),
         *_convolution(32, 5, pool=True),
