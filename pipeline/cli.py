@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command lines: their arguments, and their output for people and, with `--json`, for programs.
+"""Command lines: arguments, and output for people and, with `--json`, for programs.
 
-The standard library alone: `doctor` starts where packages are missing.
+It needs the standard library alone, because `doctor` must start if packages are missing.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ STDOUT = "-"
 
 
 def add_json_argument(parser: argparse._ActionsContainer) -> None:
-    """Adds `--json [FILE]`; a file that could not be written in the end is refused before any work starts."""
+    """Adds `--json [FILE]`; a file that cannot be written is refused before any work starts."""
     parser.add_argument(
-        "--json", nargs="?", const=STDOUT, type=_writable, metavar="FILE", help="write the result there, or to stdout"
+        "--json", nargs="?", const=STDOUT, type=_writable, metavar="FILE", help="write the result to FILE, or to stdout"
     )
 
 
 def message_stream(to: str | None) -> TextIO:
-    """Returns the stream for people: stdout, or stderr where stdout is for the result."""
+    """Returns the stream for people: stdout, or stderr if the result goes to stdout."""
     return sys.stderr if to == STDOUT else sys.stdout
 
 
@@ -37,7 +37,7 @@ def print_lines(to: str | None, *lines: str) -> None:
 
 
 def write_json(result: Any, to: str | None) -> None:
-    """Writes the result of `--json` to a file, to stdout, or nowhere where `to` is None.
+    """Writes the result of `--json` to a file or to stdout; does nothing if `to` is None.
 
     Raises:
         BadInput: the file cannot be written.
@@ -72,7 +72,7 @@ def version() -> str:
         return importlib.metadata.version("mnist-tfx")
 
 
-class Version(argparse.Action):
+class VersionAction(argparse.Action):
     """Prints the version and ends the process."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None):
@@ -85,11 +85,11 @@ class Version(argparse.Action):
 
 def add_version_argument(parser: argparse.ArgumentParser) -> None:
     """Adds `--version`."""
-    parser.add_argument("--version", action=Version, help="show the version and exit")
+    parser.add_argument("--version", action=VersionAction, help="show the version and exit")
 
 
 class Parser(argparse.ArgumentParser):
-    """One line on stderr and exit code 2 for wrong usage."""
+    """A parser that reports wrong usage in one line on stderr, with exit code 2."""
 
     def error(self, message: str) -> NoReturn:
         raise BadInput(f"{message}; see --help")
@@ -113,7 +113,7 @@ class Check(NamedTuple):
 
     name: str
     state: str
-    found: str
+    result: str
     advice: str = ""
 
 
@@ -128,7 +128,7 @@ def format_checks(checks: Iterable[Check], colours: bool) -> list[str]:
     for check in checks:
         mark, colour = _MARKS[check.state]
         lines.append(f"\033[{colour}m{mark}\033[0m" if colours else mark)
-        lines[-1] += f" {check.name:<9} {check.found}"
+        lines[-1] += f" {check.name:<9} {check.result}"
         if check.advice:
             lines.append(f"            {check.advice}")
     return lines

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Digests of code: a cached result must not outlive the code that made it.
 
-A stage's code is its room's `component.py` and all of the project that this imports, however deep, be it by an import
-statement or by the dotted path of a function. The locked dependencies are part of every stage's code.
+A stage's code is its `component.py`, all modules of the project that this imports, directly or not, by an import
+statement or by the dotted path of a function, and the locked dependencies.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ _DOTTED_PATH = re.compile(rf"(?:{'|'.join(_PACKAGES)})(?:\.\w+)+")
 
 
 def of_module(module: str, *files: pathlib.Path) -> str:
-    """SHA-256 over a module, what it imports from this project, the lock, and further files.
+    """Returns the SHA-256 of a module, its imports from this project, the lock, and further files.
 
     Args:
         module: dotted name, such as `components.train.component`.
-        *files: data that the stage reads beside its inputs.
+        *files: data that the stage reads besides its inputs.
     """
-    return joined(files_of(module, *files))
+    return join(files_of(module, *files))
 
 
 def files_of(module: str, *files: pathlib.Path) -> dict[str, str]:
-    """The files that `of_module` goes over, each by its path below the project (else its name), with SHA-256."""
+    """Returns the files of `of_module`: path below the project, or name of another file -> SHA-256."""
     return {_name(path): _sha256(path) for path in [*sorted(_closure(module)), LOCK, *files]}
 
 
 def of_project() -> str:
-    """SHA-256 over every file of the project that a run may use: the code, the built-in profiles, and the lock."""
-    return joined(project_files())
+    """Returns the SHA-256 of all files of the project that a run may use: code, built-in profiles, and lock."""
+    return join(project_files())
 
 
 def project_files() -> dict[str, str]:
-    """The files that `of_project` goes over: path below the project -> SHA-256."""
+    """Returns the files of `of_project`: path below the project -> SHA-256."""
     paths = sorted(path for package in _PACKAGES for path in (ROOT / package).rglob("*") if path.suffix in _SUFFIXES)
     return {_name(path): _sha256(path) for path in [*paths, LOCK]}
 
 
 def provenance() -> dict[str, str | None]:
-    """Where a model's code comes from: `code_digest`, `lock_digest` and `git_commit`, None outside a checkout."""
+    """Returns `code_digest`, `lock_digest` and `git_commit`, which is None outside a checkout."""
     return {
         "code_digest": of_project(),
         "lock_digest": hashlib.sha256(LOCK.read_bytes()).hexdigest(),
@@ -58,17 +58,17 @@ def provenance() -> dict[str, str | None]:
 
 
 def _git_commit() -> str | None:
-    """The commit that is checked out, and `-dirty` where a file differs; None outside a checkout or without git."""
+    """Returns the commit, with `-dirty` if a file differs; None outside a checkout or without git."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        process = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
-def joined(files: Mapping[str, str]) -> str:
-    """One digest for files and their digests."""
+def join(files: Mapping[str, str]) -> str:
+    """Returns one digest of files: name -> digest."""
     return hashlib.sha256("".join(f"{name}\0{digest}\n" for name, digest in files.items()).encode()).hexdigest()
 
 
@@ -81,14 +81,14 @@ def _sha256(path: pathlib.Path) -> str:
 
 
 def _closure(module: str) -> set[pathlib.Path]:
-    seen: set[pathlib.Path] = set()
-    waiting = [module]
-    while waiting:
-        path = _file(waiting.pop())
-        if path is not None and path not in seen:
-            seen.add(path)
-            waiting.extend(_mentions(path))
-    return seen
+    paths: set[pathlib.Path] = set()
+    queue = [module]
+    while queue:
+        path = _file(queue.pop())
+        if path is not None and path not in paths:
+            paths.add(path)
+            queue.extend(_mentions(path))
+    return paths
 
 
 @functools.cache
@@ -108,7 +108,7 @@ def _walk(tree: ast.AST) -> Iterator[str]:
 
 
 def _file(module: str) -> pathlib.Path | None:
-    """The file of a module of this project; None for a foreign module, a package without code, or a function."""
+    """Returns the file of a module of this project; None for other modules, empty packages, and functions."""
     if module.partition(".")[0] not in _PACKAGES:
         return None
     path = ROOT.joinpath(*module.split(".")).with_suffix(".py")

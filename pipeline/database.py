@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file of ML Metadata as a file: whether it can be used now, asked with the standard library alone.
+"""Checks the database file of ML Metadata with the standard library alone.
 
-Only a damaged file is ever to be removed. One that another program has open, that another release wrote, or that this
-user may not read is sound, and says so.
+Messages suggest removing a damaged file only, never one that another program has open, that another release wrote, or
+that this user may not read.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from components.errors import BadInput, ProjectError
 
 # `MLMDEnv.schema_version` of the ML Metadata in requirements/run.lock.
 SCHEMA_VERSION = 10
-# For how long another program's use is waited for: before any work starts, and once there is work to lose.
+# Wait for another program to close the database: before any work starts, and during a run, which has work to lose.
 PATIENCE_SECONDS, RUN_PATIENCE_SECONDS = 5.0, 30.0
 
 
-class Unavailable(BadInput):
-    """The database cannot be used now, and is sound as far as one can tell."""
+class DatabaseUnavailable(BadInput):
+    """The database cannot be used now, but shows no damage."""
 
 
 def check(database: pathlib.Path, *, write: bool = True) -> None:
-    """Refuses a file that cannot be used; none at all is fine, and so is an empty one.
+    """Refuses a database that cannot be used; a missing or empty file is fine.
 
     Args:
         database: the file.
-        write: whether it is to be written to, so that not even a reader may have it open.
+        write: whether it will be written to; then no other program may have it open, not even to read.
 
     Raises:
-        Unavailable: another program has it open, another release of ML Metadata wrote it, or it cannot be read.
+        DatabaseUnavailable: another program has it open, another release of ML Metadata wrote it, or it cannot be read.
         BadInput: it is damaged, or holds something else.
     """
     if not os.path.lexists(database):
         return
     if not database.is_file():
         raise BadInput(
-            f"the metadata are a file, but {database} is none; move away what is there, or name another --output"
+            f"the metadata must be a file, but {database} is something else; move it away, or name another --output"
         )
     try:
         with _connection(database, write, PATIENCE_SECONDS) as connection:
@@ -58,7 +58,7 @@ def check(database: pathlib.Path, *, write: bool = True) -> None:
             f"{min(tables)}; move it away, or name another --output"
         )
     if version not in (None, SCHEMA_VERSION):
-        raise Unavailable(
+        raise DatabaseUnavailable(
             f"the metadata must have the schema version {SCHEMA_VERSION} of ML Metadata, but {database} has {version}, "
             f"that of {'a newer' if version > SCHEMA_VERSION else 'an older'} release; use that release, or name "
             "another --output"
@@ -82,18 +82,18 @@ def wait(database: pathlib.Path) -> None:
 
 
 def refusal(database: pathlib.Path, reason: str) -> BadInput:
-    """The error for what SQLite or ML Metadata say of a database."""
+    """Returns the error for a message of SQLite or ML Metadata about a database."""
     reason = " ".join(reason.split())
     lowered = reason.lower()
     if "locked" in lowered or "concurrent writes" in lowered:
-        return Unavailable(
+        return DatabaseUnavailable(
             f"one program at a time may use the metadata, and another one, such as a database browser, has {database} "
-            "open; close it there, and the same command goes on (on a file system without locks, name an --output on "
+            "open; close it, and run the same command again (on a file system without locks, name an --output on "
             "another)"
         )
     if any(words in lowered for words in ("malformed", "not a database", "corrupt")):
         return _damaged(database, reason)
-    return Unavailable(
+    return DatabaseUnavailable(
         f"the metadata must be readable and writable, but {database}: {reason}; look at its rights and its disk, or "
         "name another --output"
     )
@@ -102,13 +102,13 @@ def refusal(database: pathlib.Path, reason: str) -> BadInput:
 def _damaged(database: pathlib.Path, reason: str) -> BadInput:
     return BadInput(
         f"the metadata must be a sound SQLite database, but {database}: {' '.join(reason.split())}; put back a copy, "
-        "or remove it: then every stage runs again, and the model in production stays the baseline"
+        "or remove it: then every stage runs again, with the model in production as the baseline"
     )
 
 
 @contextlib.contextmanager
 def _connection(database: pathlib.Path, write: bool, patience: float) -> Iterator[sqlite3.Connection]:
-    """A transaction that changes nothing, but what a killed process left half done is rolled back."""
+    """Opens a transaction that changes nothing; SQLite rolls back what a killed process left unfinished."""
     mode = "rw" if os.access(database, os.W_OK) else "ro"
     uri = f"{database.absolute().as_uri()}?mode={mode}"
     with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None)) as connection:

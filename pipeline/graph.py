@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graph, top to bottom, the same for every orchestrator: runners choose its inputs and resources."""
+"""The graph, the same for every orchestrator; runners choose its inputs and resources."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def build(settings: Settings, inputs: RunInputs) -> list[BaseNode]:
 
     tuned = []
     if settings.tune:
-        from components.train.component import tune  # KerasTuner, of which other graphs have no use
+        from components.train.component import tune  # imports KerasTuner, which other graphs do not need
 
         tuned.append(
             tune(
@@ -139,8 +139,8 @@ def build(settings: Settings, inputs: RunInputs) -> list[BaseNode]:
     )
 
     data_gate = gate("data-gate", checks=validation.checks, before=[*tuned, trained])
-    # Transform runs beside the gate, not beside the checks: once a task has failed, Argo starts no other, so a
-    # Transform that failed on bad data would keep the checks from reporting it.
+    # Transform waits for the checks, but not for the gate: after a failed task Argo starts no other, so if Transform
+    # failed on bad data beside the checks, they could not report it.
     transformed.add_upstream_node(validation.data_check)
     return [
         ingested,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record of a run: its typed model, the file `record.json` that holds it, and the verdict that it ends with.
+"""The record of a run: its typed model, its file `record.json`, and the verdict.
 
-A record is never changed: each step of a run makes a new one. Fields that a run does not know are None.
+A record is immutable: each step of a run makes a new one. Unknown fields are None.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class Verdict(enum.StrEnum):
 
     @property
     def is_good(self) -> bool:
-        """Whether the model in production is the one that the run asked for."""
+        """True if the model in production is the one that the run trained."""
         return self in (Verdict.PUSHED, Verdict.UNCHANGED)
 
     @property
     def exit_code(self) -> int:
-        """The exit code of the process: 0, 3 where a gate stopped the run, else 1."""
+        """The exit code of the process: 0, 3 if a gate stopped the run, else 1."""
         return 0 if self.is_good else 1 if self is Verdict.FAILED else GateStopped.exit_code
 
     @property
-    def words(self) -> str:
+    def display_name(self) -> str:
         """The verdict in capitals, such as "NOT BLESSED"."""
         return self.value.replace("_", " ").upper()
 
@@ -72,13 +72,13 @@ class StageRecord:
 
     @classmethod
     def of(cls, stage: Stage) -> StageRecord:
-        """Takes state and time of a stage, to 10 ms."""
+        """Takes the state and the time of a stage, rounded to 10 ms."""
         return cls(stage.name, stage.state, round(stage.seconds, 2))
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class DatasetRecord:
-    """The data of a run; `excluded` maps a split to the labels, outside the classes, whose images were left out."""
+    """The data of a run; `excluded` is split -> label that is not a class -> number of excluded images."""
 
     name: str
     images: int | None = None
@@ -89,7 +89,7 @@ class DatasetRecord:
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class ModelRecord:
-    """The trained model; `version` and `path` (or URL) are those in the serving folder, once it is pushed."""
+    """The trained model; once it is pushed, `version` and `path` (or URL) are those in the serving folder."""
 
     type: str
     parameters: int | None = None
@@ -130,10 +130,10 @@ class Metrics:
 
     Attributes:
         accuracy: 0 to 1.
-        loss: cross-entropy in nats; NaN where the model diverged.
+        loss: cross-entropy in nats; NaN if the model diverged.
         examples: number of test images.
         intervals: metric -> ends of its 95 % interval.
-        recall: class -> 0 to 1; a class without test images is missing. So it is in `precision` and `f1`.
+        recall: class -> 0 to 1, like `precision` and `f1`, without classes that have no test images.
         top2: share of images whose class is among the two most probable, 0 to 1.
         confusion: counts [true class][predicted class].
         slices: feature -> slice -> metrics.
@@ -176,7 +176,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Tuning:
-    """A search: `winner` is the number of a trial, `share` of a whole training's images is what a trial trained on."""
+    """A search: `winner` is the number of a trial; each trial trained on `share` of the images of a full training."""
 
     trials: tuple[Trial, ...]
     winner: int
@@ -186,17 +186,17 @@ class Tuning:
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Fingerprint:
-    """The state that a run depended on, by which a later run knows that nothing has changed.
+    """The state that a run depended on; a later run compares it to find out whether anything has changed.
 
     Attributes:
         files: path in the project -> SHA-256.
-        checkpoints: folder of a training that did not end -> time of its last change, in nanoseconds since 1970.
+        checkpoints: folder of an unfinished training -> time of its last change, in nanoseconds since 1970.
         code_digest: SHA-256 of the project's code.
         lock_digest: SHA-256 of the locked dependencies.
         git_commit: None outside a checkout.
         artifacts: folder -> SHA-256 of its content.
         inputs: SHA-256 of configuration, data and code; None until the run ends.
-        serving: state of the serving folder after the run; None where it could not be read.
+        serving: state of the serving folder after the run; None if it could not be read.
     """
 
     files: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -211,7 +211,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class RunRecord:
-    """A run from its first stage to its verdict; until it ends, that it did not.
+    """A run from its first stage to its verdict; until it ends, the verdict is that it did not.
 
     Attributes:
         run_id: the run's name, and that of its folder.
@@ -255,16 +255,16 @@ class RunRecord:
 
     @property
     def order(self) -> tuple[int, str]:
-        """The key that sorts records in the order of their runs, also where a clock was set back."""
+        """The sort key for the order of runs, even if a clock was set back."""
         return self.sequence or 0, self.run_id
 
     @property
     def has_ended(self) -> bool:
-        """Whether the run has written its verdict."""
+        """True once the run has written its verdict."""
         return self.sentence is not None
 
     def end(self, verdict: Verdict, reason: str, exit_code: int | None = None) -> RunRecord:
-        """Returns the record with a verdict, the sentence that says it, and its exit code unless another is passed."""
+        """Returns the record with a verdict, its sentence, and its exit code or the one passed."""
         code = verdict.exit_code if exit_code is None else exit_code
         record = dataclasses.replace(self, verdict=verdict, reason=reason, exit_code=code)
         return dataclasses.replace(record, sentence=_sentence(record))
@@ -302,30 +302,30 @@ def _sentence(record: RunRecord) -> str:
             parts.append(f"version {record.model.version} in {record.model.path}")
         if record.forced:
             parts.append(f"FORCED past the model gate: {record.forced}")
-    return f"{record.verdict.words}: {', '.join(parts)}"
+    return f"{record.verdict.display_name}: {', '.join(parts)}"
 
 
 def rebase(values: Any, output: pathlib.Path | str) -> Any:
-    """Returns JSON values in which paths below the output folder's former location are below its present one.
+    """Returns JSON values in which paths below the old location of the output folder are below its present one.
 
     Args:
-        values: of a record or a provenance; `config.output` is the former location.
-        output: the present location, or another text to put in its place.
+        values: of a record or a provenance; `config.output` is the old location.
+        output: the present location, or any other prefix.
     """
-    former = (values.get("config") or {}).get("output")
-    if not former or former == str(output):
+    old = (values.get("config") or {}).get("output")
+    if not old or old == str(output):
         return values
-    # As a whole path or the beginning of one, also amid a sentence.
-    mention = re.compile(rf"""(?<![\w./~-]){re.escape(former)}(?=[/\s,;:'")\]]|$)""")
+    # A path or the beginning of one, even within a sentence.
+    mention = re.compile(rf"""(?<![\w./~-]){re.escape(old)}(?=[/\s,;:'")\]]|$)""")
 
-    def rebased(value: Any) -> Any:
+    def replace(value: Any) -> Any:
         if isinstance(value, str):
             return mention.sub(lambda _: str(output), value)
         if isinstance(value, dict):
-            return {rebased(key): rebased(item) for key, item in value.items()}
-        return [rebased(item) for item in value] if isinstance(value, list) else value
+            return {replace(key): replace(item) for key, item in value.items()}
+        return [replace(item) for item in value] if isinstance(value, list) else value
 
-    return rebased(values)
+    return replace(values)
 
 
 def parse_record(text: str | bytes) -> RunRecord:
@@ -366,7 +366,7 @@ def write_record(record: RunRecord, folder: pathlib.Path) -> None:
 
 
 def all_runs(output: pathlib.Path) -> list[RunRecord]:
-    """Returns the records of an output folder in the order of their runs, without those that are damaged.
+    """Returns the records in an output folder in the order of their runs, without damaged ones.
 
     Raises:
         BadInput: a newer version of the project wrote one of them.
@@ -385,7 +385,7 @@ def find_run(output: pathlib.Path, name: str) -> RunRecord:
 
     Args:
         output: the output folder.
-        name: the run's id, or a part that no other id has.
+        name: the run's id, or an unambiguous part of it.
 
     Raises:
         BadInput: no run matches, or more than one.
@@ -396,12 +396,14 @@ def find_run(output: pathlib.Path, name: str) -> RunRecord:
     if len(matches) != 1:
         count = f"{len(matches)} of them match" if matches else "none of them matches"
         names = ", ".join(record.run_id for record in records[-5:]) or "none"
-        raise BadInput(f"a run is named by its id or a part of it, but {count} {name!r}; the last in {output}: {names}")
+        raise BadInput(
+            f"RUN takes a run's id or a part of it, but {count} {name!r}; the last runs in {output}: {names}"
+        )
     return matches[0]
 
 
 def newest_record(output: pathlib.Path) -> RunRecord | None:
-    """Returns the record of the last run by `sequence`, whatever the clocks were; None without any."""
+    """Returns the record of the last run by `sequence`, regardless of clocks; None if there is none."""
     return next(reversed(all_runs(output)), None)
 
 
@@ -416,14 +418,14 @@ def run_folder(output: pathlib.Path, run_id: str) -> pathlib.Path:
 
 
 def run_ids(output: pathlib.Path) -> list[str]:
-    """Returns the name of each folder of a run in the order of the runs; first those without a record."""
-    recorded = [record.run_id for record in all_runs(output)]
+    """Returns the names of the runs' folders in the order of the runs, those without a record first."""
+    with_record = [record.run_id for record in all_runs(output)]
     folders = {path.name for path in (output / "runs").glob("*") if path.is_dir()}
-    return [*sorted(folders - {*recorded}), *recorded]
+    return [*sorted(folders - {*with_record}), *with_record]
 
 
 class Stage(Protocol):
-    """One node in one run, and what it published."""
+    """One node in one run, with its outputs."""
 
     @property
     def name(self) -> str: ...
@@ -436,7 +438,7 @@ class Stage(Protocol):
 
     @property
     def outputs(self) -> Collection[str]:
-        """The keys of its outputs, empty unless it is done or cached."""
+        """The keys of its outputs; empty unless the stage is done or cached."""
         ...
 
     def uri(self, key: str) -> pathlib.Path:
@@ -448,19 +450,19 @@ class Stage(Protocol):
         ...
 
     def property(self, key: str, name: str) -> Any:
-        """Returns a custom property of an output, None where it has none of that name."""
+        """Returns a custom property of an output; None if it has none of that name."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """The reason why a run did not get to its end.
+    """The reason why a run did not complete.
 
     Attributes:
         exit_code: of the process.
         sentence: one line for a person.
         verdict: STOPPED by a gate, NOT_BLESSED by the model's, else FAILED.
-        expected: whether the sentence was written for a person; else it is a library's.
+        expected: True if the sentence was written for people, False if it is a library's.
     """
 
     exit_code: int
@@ -482,10 +484,10 @@ class Failure:
 
 
 def failure_cause(failure: Exception) -> Exception:
-    """Returns the first error behind a failure that is meant for a person, else the one that it comes from."""
+    """Returns the first error in the causes of a failure that is meant for people, else the direct cause."""
     errors = [failure]
     error: BaseException | None = failure.__cause__
-    while isinstance(error, Exception) and not any(error is former for former in errors):  # causes may form a circle
+    while isinstance(error, Exception) and not any(error is earlier for earlier in errors):  # causes may form a cycle
         errors.append(error)
         error = error.__cause__ or error.__context__
     return next((error for error in errors if isinstance(error, ProjectError)), errors[:2][-1])
@@ -495,16 +497,16 @@ def judge(record: RunRecord, stages: Sequence[Stage], failure: Failure | None) -
     """Returns the record of a run that has ended: the results of its stages, and the verdict.
 
     Args:
-        record: of the run until now.
-        stages: of the whole graph, each in its final state.
-        failure: None where every stage is done.
+        record: of the run so far.
+        stages: all stages of the graph, in their final states.
+        failure: None if every stage is done.
     """
     record = _add_results(record, stages)
     if failure is None:
         push = next(stage for stage in stages if stage.name == "push")
         if push.property("pushed_model", "pushed"):
-            return record.end(Verdict.PUSHED, "every gate is open")
-        return record.end(Verdict.UNCHANGED, "this very model is in production already")
+            return record.end(Verdict.PUSHED, "every gate passed")
+        return record.end(Verdict.UNCHANGED, "this very model is already in production")
     failed = next((stage.name for stage in stages if stage.state == State.FAILED), "start")
     reason = failure.sentence if failure.expected else f"the stage {failed} failed: {failure.sentence}"
     return record.end(failure.verdict, reason, failure.exit_code)
@@ -563,11 +565,11 @@ def _add_results(record: RunRecord, stages: Sequence[Stage]) -> RunRecord:
 
 
 def _data_gate(data_findings: Sequence[Finding]) -> GateResult:
-    closed = [finding for finding in data_findings if not finding.allowed]
-    if closed:
-        reason = closed[0].sentence
+    open_findings = [finding for finding in data_findings if not finding.allowed]
+    if open_findings:
+        reason = open_findings[0].sentence
     elif data_findings:
-        reason = f"{len(data_findings)} findings, all of them allowed"
+        reason = f"{len(data_findings)} findings, all allowed"
     else:
         reason = "no findings"
-    return GateResult("data", len(closed), 0, not closed, reason)
+    return GateResult("data", len(open_findings), 0, not open_findings, reason)

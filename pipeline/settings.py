@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The settings of a run: declared once, with type, default, bounds and help, and read from four layers.
 
-Flags override the `--config` file, which overrides the data set's profile, which overrides the defaults. Flags are made
-from the fields; a profile and a config file are TOML with the same keys and tables. TensorFlow is not imported here, so
-that a wrong flag is refused at once.
+Flags override the `--config` file, which overrides the data set's profile, which overrides the defaults. Flags are
+generated from the fields; a profile and a config file are TOML with the same keys and tables. This module does not
+import TensorFlow, so a wrong flag is refused at once.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Setting(NamedTuple):
 
 
 def settings(model: type[Table] = Settings) -> Iterator[Setting]:
-    """Every field that users set. Those of `Compute` are top-level keys in TOML, hyperparameters are in [training]."""
+    """Yields every field that users set; those of `Hyperparameters` are in the table [training] of TOML files."""
     for key, name in model.keys().items():
         info = model.model_fields[name]
         if info.annotation in (Hyperparameters, Compute):
@@ -224,7 +224,7 @@ def read_flags(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_config(file: str | None) -> dict[str, Any]:
-    """Reads the `--config` file, empty where there is none.
+    """Reads the `--config` file; empty if `file` is None.
 
     Raises:
         BadInput: it cannot be read, is not TOML, or has an unknown key.
@@ -250,7 +250,7 @@ def find_profile(name: str) -> pathlib.Path:
     """Returns the file of a profile: the built-in one of that name, or the file itself.
 
     Raises:
-        BadInput: there is neither.
+        BadInput: neither exists.
     """
     if not isinstance(name, str):
         raise BadInput(f"profile must be a string, not {name!r}")
@@ -268,7 +268,7 @@ def build(flags: Layer, config_layer: Layer, profile_path: pathlib.Path) -> Sett
 
     Args:
         flags: see `read_flags`.
-        config_layer: contents of the config file, empty where there is none.
+        config_layer: contents of the config file, empty without one.
         profile_path: file of the profile in force.
 
     Raises:

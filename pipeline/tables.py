@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables on a terminal of any width and encoding: no name and no figure is cut or broken."""
+"""Tables on a terminal of any width and encoding; no name or number is cut or broken."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from components import stdio
 
-_SENTENCE = 24  # columns that are enough for a sentence, whose words wrap
+_MIN_TEXT_WIDTH = 24  # columns in which wrapped sentences are readable
 
 
 def show(
@@ -25,15 +25,15 @@ def show(
     gap: int = 1,
     indent: int = 0,
 ) -> None:
-    """Prints a table whose last column wraps at words. Where that is too wide, each row becomes a list of its cells.
+    """Prints a table whose last column wraps at words; on a narrow terminal, each row is a list of its cells.
 
     Args:
-        terminal: where to.
-        rows: the cells, as many in each row.
-        header: the names of the columns, "" for one that needs none.
-        right: the columns whose cells are aligned to the right.
+        terminal: destination.
+        rows: cells, the same number in each row.
+        header: names of the columns, "" for none.
+        right: names of the columns that are aligned to the right.
         gap: blanks between columns.
-        indent: blanks before the first.
+        indent: blanks before the first column.
     """
     names = [cell(terminal, name, "dim") for name in header]
     cells = [[cell(terminal, value) for value in row] for row in rows]
@@ -43,7 +43,7 @@ def show(
     widths = [max(text.cell_len for text in column) for column in zip(*lines, strict=True)]
     room = terminal.width - indent - sum(widths[:-1]) - gap * (len(widths) - 1)
     longest_word = max((len(word) for row in lines for word in row[-1].plain.split()), default=0)
-    if room < min(widths[-1], max(longest_word, _SENTENCE)):
+    if room < min(widths[-1], max(longest_word, _MIN_TEXT_WIDTH)):
         for row in cells:
             _show_list(terminal, row, names, " " * indent)
         return
@@ -58,21 +58,21 @@ def show(
 
 
 def line(terminal: Console, text: str | Text, style: str = "") -> None:
-    """Prints one line as it is; the terminal itself wraps it."""
+    """Prints one line, which the terminal itself wraps."""
     terminal.print(cell(terminal, text, style), soft_wrap=True)
 
 
 def cell(terminal: Console, text: str | Text, style: str = "") -> Text:
-    """Text as it was given, without what would steer the terminal, in signs that its encoding has."""
-    given = text if isinstance(text, Text) else Text(text, style)
-    plain = "".join(sign if sign.isprintable() or _is_byte(sign) else " " for sign in given.plain)
+    """Returns text in characters of the terminal's encoding, without control characters."""
+    styled = text if isinstance(text, Text) else Text(text, style)
+    plain = "".join(character if character.isprintable() or _is_byte(character) else " " for character in styled.plain)
     plain = stdio.readable(plain, terminal.encoding)
-    return given if plain == given.plain else Text(plain, given.style)
+    return styled if plain == styled.plain else Text(plain, styled.style)
 
 
-def _is_byte(sign: str) -> bool:
-    """Tells a character that Python puts for a byte of a file name that is no UTF-8."""
-    return "\udc80" <= sign <= "\udcff"
+def _is_byte(character: str) -> bool:
+    """Returns whether a character stands for a byte of a file name that is not UTF-8 (PEP 383)."""
+    return "\udc80" <= character <= "\udcff"
 
 
 def _show_list(terminal: Console, row: Sequence[Text], names: Sequence[Text], indent: str) -> None:

@@ -76,7 +76,7 @@ def add_cluster(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     cluster.add_argument("--pvc", action="append", default=[], metavar="CLAIM=PATH", help="volume for every task")
     cluster.add_argument(
         "--storage", choices=(KUBEFLOW, OWN), default=KUBEFLOW,
-        help="whose storage the tasks may use: that of Kubeflow's installation, or one's own by --env and --secret",
+        help="storage of the tasks: that of the Kubeflow installation, or your own by --env and --secret",
     )  # fmt: skip
     cluster.add_argument(
         "--secret", action="append", default=[], metavar="SECRET:KEY=VARIABLE", help="environment of every task"
@@ -103,14 +103,14 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(
             "the config file asks for GPUs, so say how many a node must have with --gpus N, or with --gpus-per-worker N"
         )
-    if cluster.workers:  # the accelerators are theirs, as the job says; a search in a task of its own has none
+    if cluster.workers:  # the job has the accelerators; the task of a search has none
         compute = Compute.of(precision=config.compute.precision)
         config = config.model_copy(update={"compute": compute})
     checks.refuse([*checks.check_values(_values(args, config, cluster))], "the command")
     with _quiet():
         from pipeline.kubeflow import compiler
 
-        images = compiler.Images(args.image, args.gpu_image or args.image)
+        images = compiler.ContainerImages(args.image, args.gpu_image or args.image)
         overrides = settings.training_overrides(flags, config_layer, profile)
         documents = compiler.compile_graph(config, overrides, images, cluster)
         text = compiler.dump(documents)
@@ -140,7 +140,7 @@ def _read_flags(args: argparse.Namespace, config_layer: settings.Layer) -> dict[
     if "serving-dir" not in {**flags, **config_layer}:
         if args.storage == OWN:
             raise BadInput(
-                "with --storage own, --serving-dir must say where models are pushed, such as s3://BUCKET/NAME"
+                "with --storage own, --serving-dir must name the folder for the models, such as s3://BUCKET/NAME"
             )
         flags["serving-dir"] = SERVING_DIR
     return flags
@@ -185,7 +185,7 @@ def _check_floors(floors: Iterable[str], profile: pathlib.Path) -> None:
     missing = [model for model in MODELS if model not in set(floors)]
     if missing:
         raise BadInput(
-            f"a run may take any model, so the profile must give a floor for each: {profile} has no "
+            f"a run may use any model, so the profile must set an accuracy floor for each; {profile} has no "
             f"[model-gate.accuracy] {', '.join(missing)}"
         )
 

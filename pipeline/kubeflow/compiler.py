@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled package: the graph as PipelineSpec for the open-source server, and the Kubernetes document beside it.
+"""The compiled package: the graph as PipelineSpec for the open-source server, and the Kubernetes document.
 
-TFX's compiler writes for Vertex AI. What the open-source server wants otherwise is put right here, on its result; every
-rule is checked in `pipeline.kubeflow.checks` or in the tests.
+TFX's compiler writes for Vertex AI. This module adapts its result to the open-source server; `pipeline.kubeflow.checks`
+or the tests check each rule.
 """
 
 from __future__ import annotations
@@ -29,15 +29,14 @@ from pipeline.settings import Settings
 
 PIPELINE = "mnist-tfx"
 DESCRIPTION = (
-    "Ingests, validates and transforms images of digits, trains a network, judges it, and pushes what is blessed."
+    "Ingests, validates and transforms images of digits, trains a network, evaluates it, and pushes it if blessed."
 )
 EXIT_HANDLER, REPORT = "exit-handler-1", "report"
 ENTRYPOINT = ("python", "-m", "pipeline.kubeflow.entrypoint")
 REPORT_COMMAND = ("python", "-m", "pipeline.kubeflow.report")
 SHORT = {"--executor_class_path": "--executor", "--json_serialized_invocation_args": "--input"}
 INPUTS_SPEC = "--json_serialized_inputs_spec_args"
-# Of the code's SHA-256, in hexadecimal digits.
-DIGEST_LENGTH = 16
+DIGEST_LENGTH = 16  # hexadecimal digits of the code's SHA-256
 REPORT_OUTPUTS = {
     "html": "system.HTML",
     "metrics": "system.Metrics",
@@ -49,18 +48,18 @@ Json = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
-    """Container images: of every task, and of what runs on accelerators."""
+class ContainerImages:
+    """The container images of tasks on processors and of tasks on accelerators."""
 
     cpu: str
     gpu: str
 
 
-def compile_graph(config: Settings, training: Mapping[str, Any], images: Images, needs: Needs) -> list[Json]:
+def compile_graph(config: Settings, training: Mapping[str, Any], images: ContainerImages, needs: Needs) -> list[Json]:
     """Compiles the graph.
 
     Args:
-        config: what to compile; its schema must be one of the built-in ones, as the image holds no other file.
+        config: settings of the package; its schema must be a file of the project, as the image has no others.
         training: see `parameters.declare`.
         images: of the containers.
         needs: of the tasks.
@@ -71,9 +70,9 @@ def compile_graph(config: Settings, training: Mapping[str, Any], images: Images,
     Raises:
         BadInput: the schema is not in the image.
     """
-    told = parameters.declare(config, training)
+    declared = parameters.declare(config, training)
     record = parameters.differences(parameters.record(config))
-    nodes = graph.build(config, _place(config, told, record))
+    nodes = graph.build(config, _run_inputs(config, declared, record))
     names = [node.id for node in nodes]
     compiled = _compile(nodes, config.beam_args)
     digest = code_digest.of_project()[:DIGEST_LENGTH]
@@ -84,7 +83,7 @@ def compile_graph(config: Settings, training: Mapping[str, Any], images: Images,
     for name in names:
         component, task = compiled["components"][name], compiled["root"]["dag"]["tasks"][name]
         container = compiled["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
-        components[f"comp-{name}"] = {**_titled(component), "executorLabel": f"exec-{name}"}
+        components[f"comp-{name}"] = {**_reduce_types(component), "executorLabel": f"exec-{name}"}
         tasks[name] = _task(name, needs, task)
         executors[f"exec-{name}"] = {"container": container | {"image": images.cpu} | needs.container(name)}
         container = executors[f"exec-{name}"]["container"]
@@ -94,15 +93,15 @@ def compile_graph(config: Settings, training: Mapping[str, Any], images: Images,
             container["image"] = images.gpu
         if needs.launches(name):
             tfjob_manifest.launch(tasks[name], needs, images.gpu if needs.gpus_per_worker else images.cpu, digest)
-    of_push = [one for one in told if one.name in parameters.PROVENANCE_PARAMETERS]
-    _tell(components["comp-push"], tasks["push"], of_push, parameters.RUN_PREFIX)
-    _add_report(components, executors, names, told, images, needs)
+    of_push = [parameter for parameter in declared if parameter.name in parameters.PROVENANCE_PARAMETERS]
+    _pass_parameters(components["comp-push"], tasks["push"], of_push, parameters.RUN_PREFIX)
+    _add_report(components, executors, names, images, needs)
     return [
         {
             "pipelineInfo": {"name": PIPELINE, "description": DESCRIPTION},
             "schemaVersion": "2.1.0",
             "sdkVersion": compiled["sdkVersion"],
-            "root": _root(components, tasks, told, _json(record), needs),
+            "root": _root(components, tasks, declared, _json(record), needs),
             "components": components,
             "deploymentSpec": {"executors": executors},
         },
@@ -111,14 +110,17 @@ def compile_graph(config: Settings, training: Mapping[str, Any], images: Images,
 
 
 def dump(documents: Sequence[Json]) -> str:
-    """The package's text; the same for the same documents."""
+    """Returns the package's text; the same for the same documents."""
     return yaml.safe_dump_all(documents, sort_keys=True, width=120, allow_unicode=True)
 
 
-def _place(config: Settings, told: Sequence[Parameter], record: Json) -> graph.RunInputs:
-    by_name = {one.name: RuntimeParameter(one.name, one.kind, one.default, one.description) for one in told}
+def _run_inputs(config: Settings, declared: Sequence[Parameter], record: Json) -> graph.RunInputs:
+    by_name = {
+        parameter.name: RuntimeParameter(parameter.name, parameter.kind, parameter.default, parameter.description)
+        for parameter in declared
+    }
     rest = {name: by_name.pop(name) for name in ("data_dir", "span", "allow")}
-    del by_name["force_push"]  # push gets it with the other parameters of the run
+    del by_name["force_push"]  # push gets it with the run's other parameters
     return graph.RunInputs(
         model_dir=by_name.pop("serving_dir"),
         dataset=config.dataset if config.dataset != source.AUTO else source.CUSTOM,
@@ -127,7 +129,7 @@ def _place(config: Settings, told: Sequence[Parameter], record: Json) -> graph.R
         hyperparameters=by_name,
         serving_state="",
         checkpoints="",
-        # The run's id and parameters, and the digests of the image's code, are put in where the task runs.
+        # The task itself adds the run's id and parameters, and the digests of the image's code.
         run={"config": record, "git_commit": code_digest.provenance()["git_commit"], "dataset_choice": None},
         **rest,
     )
@@ -142,7 +144,7 @@ def _compile(nodes: Sequence[BaseNode], beam_args: Sequence[str]) -> Json:
     job = runner.run(
         tfx_pipeline.Pipeline(
             pipeline_name=PIPELINE,
-            pipeline_root="",  # given with each run
+            pipeline_root="",  # set by each run
             components=list(nodes),
             enable_cache=True,
             beam_pipeline_args=list(beam_args),
@@ -156,23 +158,23 @@ def _compile(nodes: Sequence[BaseNode], beam_args: Sequence[str]) -> Json:
 def _task(name: str, needs: Needs, compiled: Json) -> Json:
     compiled = copy.deepcopy(compiled)
     artifacts = compiled.get("inputs", {}).get("artifacts")
-    for given in compiled.get("inputs", {}).get("parameters", {}).values():
-        constant = given.get("runtimeValue", {}).get("constant")
+    for parameter in compiled.get("inputs", {}).get("parameters", {}).values():
+        constant = parameter.get("runtimeValue", {}).get("constant")
         if isinstance(constant, str) and constant.startswith("{"):
-            given["runtimeValue"]["constant"] = _json(json.loads(constant))
+            parameter["runtimeValue"]["constant"] = _json(json.loads(constant))
     return {
         **compiled,
         "componentRef": {"name": f"comp-{name}"},
-        # Without an input from another task, a former result may lie below another root, where the launcher finds none.
+        # Results of a task without inputs may be below the root of another run, where the launcher does not find them.
         "cachingOptions": {"enableCache": True} if artifacts and name not in NEVER_CACHED else {},
         **needs.task(name),
     }
 
 
-def _titled(component: Json) -> Json:
-    """The component with no more of its artifacts' types than their titles, which is all that the server reads.
+def _reduce_types(component: Json) -> Json:
+    """Returns the component with its artifacts' types reduced to their titles, which are all that the server reads.
 
-    The server keeps every component in six copies and more (`pipeline.kubeflow.size`).
+    The server stores six or more copies of each component (`pipeline.kubeflow.size`).
     """
     definitions = {
         kind: {
@@ -193,7 +195,7 @@ def _title(definition: Json) -> str:
 
 
 def _arguments(arguments: Sequence[str]) -> list[str]:
-    """The arguments of TFX's entrypoint in the short form that ours reads."""
+    """Returns the arguments of TFX's entrypoint in the short form of `pipeline.kubeflow.entrypoint`."""
     arguments = [SHORT.get(argument, argument) for argument in arguments]
     position = arguments.index(INPUTS_SPEC)
     spec = json.loads(arguments[position + 1])
@@ -210,18 +212,16 @@ def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def _tell(component: Json, task: Json, told: Sequence[Parameter], prefix: str = "") -> None:
-    """Gives a task every parameter of the run, with a prefix where the task has inputs of the same name."""
-    declared = component.setdefault("inputDefinitions", {}).setdefault("parameters", {})
-    given = task.setdefault("inputs", {}).setdefault("parameters", {})
-    for one in told:
-        declared[prefix + one.name] = {"parameterType": parameters.KINDS[one.kind]}
-        given[prefix + one.name] = {"componentInputParameter": one.name}
+def _pass_parameters(component: Json, task: Json, declared: Sequence[Parameter], prefix: str = "") -> None:
+    """Passes parameters of the run to a task, with a prefix if the task has inputs of the same names."""
+    definitions = component.setdefault("inputDefinitions", {}).setdefault("parameters", {})
+    inputs = task.setdefault("inputs", {}).setdefault("parameters", {})
+    for parameter in declared:
+        definitions[prefix + parameter.name] = {"parameterType": parameters.KINDS[parameter.kind]}
+        inputs[prefix + parameter.name] = {"componentInputParameter": parameter.name}
 
 
-def _add_report(
-    components: Json, executors: Json, names: Sequence[str], told: Sequence[Parameter], images: Images, needs: Needs
-) -> None:
+def _add_report(components: Json, executors: Json, names: Sequence[str], images: ContainerImages, needs: Needs) -> None:
     components[f"comp-{REPORT}"] = {
         "executorLabel": f"exec-{REPORT}",
         "inputDefinitions": {"parameters": {"config": {"parameterType": "STRING"}}},
@@ -238,11 +238,11 @@ def _add_report(
     }
 
 
-def _root(components: Json, tasks: Json, told: Sequence[Parameter], record: str, needs: Needs) -> Json:
-    """The graph as one task, and after it, however it ends, the report; the shape of kfp's own `dsl.ExitHandler`."""
-    whole: Json = {"taskInfo": {"name": EXIT_HANDLER}, "componentRef": {"name": f"comp-{EXIT_HANDLER}"}}
+def _root(components: Json, tasks: Json, declared: Sequence[Parameter], record: str, needs: Needs) -> Json:
+    """Returns the graph as one task, with the report as its exit handler, like `dsl.ExitHandler` of kfp."""
+    exit_handler: Json = {"taskInfo": {"name": EXIT_HANDLER}, "componentRef": {"name": f"comp-{EXIT_HANDLER}"}}
     components[f"comp-{EXIT_HANDLER}"] = {"dag": {"tasks": tasks}}
-    _tell(components[f"comp-{EXIT_HANDLER}"], whole, told)
+    _pass_parameters(components[f"comp-{EXIT_HANDLER}"], exit_handler, declared)
 
     report: Json = {
         "taskInfo": {"name": REPORT},
@@ -250,18 +250,18 @@ def _root(components: Json, tasks: Json, told: Sequence[Parameter], record: str,
         "dependentTasks": [EXIT_HANDLER],
         "triggerPolicy": {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"},
     }
-    _tell(components[f"comp-{REPORT}"], report, told)
+    _pass_parameters(components[f"comp-{REPORT}"], report, declared)
     return {
-        "dag": {"tasks": {EXIT_HANDLER: whole, REPORT: _task(REPORT, needs, report)}},
+        "dag": {"tasks": {EXIT_HANDLER: exit_handler, REPORT: _task(REPORT, needs, report)}},
         "inputDefinitions": {
             "parameters": {
-                one.name: {
-                    "parameterType": parameters.KINDS[one.kind],
-                    "defaultValue": one.default,
+                parameter.name: {
+                    "parameterType": parameters.KINDS[parameter.kind],
+                    "defaultValue": parameter.default,
                     "isOptional": True,
-                    "description": one.description,
+                    "description": parameter.description,
                 }
-                for one in told
+                for parameter in declared
             }
         },
     }

@@ -79,8 +79,8 @@ def examine(args: argparse.Namespace, needs: Needs) -> list[Check]:
     text = probe_run.package(args.image, needs, _serving_dir(args) or "")
     by_name |= {row.name: row for row in probe_run.run(server, text, args)}
     return [
-        row._replace(found="not known: the task on the cluster did not get so far")
-        if row.state == UNKNOWN and _SUBMIT in row.found
+        row._replace(result="not known: the task on the cluster did not get that far")
+        if row.state == UNKNOWN and _SUBMIT in row.result
         else row
         for row in by_name.values()
     ]
@@ -126,10 +126,10 @@ def _version(server: Server, cluster: Cluster | None) -> Check:
     store = "minio-service:9000" if number < (2, 15) else "seaweedfs:8333"
     retries = "--retries counts within a task and for lost pods"
     retries = retries if number >= _ONLY_ERRORS else "--retries counts for failed commands, not for lost pods"
-    found = f"Kubeflow Pipelines {version}: its manifests have the store {store}; {retries}"
+    result = f"Kubeflow Pipelines {version}: its manifests have the store {store}; {retries}"
     if not _OLDEST <= number <= _NEWEST:
-        return Check("server", WARNING, found, "packages are made for 2.14 to 2.17")
-    return Check("server", OK, found)
+        return Check("server", WARNING, result, "packages are made for 2.14 to 2.17")
+    return Check("server", OK, result)
 
 
 def _cluster(
@@ -173,7 +173,7 @@ def _of_cluster(args: argparse.Namespace, needs: Needs, server: Server | None, c
     if not endpoint:
         store = Check("store", UNKNOWN, f"not known: no AWS_ENDPOINT_URL is given; needs {_SUBMIT}")
     elif store.state == UNKNOWN:
-        store = store._replace(found=f"{store.found}; the tasks will use {endpoint}")
+        store = store._replace(result=f"{store.result}; the tasks will use {endpoint}")
     return [
         store,
         run("secret", lambda api: checks.secret(api, needs)) if needs.secrets else unused["secret"],

@@ -56,7 +56,7 @@ def unwrap_metadata(executor_input: Json) -> None:
 
 
 def drop_servers_metadata(executor_input: Json) -> None:
-    """What the server adds would become custom properties of the artifact, and go on from task to task."""
+    """Removes metadata of the server, which would become custom properties and go on from task to task."""
     for artifact in _inputs(executor_input):
         for name in SERVERS_METADATA:
             artifact.get("metadata", {}).pop(name, None)

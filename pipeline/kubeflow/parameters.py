@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parameters of a run: the settings that users may change in the Kubeflow UI.
 
-No TensorFlow and no TFX: every task's entrypoint and the command line need this.
+Every task's entrypoint and the command line import this, so it needs neither TensorFlow nor TFX.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from components.train.hyperparameters import MODELS, OWN_DEFAULT, Hyperparameter
 from pipeline import code_digest
 from pipeline.settings import PROFILES, Setting, Settings, build, settings
 
-# Before the names of the parameters of the run that push gets beside its own inputs.
+# Prefix of the run's parameters among the inputs of push.
 RUN_PREFIX = "run_"
 INTEGER = "NUMBER_INTEGER"
 KINDS: Mapping[type, str] = {str: "STRING", int: INTEGER, float: "NUMBER_DOUBLE"}
-# In the UI the serving folder is the model's own, as the baseline is read there.
+# In the UI it is the model's folder in the serving folder, as the baseline is read from it.
 _SERVING_DIR = "serving_dir"
 _PARAMETERS = [setting for setting in settings() if setting.flag.parameter]
-# Push knows the serving folder from its inputs, and the hyperparameters from the training.
+# Push gets the serving folder from its inputs, and the hyperparameters from the training.
 PROVENANCE_PARAMETERS = frozenset(
     setting.name for setting in _PARAMETERS if setting.model is Settings and setting.name != _SERVING_DIR
 )
@@ -51,9 +51,9 @@ def declare(config: Settings, training: Mapping[str, Any]) -> list[Parameter]:
     """Returns the parameters, with the settings as defaults.
 
     Args:
-        config: those that the package is compiled with.
+        config: settings of the package.
         training: the hyperparameters that a flag, config file or profile sets, by field; others have the default of
-            whichever model a run takes.
+            the model that a run uses.
     """
     values = {setting.name: getattr(config, setting.name, None) for setting in _PARAMETERS}
     values |= {"model": config.training.model, _SERVING_DIR: config.model_dir}
@@ -96,7 +96,7 @@ def _sentence(text: str) -> str:
 
 
 def record(config: Settings) -> dict[str, Any]:
-    """Returns the settings as a package carries them: JSON values, without those of this machine.
+    """Returns the settings in a package: JSON values, without those of this machine.
 
     Raises:
         BadInput: the schema is not in the image.
@@ -116,7 +116,7 @@ def _schema(path: pathlib.Path) -> str:
 
 
 def differences(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings that differ from those of the profile alone: the image has profiles and defaults.
+    """Returns the settings that differ from the profile and the defaults, which the image has.
 
     Args:
         config: see `record`.
@@ -127,12 +127,12 @@ def differences(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def complete(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings from their `differences`."""
-    merged: dict[str, Any] = _merged(changes, _reference(changes["profile"]))
+    merged: dict[str, Any] = _merge(changes, _reference(changes["profile"]))
     return merged
 
 
 def _reference(profile: str) -> dict[str, Any]:
-    """Returns the record of a built-in profile, for another one, which the image need not hold, that of `mnist`."""
+    """Returns the settings of a built-in profile, or those of `mnist` for another one, which the image may lack."""
     file = PROFILES / f"{profile}.toml"
     return record(build({}, {}, file if file.is_file() else PROFILES / "mnist.toml"))
 
@@ -147,14 +147,14 @@ def _difference(value: Any, reference: Any) -> Any:
     }
 
 
-def _merged(changes: Any, reference: Any) -> Any:
+def _merge(changes: Any, reference: Any) -> Any:
     if not (isinstance(changes, dict) and isinstance(reference, dict)):
         return changes
-    return reference | {name: _merged(inner, reference.get(name)) for name, inner in changes.items()}
+    return reference | {name: _merge(inner, reference.get(name)) for name, inner in changes.items()}
 
 
 def apply(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings that a run really had.
+    """Returns the settings of a run.
 
     Args:
         config: of the package (`record`).

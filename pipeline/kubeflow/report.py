@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The task that ends a run: its record, its page, and the metadata that the viewers of the Kubeflow UI draw."""
+"""The last task of a run: its record, its report, and metadata for the viewers of the Kubeflow UI."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from pipeline import run_record
 from pipeline.kubeflow import entrypoint, launcher_adapter, parameters, task_records
 from pipeline.run_record import DatasetRecord, RunRecord
 
-# Points of the ROC curve; few, as the server stores all in one field of its database.
+# Points of the ROC curve; few, because the server stores them in one field of its database.
 _POINTS = 100
 
 
 def metrics_metadata(record: RunRecord) -> dict[str, float | str]:
-    """Returns a row for each metric of a run: name -> value, finite numbers and text only.
+    """Returns the metrics of a run: name -> value, a finite number or text.
 
     Args:
         record: of the run, whatever its verdict.
@@ -54,14 +54,12 @@ def metrics_metadata(record: RunRecord) -> dict[str, float | str]:
 def classification_metadata(
     classes: Sequence[str], confusion: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], scores: npt.NDArray[Any]
 ) -> dict[str, Any]:
-    """Returns the confusion matrix, and the ROC curve of all classes, each against the rest.
-
-    The curve is micro-averaged: each image counts once for each class, as one that is of the class or is not.
+    """Returns the confusion matrix and the one-vs-rest ROC curve, micro-averaged over the classes.
 
     Args:
         classes: name of each.
         confusion: counts [true class, predicted class].
-        labels: true class of each image, int [n]; labels that are no class are left out.
+        labels: true class of each image, int [n]; labels that are not a class are left out.
         scores: probability of each class, float [n, classes].
     """
     from kfp import dsl
@@ -78,7 +76,7 @@ def classification_metadata(
 def _roc(truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.float64]) -> tuple[list[float], list[float], list[float]]:
     """Returns false-positive rates, recalls and thresholds, from a threshold above every score to 0."""
     thresholds = np.unique(np.quantile(scores, np.linspace(0, 1, _POINTS)))[::-1]
-    # No score exceeds 1, so nothing is above this first one, and the curve begins at the origin.
+    # Above every score, so that the curve begins at the origin.
     thresholds = np.concatenate([[max(1.0, thresholds[0]) + 1e-6], thresholds, [0.0]])
     positive, negative = np.sort(scores[truth]), np.sort(scores[~truth])
     recall = 1 - np.searchsorted(positive, thresholds) / len(positive)
@@ -122,7 +120,9 @@ def _report(executor_input: dict[str, Any], task: str, names: Sequence[str]) -> 
     output_file.parent.mkdir(parents=True, exist_ok=True)
     output_file.write_text(json.dumps(executor_output), encoding="utf-8")
     if record.dataset and record.dataset.excluded:
-        sys.stdout.write(f"Left out, as their label is no class: {findings.excluded_words(record.dataset.excluded)}\n")
+        sys.stdout.write(
+            f"Excluded, as their label is not a class: {findings.excluded_words(record.dataset.excluded)}\n"
+        )
     sys.stdout.write(f"{record.sentence}\n")
 
 
@@ -145,7 +145,7 @@ def _record(prefix: str, config: dict[str, Any], stages: Sequence[task_records.T
 def _write_page(
     record: RunRecord, stages: Sequence[task_records.TaskRun], uri: str, scratch: pathlib.Path
 ) -> RunRecord:
-    """Writes the report and returns the record with its URI; the verdict stands even where that fails."""
+    """Writes the report and returns the record with its URI; the verdict stands even if that fails."""
     from pipeline.report import page
 
     record = dataclasses.replace(record, report=uri)
@@ -161,7 +161,7 @@ def _write_page(
 
 
 def _classification(stages: Sequence[task_records.TaskRun]) -> dict[str, Any]:
-    """Returns the metadata of system.ClassificationMetrics, empty where the run did not get to the evaluation."""
+    """Returns the metadata of system.ClassificationMetrics; empty if the run ended before the evaluation."""
     from components import features
     from pipeline.report import figures
 

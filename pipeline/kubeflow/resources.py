@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tasks need of the cluster: processors, memory, accelerators, nodes, volumes, secrets, environment."""
+"""The tasks' needs of the cluster: processors, memory, accelerators, nodes, volumes, secrets, environment."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 from components.errors import BadInput
 
 EVERY_TASK = "all"
-# They train networks, so that an accelerator is of use.
+# Tasks that train networks, and so use an accelerator.
 TRAIN = "train"
 ON_ACCELERATOR = frozenset({"tune", TRAIN})
-# What they do not pass is a decision, and the same a minute later; a second push would find the first one's model.
+# Their failures are decisions, which a retry would repeat; a second push would find the model of the first.
 NEVER_RETRIED = frozenset({"data-gate", "push", "report"})
-# What they read or change lies outside of their inputs, so that the server's cache would be blind to it.
+# They read or change state outside of their inputs, which the server's cache does not see.
 NEVER_CACHED = frozenset({"ingest", "baseline", *NEVER_RETRIED})
-# The storage of Kubeflow Pipelines' own installation, as its manifests of 2.15 to 2.17 name it, at the one port that
-# their network policy opens.
+# The storage that Kubeflow Pipelines installs, as in its manifests of 2.15 to 2.17, at the only port that their network
+# policy opens.
 KUBEFLOW_ENV = {"AWS_ENDPOINT_URL": "http://seaweedfs.kubeflow:8333"}
 KUBEFLOW_SECRET = "mlpipeline-minio-artifact"
 KUBEFLOW_KEYS = {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}
@@ -47,14 +47,14 @@ class Share:
     memory: tuple[str, str]
 
 
-# Requests let each task run on a node with two processors and 8 GiB. Limits are twice what was measured with MNIST, and
-# more than ten times as many images take (docs/kubeflow.md).
+# With these requests each task fits on a node with two processors and 8 GiB. The limits are twice the peaks with MNIST,
+# and enough for ten times as many images (docs/kubeflow.md).
 _SMALL = Share(("250m", "1"), ("1Gi", "2Gi"))
 _MIDDLE = Share(("500m", "2"), ("1Gi", "3Gi"))
 _LARGE = Share(("1", "2"), ("2Gi", "4Gi"))
 _TRAINING = Share(("1", "4"), ("2Gi", "4Gi"))
 _ACCELERATED = Share(("1", "4"), ("4Gi", "8Gi"))
-# Of a task that has workers train: it looks on.
+# A task that launches a training job only watches it.
 LAUNCHER = _SMALL
 SHARES: dict[str, Share] = {
     "ingest": _MIDDLE,
@@ -75,20 +75,20 @@ SHARES: dict[str, Share] = {
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """What the tasks need of the cluster.
+    """The tasks' needs of the cluster.
 
     Attributes:
         shares: of every task.
-        gpus: how many accelerators each task of `ON_ACCELERATOR` gets.
-        workers: how many workers train in the place of the task `TRAIN`, each with what is said here of it; 0: the task
-            does. Where they do, nodes, taints and shared memory are theirs.
-        gpus_per_worker: accelerators of each.
-        gpu_resource: their name on the nodes.
-        node_selector: labels of the nodes for the same tasks.
+        gpus: number of accelerators of each task in `ON_ACCELERATOR`.
+        workers: number of workers of a training job, each with the share of `TRAIN`; 0: the task itself trains. With
+            workers, the fields for nodes, taints and shared memory apply to them instead of the tasks.
+        gpus_per_worker: number of accelerators of each worker.
+        gpu_resource: name of the accelerators on the nodes.
+        node_selector: labels of the nodes for tasks in `ON_ACCELERATOR`.
         tolerations: taints of those nodes, as Kubernetes writes them.
         shared_memory: size of their /dev/shm; empty: that of the node, 64 MiB.
-        retries: how often a task is tried again, by the server and within the task.
-        volumes: name of a volume claim -> where every task finds it.
+        retries: number of retries of a task by the server, and of a step within the task.
+        volumes: name of a volume claim -> its mount path in every task.
         secrets: name of a secret -> its key -> environment variable of every task.
         env: environment variables of every task.
     """
@@ -107,11 +107,11 @@ class Needs:
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def launches(self, task: str) -> bool:
-        """Whether workers do the work of a task."""
+        """Returns whether a task launches a training job."""
         return self.workers > 0 and task == TRAIN
 
     def container(self, task: str) -> dict[str, Any]:
-        """Resources and environment, for the executor's container in the PipelineSpec."""
+        """Returns resources and environment for the executor's container in the PipelineSpec."""
         share = LAUNCHER if self.launches(task) else self.shares[task]
         resources: dict[str, Any] = {
             "resourceCpuRequest": share.cpu[0],
@@ -125,19 +125,19 @@ class Needs:
         return {"resources": resources, **({"env": env} if env else {})}
 
     def task(self, task: str) -> dict[str, Any]:
-        """The retry policy, for the task in the PipelineSpec."""
+        """Returns the retry policy for the task in the PipelineSpec."""
         if not self.retries or task in NEVER_RETRIED:
             return {}
         backoff = {"backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "600s"}
         return {"retryPolicy": {"maxRetryCount": self.retries, **backoff}}
 
     def pod(self, task: str) -> dict[str, Any]:
-        """The executor's part of the Kubernetes document."""
+        """Returns the executor's part of the Kubernetes document."""
         pod: dict[str, Any] = {}
         if self.secrets:
             pod["secretAsEnv"] = [
                 {
-                    # Not by `secretNameParameter` too, as kfp-kubernetes writes it: every server reads this one.
+                    # Without the `secretNameParameter` that kfp-kubernetes adds: every server reads this field.
                     "secretName": name,
                     "keyToEnv": [{"secretKey": key, "envVar": env} for key, env in sorted(keys.items())],
                 }
@@ -152,9 +152,9 @@ class Needs:
             if self.node_selector:
                 pod["nodeSelector"] = {"labels": dict(self.node_selector)}
             if self.tolerations:
-                pod["tolerations"] = [dict(one) for one in self.tolerations]
+                pod["tolerations"] = [dict(toleration) for toleration in self.tolerations]
             if self.shared_memory:
-                # Not `enabledSharedMemory`, which the format knows and no server reads.
+                # Not `enabledSharedMemory`: it is in the format, but no server reads it.
                 pod["emptyDirMounts"] = [
                     {**_SHARED_MEMORY, "medium": "Memory", "sizeLimit": self.shared_memory},
                 ]
@@ -164,11 +164,11 @@ class Needs:
 def shares(
     cpu: Iterable[str], memory: Iterable[str], accelerated: Collection[str] = (), shared_memory: str = ""
 ) -> dict[str, Share]:
-    """Reads `TASK=REQUEST:LIMIT` for processors and for memory; TASK may be `all`, and a task's own goes over it.
+    """Reads `TASK=REQUEST:LIMIT` for processors and memory; a task's own value overrides that of TASK `all`.
 
     Args:
-        cpu: what was given for processors.
-        memory: the same for memory.
+        cpu: values for processors.
+        memory: values for memory.
         accelerated: tasks that get accelerators.
         shared_memory: size of the /dev/shm of the training, which counts as its memory; "" for none.
 
@@ -181,14 +181,14 @@ def shares(
             request, limit = by_task[task].memory
             total = sum(amount("--shared-memory", size) for size in (limit, shared_memory))
             by_task[task] = dataclasses.replace(by_task[task], memory=(request, f"{math.ceil(total / 2**20)}Mi"))
-    for flag, field, given in (("--cpu", "cpu", cpu), ("--memory", "memory", memory)):
-        for text in sorted(given, key=lambda one: not one.startswith(f"{EVERY_TASK}=")):
+    for flag, field, texts in (("--cpu", "cpu", cpu), ("--memory", "memory", memory)):
+        for text in sorted(texts, key=lambda text: not text.startswith(f"{EVERY_TASK}=")):
             name, _, amounts = text.partition("=")
             request, _, limit = amounts.partition(":")
             limit = limit or request
             if name != EVERY_TASK and name not in by_task:
-                known = ", ".join((EVERY_TASK, *by_task))
-                raise BadInput(f"{flag} takes TASK=REQUEST:LIMIT with a TASK of {known}; received {text!r}")
+                names = ", ".join((EVERY_TASK, *by_task))
+                raise BadInput(f"{flag} takes TASK=REQUEST:LIMIT, where TASK is one of {names}; received {text!r}")
             if not amount(flag, request) <= amount(flag, limit):
                 raise BadInput(f"{flag} takes a request that is at most the limit; received {text!r}")
             for task in by_task if name == EVERY_TASK else [name]:
@@ -200,7 +200,7 @@ def amount(flag: str, text: str) -> Decimal:
     """Reads a quantity of Kubernetes, such as 500m or 4Gi.
 
     Raises:
-        BadInput: it is none, or 0.
+        BadInput: it is not a quantity, or 0.
     """
     match = _QUANTITY.fullmatch(text)
     value = Decimal(match[1]) * _UNITS[match[2] or ""] if match else Decimal(0)

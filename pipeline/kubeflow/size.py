@@ -2,11 +2,11 @@
 """The size of a run of a package on the server.
 
 Argo stores a workflow, its specification and the state of all its nodes, in one object of Kubernetes of at most 1 MiB.
-Beyond that it compresses the nodes, and the server's agent, which reads them, no longer sees the last tasks. The
-formula follows kubeflow/pipelines 2.17 (backend/src/v2: `compiler/argocompiler`, `driver/driver.go`). There, a task is
-six nodes, as its driver and its executor each stand under retry wrappers. Each of the six holds the patch of the pod:
-executor input, component and arguments, as JSON within JSON. The driver's two hold the task's specification as well.
-Older servers have fewer wrappers and so smaller runs.
+Beyond that it compresses the nodes, and the server's agent, which reads them, misses the last tasks. The formula
+follows kubeflow/pipelines 2.17 (backend/src/v2: `compiler/argocompiler`, `driver/driver.go`). A task has six nodes
+there, because its driver and its executor have retry wrappers. Each node has the patch of the pod: executor input,
+component and arguments, as JSON within JSON. The two nodes of the driver also have the task's specification. Older
+servers have fewer wrappers, and so smaller runs.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ WORKFLOW = "workflow"
 
 Json = dict[str, Any]
 
-# Bytes, as recorded: a workflow without tasks, the fixed parts of a task's nodes and of its templates, and those of a
-# retry policy.
+# Bytes in recorded workflows: one without tasks, the fixed parts of a task's nodes and templates, and a retry policy.
 _WORKFLOW, _NODES, _TEMPLATES, _RETRIES = 22_000, 6_200, 1_250, 1_050
-# Nodes that hold a task's patch, and those that hold its specification.
+# Nodes with a task's patch, and nodes with its specification.
 _PATCHES, _DRIVERS = 6, 2
 _UUID = "00000000-0000-0000-0000-000000000000"
 _RUN = f"minio://mlpipeline/v2/artifacts/mnist-tfx/{_UUID}"
@@ -40,7 +39,7 @@ SESSION = json.dumps(
     },
     separators=(",", ":"),
 )  # fmt: skip
-# Properties of an artifact, by its type: those that are large.
+# Large properties of artifacts, by type.
 _PROPERTIES: Mapping[str, Json] = {
     "tfx.Examples": {
         "dataset": "mnist",
@@ -63,15 +62,15 @@ _LAUNCHER = (
 
 
 def estimate(documents: Sequence[Json], tasks: Collection[str] | None = None, session: str = "") -> dict[str, int]:
-    """Computes the bytes of the workflow after a run in which every task did its work.
+    """Estimates the bytes of the workflow after a run, without results from the cache.
 
     Args:
         documents: the package: PipelineSpec and, where it has one, the Kubernetes document.
-        tasks: those that ran; default: all.
+        tasks: tasks that ran; default: all.
         session: the server's JSON of the store, which it adds to each artifact, see `launcher_adapter.blank_session`.
 
     Returns:
-        Task -> bytes, and under `WORKFLOW` those of no task; within a tenth of recorded workflows.
+        Task -> bytes, and `WORKFLOW` -> bytes of no task; within a tenth of recorded workflows.
     """
     spec = documents[0]
     components, executors = spec.get("components", {}), spec["deploymentSpec"].get("executors", {})

@@ -60,7 +60,7 @@ def run_executor(executor_path: str, executor_input: Json, inputs_spec: Json, be
     # Beam is not imported to find out that an executor has no use for it.
     on_beam = getattr(sys.modules.get(_BEAM_BASE), "BaseBeamExecutor", None)
     if on_beam is not None and issubclass(kind, on_beam):
-        beam.hurry()
+        beam.patch()
         executor = kind(on_beam.Context(beam_pipeline_args=list(beam_args), **context))
     else:
         executor = kind(base_executor.BaseExecutor.Context(extra_flags=list(beam_args), **context))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The records of a run's tasks in the run's storage: state, times, and the addresses of inputs and outputs.
+"""Records of a run's tasks in the run's storage: state, times, and the URIs of inputs and outputs.
 
-A failed task publishes nothing, a task that depends on it never starts, and the exit handler learns of neither. So
-every task writes its record itself, when it starts and before it ends, as ROOT/PIPELINE/RUN/notes/TASK.json. The server
-makes the URI of an output from ROOT, the pipeline's name, the run's id, the task's name, in newer versions a random
-part, and the output's key.
+A failed task publishes nothing, its dependents never start, and the exit handler is not informed. So every task writes
+its record itself, when it starts and before it ends, to ROOT/PIPELINE/RUN/notes/TASK.json. The server builds the URI of
+an output from ROOT, the pipeline's name, the run's id, the task's name, in newer versions a random part, and the
+output's key.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TaskRecord:
         ended: the same; None while it runs.
         inputs: by key.
         outputs: by key, once it is done.
-        failure: the reason, where it failed.
+        failure: the reason if it failed.
     """
 
     task: str
@@ -66,7 +66,7 @@ _ADAPTER = TypeAdapter(TaskRecord)
 
 
 def split_uri(uri: str, tasks: frozenset[str]) -> tuple[str, str, str] | None:
-    """Returns the run's prefix, the task and the key in the URI of an output; None where it has another form."""
+    """Returns the run's prefix, the task and the key in the URI of an output; None if it has another form."""
     parts = uri.split("/")
     for index in (-2, -3):
         if len(parts) + index > 2 and parts[index] in tasks:
@@ -75,10 +75,10 @@ def split_uri(uri: str, tasks: frozenset[str]) -> tuple[str, str, str] | None:
 
 
 def prefix(executor_input: dict[str, Any], task: str) -> str:
-    """Returns the run's folder in the storage, ROOT/PIPELINE/RUN, by the outputs of a task.
+    """Returns the run's folder in the storage, ROOT/PIPELINE/RUN, from the URIs of a task's outputs.
 
     Raises:
-        ProjectError: none of the outputs has a URI of the known form.
+        ProjectError: none of the URIs has the expected form.
     """
     outputs = executor_input.get("outputs", {}).get("artifacts", {})
     uris = [artifact["uri"] for entry in outputs.values() for artifact in entry["artifacts"]]
@@ -86,13 +86,13 @@ def prefix(executor_input: dict[str, Any], task: str) -> str:
         if parts := split_uri(uri, frozenset({task})):
             return parts[0]
     raise ProjectError(
-        f"the URI of an output must be ROOT/PIPELINE/RUN/{task}/…/KEY, to find the run's folder in the storage; "
+        f"the URI of an output must be ROOT/PIPELINE/RUN/{task}/…/KEY, which gives the run's folder in the storage; "
         f"received {', '.join(uris) or 'none'}. Compile the package with this version of runner_kfp.py."
     )
 
 
 def write_task_record(prefix: str, record: TaskRecord) -> None:
-    """Writes the record of a task over its former one.
+    """Writes the record of a task, over its previous one.
 
     Raises:
         BadInput: the storage cannot be written to.
@@ -132,7 +132,7 @@ def put(uri: str, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _refusals(url: str) -> Iterator[None]:
-    """Adds the Services of Kubeflow's own store to the sentence about a store that does not answer."""
+    """Adds the Services of Kubeflow's own store to the error about a store that does not respond."""
     try:
         with storage.refusals(url):
             yield
@@ -142,7 +142,7 @@ def _refusals(url: str) -> Iterator[None]:
 
 
 def address(uri: str) -> str:
-    """Returns the URL for a client of the store: `minio://` is S3 at the endpoint in the environment."""
+    """Returns the URL for a client of the store; `minio://` means S3 at the endpoint in the environment."""
     return f"s3://{uri.removeprefix('minio://')}" if uri.startswith("minio://") else uri
 
 
@@ -152,7 +152,7 @@ _MODELS = frozenset({"model", "baseline", "best", "pushed_model", "trial_runs"})
 
 @dataclasses.dataclass
 class TaskRun:
-    """One node in one run; an output is fetched from the storage when it is first used."""
+    """One node in one run; its outputs are fetched from the storage on first use."""
 
     name: str
     state: State
@@ -165,7 +165,7 @@ class TaskRun:
         """Fetches an output and returns its folder.
 
         Raises:
-            BadInput: it cannot be.
+            BadInput: the output cannot be fetched.
         """
         path = self.folder / self.name / key
         if not path.exists():
@@ -189,13 +189,13 @@ class TaskRun:
 def task_runs(records: Mapping[str, TaskRecord], names: Sequence[str], folder: pathlib.Path) -> list[TaskRun]:
     """Returns every stage of a run, in the order of the names.
 
-    A task whose results the server took from its cache has no record, but its outputs are inputs of tasks that have
-    one, and their URIs name it.
+    A task with results from the server's cache has no record, but its outputs are inputs of tasks that have one, and
+    their URIs name it.
 
     Args:
         records: by task.
         names: of all nodes.
-        folder: for the outputs that are fetched.
+        folder: destination of fetched outputs.
     """
     cached: dict[str, dict[str, TaskArtifact]] = {}
     for record in records.values():
@@ -211,7 +211,7 @@ def task_runs(records: Mapping[str, TaskRecord], names: Sequence[str], folder: p
 
 
 def failure(stages: Sequence[TaskRun]) -> Failure | None:
-    """Returns the reason why the run did not get to its end; None where it did."""
+    """Returns the reason why the run did not complete; None if it did."""
     if failed := next((stage.failure for stage in stages if stage.failure), None):
         return failed
     missing = next((stage.name for stage in stages if stage.state == State.SKIPPED), None)
@@ -226,7 +226,7 @@ def _task_run(record: TaskRecord, folder: pathlib.Path) -> TaskRun:
     if record.state != State.RUNNING:
         return TaskRun(record.task, record.state, seconds, record.outputs, folder, record.failure)
     sentence = (
-        f"{record.task} started and recorded no end: its process was killed or its pod was lost; the pod's events may "
-        "have the cause"
+        f"{record.task} started and recorded no end: its process was killed or its pod was lost; look at the pod's "
+        "events for the cause"
     )
     return TaskRun(record.task, State.FAILED, seconds, {}, folder, Failure(1, sentence))

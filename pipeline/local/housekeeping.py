@@ -111,7 +111,7 @@ def _refuse_unavailable(file: pathlib.Path) -> None:
     """Refuses to go on while another program has the metadata open; damaged ones are replaced by the runs' records."""
     try:
         database.check(file)
-    except database.Unavailable:
+    except database.DatabaseUnavailable:
         raise
     except BadInput:
         pass

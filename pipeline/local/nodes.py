@@ -120,7 +120,7 @@ def run_nodes(
         StageFailed: a node failed; `stages` are those of the graph.
     """
     beam.let_workers_import()
-    beam.hurry()
+    beam.patch()
     runtime_parameter_utils.substitute_runtime_parameter(ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id})
     deployment = runner_utils.extract_local_deployment_config(ir)
     choice = deployment.metadata_connection_config

@@ -165,7 +165,7 @@ def explain_run(config: Settings, choice: DatasetChoice, console: Console) -> li
                 from pipeline.local import explain
 
                 code = _code(config)
-                digests = {name: code_digest.joined(files) for name, files in code.items()}
+                digests = {name: code_digest.join(files) for name, files in code.items()}
                 ir = _compile(config, choice, run_id="")
                 plans = explain.explain(ir, config.output, code, digests, config.fresh)
                 rows = [plan._asdict() for plan in plans]
@@ -250,7 +250,7 @@ def _run_stages(config: Settings, choice: DatasetChoice, console: Console, file:
                 from pipeline.local import nodes
 
                 ir = _compile(config, choice, file.record.run_id)
-            digests = {name: code_digest.joined(files) for name, files in _code(config).items()}
+            digests = {name: code_digest.join(files) for name, files in _code(config).items()}
             console.stage("start", State.DONE, time.monotonic() - started)
             stages: dict[str, StageRecord] = {}
 

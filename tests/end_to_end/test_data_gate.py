@@ -228,7 +228,7 @@ def test_every_finding_that_is_allowed_lets_a_run_come_to_its_end(
     assert excluded["test"] == {"10": 1}
     assert record["metrics"]["examples"] == len(files[idx.TEST_LABELS]) - 1
     assert record["dataset"]["images"] == sum(len(files[name]) for name in (idx.TRAIN_LABELS, idx.TEST_LABELS))
-    assert "Left out, as their label is no class: " in capfd.readouterr().out
+    assert "Excluded, as their label is not a class: " in capfd.readouterr().out
     [sentence] = [
         row["sentence"]
         for row in record["findings"]

@@ -234,8 +234,8 @@ def test_the_training_gets_its_own_nodes_and_every_task_volumes_and_environment(
     [
         (("--gpu-image", "b"), "say how many with --gpus N"),
         (("--gpus", "-1"), "numbers from 0; received -1"),
-        (("--storage", "own"), "--serving-dir must say where models are pushed"),
-        (("--cpu", "tain=1:2"), "with a TASK of all, ingest, baseline"),
+        (("--storage", "own"), "--serving-dir must name the folder for the models"),
+        (("--cpu", "tain=1:2"), "where TASK is one of all, ingest, baseline"),
         (("--cpu", "train=2:1"), "a request that is at most the limit; received 'train=2:1'"),
         (("--memory", "all=much"), "such as 500m or 2 processors or 4Gi of memory; not 'much'"),
         (("--shared-memory", "0"), "--shared-memory takes quantities above 0"),

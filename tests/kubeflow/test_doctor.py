@@ -147,7 +147,7 @@ def doctor(host, capfd):
         assert "Traceback" not in err
         assert TOKEN not in out + err
         answer = json.loads(out)
-        checks = {row["name"]: (row["state"], row["found"], row["advice"]) for row in answer["checks"]}
+        checks = {row["name"]: (row["state"], row["result"], row["advice"]) for row in answer["checks"]}
         assert answer["blocked"] == [name for name, row in checks.items() if row[0] == BAD]
         assert code == (2 if answer["blocked"] else 0)
         assert [name for name in checks if name != "probe"] == NAMES
@@ -571,7 +571,7 @@ def test_pod_that_does_not_start(doctor, api, message):
     assert code == 2
     assert {name for name, row in checks.items() if row[0] == BAD} == {HINDRANCES[message], "probe"}
     assert message in checks[HINDRANCES[message]][1]
-    assert checks["pod"][1] == "not known: the task on the cluster did not get so far"
+    assert checks["pod"][1] == "not known: the task on the cluster did not get that far"
     assert not api.runs  # a pod that waits for ever is nobody's
 
 
@@ -648,7 +648,7 @@ def test_accelerators_that_tensorflow_sees(monkeypatch):
 
 
 def test_findings_are_found_among_what_the_launcher_writes():
-    row = {"name": "image", "state": GOOD, "found": "it", "advice": ""}
+    row = {"name": "image", "state": GOOD, "result": "it", "advice": ""}
     text = f'{{"other": 1}}\n{json.dumps({"probe": [row]})}\ntime="…" level=info msg="{{}}"\n'
     assert probe.parse(text) == [("image", GOOD, "it", "")]
     assert probe.parse('{"other": 1}') is None

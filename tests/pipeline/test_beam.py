@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of Beam's pipelines, and that what makes it faster changes nothing."""
+"""The options of Beam's pipelines, and patches that keep its results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NO_PACKAGE = "--sdk_container_image=none"
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("options", "args"),
     [
         ([], ["--runner=FnApiRunner", NO_PACKAGE]),
         (["--direct_num_workers=2"], ["--runner=FnApiRunner", "--direct_num_workers=2", NO_PACKAGE]),
@@ -37,7 +37,7 @@ NO_PACKAGE = "--sdk_container_image=none"
             ["--runner=FlinkRunner", "--environment_type", "LOOPBACK"],
             ["--runner=FlinkRunner", "--environment_type", "LOOPBACK", NO_PACKAGE],
         ),
-        # Workers elsewhere get TFX's package, unless somebody says that they have all that they need.
+        # Remote workers get TFX's package, unless an image is named that has it.
         (["--runner=FlinkRunner"], ["--runner=FlinkRunner"]),
         (
             ["--runner=DataflowRunner", "--sdk_container_image=registry.example/mnist:1"],
@@ -46,16 +46,16 @@ NO_PACKAGE = "--sdk_container_image=none"
         (["--sdk_container_image=mine"], ["--runner=FnApiRunner", "--sdk_container_image=mine"]),
     ],
 )
-def test_arguments(given, told):
-    assert beam.arguments(given) == told
+def test_arguments(options, args):
+    assert beam.arguments(options) == args
 
 
 @pytest.mark.parametrize(
-    ("given", "none"),
+    ("options", "expected"),
     [([], True), (["--runner=DirectRunner"], True), (["--runner", "FlinkRunner"], False), (["--runner=Spark"], False)],
 )
-def test_whether_a_job_server_is_started(given, none):
-    assert beam.has_no_job_server(given) is none
+def test_has_no_job_server(options, expected):
+    assert beam.has_no_job_server(options) is expected
 
 
 def test_a_started_process_can_import_this_project_from_any_folder(tmp_path, monkeypatch):
@@ -67,29 +67,29 @@ def test_a_started_process_can_import_this_project_from_any_folder(tmp_path, mon
 
 
 @pytest.fixture
-def hurried(monkeypatch):
+def patched(monkeypatch):
     monkeypatch.setattr(PipelineOptions, "view_as", PipelineOptions.view_as)
     monkeypatch.setattr(core, "get_function_args_defaults", core.get_function_args_defaults)
     monkeypatch.setattr(StateSampler, "__init__", StateSampler.__init__)
     monkeypatch.setattr(worker_handlers, "STATE_CACHE_SIZE_MB", worker_handlers.STATE_CACHE_SIZE_MB)
-    beam.hurry()
+    beam.patch()
     once = PipelineOptions.view_as
-    beam.hurry()
+    beam.patch()
     assert PipelineOptions.view_as is once
 
 
-def test_a_view_is_made_once_and_all_share_their_values(hurried):
-    options, others = PipelineOptions(["--runner=A"]), PipelineOptions(["--runner=B"])
+def test_a_view_is_made_once_and_all_share_their_values(patched):
+    options, unrelated = PipelineOptions(["--runner=A"]), PipelineOptions(["--runner=B"])
     view = options.view_as(StandardOptions)
     assert options.view_as(StandardOptions) is view
     assert isinstance(options.view_as(SetupOptions), SetupOptions)
-    assert (view.runner, others.view_as(StandardOptions).runner) == ("A", "B")
+    assert (view.runner, unrelated.view_as(StandardOptions).runner) == ("A", "B")
     options.view_as(StandardOptions).streaming = True
     assert view.view_as(SetupOptions).view_as(StandardOptions).streaming is True
-    assert others.view_as(StandardOptions).streaming is False
+    assert unrelated.view_as(StandardOptions).streaming is False
 
 
-def test_options_that_travel_keep_their_values(hurried):
+def test_pickled_options_keep_their_values(patched):
     options = PipelineOptions(["--runner=A"])
     options.view_as(StandardOptions).streaming = True
     copy = pickle.loads(pickle.dumps(options))
@@ -106,45 +106,45 @@ class Stateful(apache_beam.DoFn):
         yield element
 
 
-def test_a_method_is_looked_at_once_and_a_function_each_time(hurried, monkeypatch):
-    looked = []
+def test_the_signature_of_a_method_is_read_once_and_that_of_a_function_each_time(patched, monkeypatch):
+    inspected = []
     signature = core.get_signature
 
-    def look(f):
-        looked.append(f)
+    def inspect(f):
+        inspected.append(f)
         return signature(f)
 
-    monkeypatch.setattr(core, "get_signature", look)
+    monkeypatch.setattr(core, "get_signature", inspect)
     first, second = Stateful(), Stateful()
-    assert [one.get_function_arguments("process")[0] for one in (first, second)] == [["element", "count"]] * 2
-    assert looked == [first.process]
-    first.get_function_arguments("process")[0].clear()  # whoever changes an answer changes that one alone
+    assert [do_fn.get_function_arguments("process")[0] for do_fn in (first, second)] == [["element", "count"]] * 2
+    assert inspected == [first.process]
+    first.get_function_arguments("process")[0].clear()  # a caller that changes a result changes its own copy
     assert first.get_function_arguments("process")[0] == ["element", "count"]
     assert core.get_function_args_defaults(lambda x, y=2: x) == (["x", "y"], [2])
 
 
-def test_what_a_do_fn_keeps_is_found_with_what_is_remembered(hurried):
+def test_state_specs_of_a_do_fn_with_cached_arguments(patched):
     for _ in range(2):
         assert [spec.name for spec in userstate.get_dofn_specs(Stateful())[0]] == ["count"]
         assert not userstate.is_stateful_dofn(apache_beam.DoFn())
 
 
-def test_a_bundle_waits_for_its_sampler_for_some_milliseconds(hurried):
+def test_a_bundle_waits_for_its_sampler_for_some_milliseconds(patched):
     sampler = StateSampler("a stage", CounterFactory())
     assert sampler.sampling_period_ms == 10
     sampler.start()
     sampler.stop()
 
 
-def test_side_inputs_are_as_they_are_and_not_weighed(hurried, monkeypatch):
-    def weigh(*told):
-        raise AssertionError(told)
+def test_side_inputs_are_unchanged_and_not_weighed(patched, monkeypatch):
+    def weigh(*args):
+        raise AssertionError(args)
 
     monkeypatch.setattr(statecache, "get_deep_size", weigh)
     with apache_beam.Pipeline("FnApiRunner") as pipeline:
         numbers = pipeline | "numbers" >> apache_beam.Create([1, 2])
         factor = apache_beam.pvalue.AsSingleton(pipeline | "factor" >> apache_beam.Create([3]))
-        found = numbers | apache_beam.Map(
+        products = numbers | apache_beam.Map(
             lambda x, y, z: (x * y, sorted(z)), factor, apache_beam.pvalue.AsList(numbers)
         )
-        assert_that(found, equal_to([(3, [1, 2]), (6, [1, 2])]))
+        assert_that(products, equal_to([(3, [1, 2]), (6, [1, 2])]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is cleared away before a run; what is used again, and what not, is seen in whole runs."""
+"""Clean-up of artifacts before a run; tests of whole runs cover their reuse."""
 
 import pathlib
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The metadata's file: in use elsewhere, of another release, damaged, no file at all; as every command meets it."""
+"""Every command with a metadata file that is in use, of another release, damaged, or not a file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipeline.cli import BLOCKED, OK
 from pipeline.local import commands, doctor, nodes
 
 ROOT = pathlib.Path(__file__).parents[2]
-# The command line of a program that begins a transaction and keeps it.
+# A program that opens a transaction and does not end it.
 HOLDER = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -36,7 +36,7 @@ if len(sys.argv) > 3:
     connection.execute("PRAGMA cache_size = 1")
     for statement in ("UPDATE Type SET name = name || 'x'", "CREATE TABLE more AS SELECT * FROM Type"):
         connection.execute(statement)
-print("begun", flush=True)
+print("open", flush=True)
 sys.stdin.read()
 """
 BUSY = "one program at a time may use the metadata, and another one, such as a database browser, has"
@@ -44,7 +44,7 @@ BUSY = "one program at a time may use the metadata, and another one, such as a d
 
 @pytest.fixture
 def output(tmp_path: pathlib.Path) -> pathlib.Path:
-    """An output folder with metadata of ML Metadata's own making, and a version that was pushed."""
+    """An output folder with metadata that ML Metadata wrote, and a pushed version."""
     file = tmp_path / "output" / "metadata.db"
     version = tmp_path / "output" / "serving" / "mnist" / "1"
     version.mkdir(parents=True)
@@ -54,13 +54,13 @@ def output(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def held(file: pathlib.Path, how: str) -> Iterator[None]:
-    """Another program has the file open."""
+def hold(file: pathlib.Path, mode: str) -> Iterator[None]:
+    """Has another program open the file, in a transaction of this mode."""
     with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, file, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, file, mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
+        assert process.stdout.readline() == "open\n"
         yield
         process.communicate()
 
@@ -81,27 +81,27 @@ def test_the_version_is_that_of_the_locked_release(output: pathlib.Path) -> None
         assert connection.execute("SELECT schema_version FROM MLMDEnv").fetchall() == [(database.SCHEMA_VERSION,)]
 
 
-@pytest.mark.parametrize("how", ["EXCLUSIVE", "IMMEDIATE", "DEFERRED"])
-def test_another_programs_transaction_is_called_that(output: pathlib.Path, how: str) -> None:
+@pytest.mark.parametrize("mode", ["EXCLUSIVE", "IMMEDIATE", "DEFERRED"])
+def test_another_programs_transaction_is_named(output: pathlib.Path, mode: str) -> None:
     file = output / "metadata.db"
-    with held(file, how):
-        with pytest.raises(database.Unavailable, match=BUSY) as caught:
+    with hold(file, mode):
+        with pytest.raises(database.DatabaseUnavailable, match=BUSY) as caught:
             database.check(file)
         assert "remove" not in str(caught.value)
-        if how != "EXCLUSIVE":
+        if mode != "EXCLUSIVE":
             database.check(file, write=False)
     database.check(file)
 
 
-def test_in_the_middle_of_a_run_it_is_one_line_and_no_bad_input(output: pathlib.Path) -> None:
+def test_during_a_run_it_is_one_line_and_not_bad_input(output: pathlib.Path) -> None:
     connection = nodes._Connection(tfx_metadata.sqlite_metadata_connection_config(str(output / "metadata.db")))
-    with held(output / "metadata.db", "EXCLUSIVE"), pytest.raises(ProjectError, match=BUSY) as caught, connection:
+    with hold(output / "metadata.db", "EXCLUSIVE"), pytest.raises(ProjectError, match=BUSY) as caught, connection:
         pass
     assert caught.value.exit_code == 1
     with connection as handle:
         assert handle.store.get_artifacts() == []
     with pytest.raises(ProjectError, match=BUSY), connection:
-        # What ML Metadata say after waiting themselves.
+        # The error of ML Metadata after a wait of their own.
         raise errors.AbortedError("Concurrent writes aborted after max number of retries.")
     with connection as handle, connection as same:
         assert same.store.get_artifacts() == handle.store.get_artifacts() == []
@@ -141,7 +141,7 @@ FAULTS: dict[Callable[[pathlib.Path], None], str] = {
     _other_program: "is another program's, with the table bookmarks; move it away",
     _no_database: "must be a sound SQLite database, but .*; put back a copy, or remove it",
     _damaged_page: "must be a sound SQLite database, but .*; put back a copy, or remove it",
-    _folder: "the metadata are a file, but .* is none|metadata.db: it is a folder",
+    _folder: "the metadata must be a file, but .* is something else|metadata.db: it is a folder",
 }
 
 
@@ -160,44 +160,44 @@ COMMANDS: dict[str, Callable[[str], int]] = {
 
 @pytest.mark.parametrize("command", ["run", "--explain"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_run_says_what_is_wrong_before_any_work(
+def test_a_run_names_the_fault_before_any_work(
     output: pathlib.Path, capfd: pytest.CaptureFixture[str], command: str, fault: Callable[[pathlib.Path], None]
 ) -> None:
     fault(output / "metadata.db")
     assert COMMANDS[command](str(output)) == 2
-    told = capfd.readouterr().err
-    assert told.startswith(("error: the metadata ", "error: the output folder must be writable, but "))
-    assert told.count("\n") == 1
-    assert re.search(FAULTS[fault], told)
+    message = capfd.readouterr().err
+    assert message.startswith(("error: the metadata ", "error: the output folder must be writable, but "))
+    assert message.count("\n") == 1
+    assert re.search(FAULTS[fault], message)
     assert not (output / "runs").exists()
 
 
 @pytest.mark.parametrize("command", ["run", "--explain", "prune"])
-def test_what_another_program_has_open_is_never_to_be_removed(
+def test_no_message_suggests_removing_a_file_in_use(
     output: pathlib.Path, capfd: pytest.CaptureFixture[str], command: str
 ) -> None:
     (output / "pipeline_root" / "train" / "model" / "1").mkdir(parents=True)
-    with held(output / "metadata.db", "EXCLUSIVE"):
+    with hold(output / "metadata.db", "EXCLUSIVE"):
         assert COMMANDS[command](str(output)) == 2
-    told = capfd.readouterr().err
-    assert told.startswith(f"error: {BUSY} {output / 'metadata.db'} open; close it there")
-    assert (told.count("\n"), "remove" in told) == (1, False)
+    message = capfd.readouterr().err
+    assert message.startswith(f"error: {BUSY} {output / 'metadata.db'} open; close it, and run")
+    assert (message.count("\n"), "remove" in message) == (1, False)
     assert (output / "pipeline_root" / "train" / "model" / "1").is_dir()
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, None])
-def test_lineage_answers_from_beside_the_model_and_says_why(
+def test_lineage_falls_back_to_the_provenance_and_gives_the_reason(
     output: pathlib.Path, capfd: pytest.CaptureFixture[str], fault: Callable[[pathlib.Path], None] | None
 ) -> None:
     if fault:
         fault(output / "metadata.db")
         assert COMMANDS["lineage"](str(output)) == 0
     else:
-        with held(output / "metadata.db", "EXCLUSIVE"):
+        with hold(output / "metadata.db", "EXCLUSIVE"):
             assert COMMANDS["lineage"](str(output)) == 0
-    told = " ".join(capfd.readouterr().out.split())
-    assert "The facts are from provenance.json instead." in told
-    assert (BUSY.replace("one", "One", 1) in told) == (fault is None)
+    message = " ".join(capfd.readouterr().out.split())
+    assert "The facts are from provenance.json instead." in message
+    assert (BUSY.replace("one", "One", 1) in message) == (fault is None)
 
 
 def test_a_lock_that_comes_later_is_no_traceback_either(output: pathlib.Path) -> None:
@@ -206,7 +206,7 @@ def test_a_lock_that_comes_later_is_no_traceback_either(output: pathlib.Path) ->
 
 
 @pytest.mark.parametrize("fault", [_other_version, _older_version])
-def test_nothing_is_pruned_that_another_releases_metadata_know(
+def test_prune_removes_nothing_with_metadata_of_another_release(
     output: pathlib.Path, capfd: pytest.CaptureFixture[str], fault: Callable[[pathlib.Path], None]
 ) -> None:
     fault(output / "metadata.db")
@@ -216,19 +216,19 @@ def test_nothing_is_pruned_that_another_releases_metadata_know(
     assert (output / "pipeline_root" / "train" / "model" / "1").is_dir()
 
 
-def test_a_rollback_is_done_and_says_what_it_could_not_note(
+def test_a_rollback_succeeds_and_reports_that_it_was_not_recorded(
     output: pathlib.Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     second = output / "serving" / "mnist" / "2"
     second.mkdir()
     (second / "saved_model.pb").write_bytes(b"another")
-    with held(output / "metadata.db", "EXCLUSIVE"):
+    with hold(output / "metadata.db", "EXCLUSIVE"):
         assert COMMANDS["rollback"](str(output)) == 0
     assert BUSY.replace("one", "One", 1) in capfd.readouterr().out
     assert (output / "serving" / "mnist" / "3" / "saved_model.pb").read_bytes() == b""
 
 
-def test_what_a_killed_process_left_half_done_is_rolled_back(output: pathlib.Path) -> None:
+def test_unfinished_work_of_a_killed_process_is_rolled_back(output: pathlib.Path) -> None:
     file = output / "metadata.db"
     before = file.read_bytes()
     with subprocess.Popen(
@@ -247,7 +247,7 @@ def test_an_empty_file_and_one_in_wal_mode_are_fine(output: pathlib.Path) -> Non
     file = output / "metadata.db"
     rewrite(file, "PRAGMA journal_mode = WAL")
     database.check(file)
-    with held(file, "DEFERRED"):
+    with hold(file, "DEFERRED"):
         database.check(file)  # there, readers do not keep writers away
     file.write_bytes(b"")
     database.check(file)
@@ -258,31 +258,31 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(output: pathlib.Path,
     (output / "metadata.db").chmod(mode)
     program = "import pathlib, sys; from pipeline import database; database.check(pathlib.Path(sys.argv[1]))"
     through = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
-    done = subprocess.run(
+    process = subprocess.run(
         [*through, sys.executable, "-c", program, output / "metadata.db"], capture_output=True, text=True, cwd=ROOT
     )
-    assert "Unavailable: the metadata must be readable and writable" in done.stderr.splitlines()[-1]
-    assert "remove" not in done.stderr.splitlines()[-1]
+    assert "DatabaseUnavailable: the metadata must be readable and writable" in process.stderr.splitlines()[-1]
+    assert "remove" not in process.stderr.splitlines()[-1]
 
 
 def test_a_full_disk_is_no_damage() -> None:
     error = database.refusal(pathlib.Path("metadata.db"), "INTERNAL: database or disk is full")
-    assert isinstance(error, database.Unavailable)
+    assert isinstance(error, database.DatabaseUnavailable)
     assert "look at its rights and its disk" in str(error)
 
 
-def test_the_doctor_says_it_too(output: pathlib.Path) -> None:
+def test_the_doctor_reports_it(output: pathlib.Path) -> None:
     assert doctor._metadata(output).state == OK
-    with held(output / "metadata.db", "EXCLUSIVE"):
-        found = doctor._metadata(output)
-    assert (found.state, found.found.startswith(BUSY)) == (BLOCKED, True)
-    assert found.advice.startswith("close it there")
+    with hold(output / "metadata.db", "EXCLUSIVE"):
+        check = doctor._metadata(output)
+    assert (check.state, check.result.startswith(BUSY)) == (BLOCKED, True)
+    assert check.advice.startswith("close it, and run")
     _other_version(output / "metadata.db")
-    found = doctor._metadata(output)
-    assert (found.state, found.advice) == (BLOCKED, "use that release, or name another --output")
+    check = doctor._metadata(output)
+    assert (check.state, check.advice) == (BLOCKED, "use that release, or name another --output")
 
 
-def test_relocation_tells_two_folders_apart_one_in_the_other(tmp_path: pathlib.Path) -> None:
+def test_relocation_distinguishes_nested_folders(tmp_path: pathlib.Path) -> None:
     store = metadata_store.MetadataStore(tfx_metadata.sqlite_metadata_connection_config(str(tmp_path / "metadata.db")))
     kind = store.put_artifact_type(metadata_store_pb2.ArtifactType(name="PushedModel"), can_add_fields=True)
     for root in ("/data", "/data/inner"):

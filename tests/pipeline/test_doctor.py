@@ -50,8 +50,8 @@ def test_this_machine_can_run_it_and_is_told_so_in_one_screen(tmp_path: pathlib.
     checks = {check["name"]: check for check in result["checks"]}
     assert list(checks) == NAMES
     assert {checks[name]["state"] for name in NAMES} <= {"ok", "warning"}
-    assert checks["packages"]["found"] == "as locked"
-    assert checks["data"]["found"] == "mnist is not cached, and no mirror answers"
+    assert checks["packages"]["result"] == "as locked"
+    assert checks["data"]["result"] == "mnist is not cached, and no mirror answers"
     assert "--data-dir" in checks["data"]["advice"]
 
 
@@ -68,7 +68,7 @@ def test_without_any_package_it_says_what_is_missing(tmp_path: pathlib.Path) -> 
     assert process.stderr.splitlines()[-1] == "Something blocks: packages."
     checks = {check["name"]: check for check in json.loads(process.stdout)["checks"]}
     assert list(checks) == NAMES
-    assert checks["packages"]["found"].startswith("missing: tensorflow, tfx")
+    assert checks["packages"]["result"].startswith("missing: tensorflow, tfx")
     assert "make setup" in checks["packages"]["advice"]
     assert checks["GPUs"]["state"] == checks["data"]["state"] == "warning"
 
@@ -87,7 +87,7 @@ def test_a_run_that_is_going_on_is_named(tmp_path: pathlib.Path) -> None:
     with (tmp_path / ".lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         check = of(doctor.examine(tmp_path), "locks")
-    assert (check.state, check.found) == (BLOCKED, f"process 4711 uses {tmp_path}")
+    assert (check.state, check.result) == (BLOCKED, f"process 4711 uses {tmp_path}")
     assert of(doctor.examine(tmp_path), "locks").state == OK
 
 
@@ -99,7 +99,7 @@ def test_a_full_disk_blocks(
     usage = namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage(gigabytes * 1e9))
     check = of(doctor.examine(tmp_path / "not" / "made" / "yet"), "disk")
-    assert (check.state, str(tmp_path) in check.found) == (state, True)
+    assert (check.state, str(tmp_path) in check.result) == (state, True)
     assert ("prune" in check.advice) == (state != "ok")
 
 
@@ -134,7 +134,7 @@ def test_a_missing_compiler_blocks_only_where_something_is_to_be_built(
     assert of(doctor.examine(tmp_path), "compiler").state == WARNING
     monkeypatch.setattr(doctor, "_installed", set)
     check = of(doctor.examine(tmp_path), "compiler")
-    assert (check.state, check.found) == (BLOCKED, "missing: a C++ compiler (g++)")
+    assert (check.state, check.result) == (BLOCKED, "missing: a C++ compiler (g++)")
 
 
 @pytest.mark.usefixtures("quick")
@@ -145,7 +145,7 @@ def test_packages_that_are_not_as_locked_are_named(tmp_path: pathlib.Path, monke
     monkeypatch.setattr(doctor, "_ROOT", tmp_path)
     check = of(doctor.examine(tmp_path), "packages")
     assert check.state == WARNING
-    assert check.found.startswith("1 not as locked: keras ")
+    assert check.result.startswith("1 not as locked: keras ")
 
 
 @pytest.mark.usefixtures("quick")
@@ -156,7 +156,7 @@ def test_cached_data_are_found(
     (tmp_path / source.MNIST).symlink_to(mnist_dir)
     monkeypatch.setattr(source, "default_cache_dir", lambda: tmp_path)
     check = of(doctor.examine(tmp_path), "data")
-    assert (check.state, check.found) == (
+    assert (check.state, check.result) == (
         OK,
         f"mnist is cached in {tmp_path / source.MNIST}; digits come with scikit-learn",
     )
@@ -167,14 +167,14 @@ def test_a_mirror_that_answers_is_named(tmp_path: pathlib.Path, monkeypatch: pyt
     silent, mirror = (f"{folder.as_uri()}/" for folder in (tmp_path / "none", tmp_path))
     monkeypatch.setattr(download, "MIRRORS", (silent, mirror))
     monkeypatch.setattr(doctor, "_gpus", lambda _: Check("GPUs", OK, ""))
-    assert of(doctor.examine(tmp_path), "data").found.startswith(f"mnist is available from {mirror}")
+    assert of(doctor.examine(tmp_path), "data").result.startswith(f"mnist is available from {mirror}")
 
 
 def test_a_tensorflow_that_does_not_start_blocks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tensorflow.py").write_text("raise ImportError('libcuda is broken')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     check = doctor._gpus(False)
-    assert (check.state, "libcuda is broken" in check.found) == (BLOCKED, True)
+    assert (check.state, "libcuda is broken" in check.result) == (BLOCKED, True)
 
 
 @pytest.mark.usefixtures("quick")
@@ -182,7 +182,7 @@ def test_settings_for_keras_that_runs_ignore_are_named(tmp_path: pathlib.Path, m
     monkeypatch.setattr(environment, "ignored", ["KERAS_BACKEND", "/home/a/.keras/keras.json"])
     check = of(doctor.examine(tmp_path), "settings")
     assert check.state == OK
-    assert check.found == "runs take no account of KERAS_BACKEND, /home/a/.keras/keras.json"
+    assert check.result == "runs take no account of KERAS_BACKEND, /home/a/.keras/keras.json"
 
 
 @pytest.mark.usefixtures("quick")
@@ -193,7 +193,7 @@ def test_variables_of_proxies_and_certificates_that_cannot_be_used_are_named_wit
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none"))
     check = of(doctor.examine(tmp_path), "network")
     assert check.state == WARNING
-    assert check.found == "HTTPS_PROXY: it is no address; AWS_CA_BUNDLE: no such file or directory"
+    assert check.result == "HTTPS_PROXY: it is no address; AWS_CA_BUNDLE: no such file or directory"
 
 
 @pytest.mark.usefixtures("quick")
@@ -203,7 +203,7 @@ def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: pathlib.Path, mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     check = of(doctor.examine(tmp_path), "account")
     assert (check.state, "XDG_CACHE_HOME" in check.advice) == (WARNING, True)
-    assert f"the cache {tmp_path}/file/mnist-tfx cannot be written" in check.found
+    assert f"the cache {tmp_path}/file/mnist-tfx cannot be written" in check.result
 
 
 @pytest.mark.usefixtures("quick")
@@ -251,7 +251,7 @@ def test_console_and_encoding(variables: dict[str, str], state: str, expected: s
     )
     check = next(check for check in json.loads(process.stdout)["checks"] if check["name"] == "console")
     assert check["state"] == state
-    assert expected in check["found"]
+    assert expected in check["result"]
     assert ("✓" in process.stderr.decode()) == (b"+ " not in process.stderr)
 
 
@@ -267,7 +267,7 @@ def test_a_clock_before_the_last_run_and_a_moved_folder_are_told(tmp_path: pathl
         run_record.write_record(record, folder)
         assert doctor._clock(tmp_path).state == state
     check = doctor._metadata(tmp_path)
-    assert (check.state, "/elsewhere/output" in check.found) == (OK, True)
+    assert (check.state, "/elsewhere/output" in check.result) == (OK, True)
 
 
 def test_models_that_the_images_are_too_small_for_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +280,7 @@ def test_the_version_in_production_has_its_real_name_and_two_of_one_number_block
     for name in ("1", "00000002"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "saved_model.pb").touch()
-    assert doctor._serving(str(tmp_path)).found.endswith("; in production: 00000002")
+    assert doctor._serving(str(tmp_path)).result.endswith("; in production: 00000002")
     (tmp_path / "2").mkdir()
     (tmp_path / "2" / "saved_model.pb").touch()
     assert doctor._serving(str(tmp_path)).state == BLOCKED

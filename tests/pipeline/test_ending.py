@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run ends for the person who started it: the table of the verdict, and what cannot be read or written."""
+"""The end of a run: the table of the gates, and files that cannot be read or screen."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ GATES = [
 
 
 @pytest.fixture
-def written(tmp_path: pathlib.Path) -> pathlib.Path:
+def screen(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "console.txt"
 
 
 @pytest.fixture
-def console(written: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Console]:
+def console(screen: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Console]:
     monkeypatch.delenv("COLUMNS", raising=False)
-    with written.open("w", encoding="utf-8") as stream:
-        opened = Console(stream)
-        yield opened
-        opened.close()
+    with screen.open("w", encoding="utf-8") as stream:
+        console = Console(stream)
+        yield console
+        console.close()
 
 
-def test_the_table_has_what_models_are_compared_by_and_what_failed(console: Console, written: pathlib.Path) -> None:
+def test_the_table_has_comparisons_and_failed_gates(console: Console, screen: pathlib.Path) -> None:
     console.verdict(gates.short_gates(RunRecord(run_id="", gates=tuple(GATES))))
     console.close()
-    text = written.read_text(encoding="utf-8")
+    text = screen.read_text(encoding="utf-8")
     assert [line.rstrip() for line in text.splitlines()] == [
         "metric                 candidate baseline      difference (95 %)    limit",
         "latency of one image    123.4 ms        –                      – 100.0 ms ✗ fail",
@@ -64,39 +64,39 @@ def test_the_table_has_what_models_are_compared_by_and_what_failed(console: Cons
     ]
 
 
-def test_a_run_without_gates_has_no_table(console: Console, written: pathlib.Path) -> None:
+def test_a_run_without_gates_has_no_table(console: Console, screen: pathlib.Path) -> None:
     console.verdict(gates.short_gates(RunRecord(run_id="")))
     console.close()
-    assert written.read_text(encoding="utf-8") == ""
+    assert screen.read_text(encoding="utf-8") == ""
 
 
 def test_a_report_that_cannot_be_written_leaves_the_verdict(
-    console: Console, written: pathlib.Path, tmp_path: pathlib.Path
+    console: Console, screen: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     record = RunRecord(run_id="20260101-000000-aaaa", verdict=Verdict.PUSHED)
     (tmp_path / "report.html").mkdir()
     record = runner.write_report(record, tmp_path, console)
     console.close()
-    [line] = written.read_text(encoding="utf-8").splitlines()
+    [line] = screen.read_text(encoding="utf-8").splitlines()
     assert line.startswith("The report could not be written, the log has the cause: IsADirectoryError: ")
     assert "Traceback" in (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert (record.report, record.verdict) == (None, "pushed")
 
 
 def test_a_report_with_a_fault_in_it_leaves_the_verdict(
-    console: Console, written: pathlib.Path, tmp_path: pathlib.Path
+    console: Console, screen: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     without_trials = Tuning(trials=(), winner=1, space={}, share=0.2)
     record = RunRecord(run_id="20260101-000000-aaaa", verdict=Verdict.PUSHED, tuning=without_trials)
     record = runner.write_report(record, tmp_path, console)
     console.close()
-    assert "The report could not be written" in written.read_text(encoding="utf-8")
+    assert "The report could not be written" in screen.read_text(encoding="utf-8")
     assert (record.report, record.verdict) == (None, "pushed")
     assert not (tmp_path / "report.html").exists()
 
 
 @pytest.mark.parametrize("to", ["/proc/none/record.json", "/proc"])
-def test_a_record_that_could_not_be_written_is_said_before_any_work(
+def test_a_record_that_cannot_be_written_is_refused_before_any_work(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], to: str
 ) -> None:
     output = tmp_path / "output"
@@ -114,13 +114,13 @@ def test_a_record_goes_through_a_link_and_not_in_its_place(tmp_path: pathlib.Pat
 
 
 @pytest.mark.parametrize(
-    ("number", "guessed"), [(signal.SIGKILL, True), (signal.SIGABRT, True), (signal.SIGTERM, False)]
+    ("number", "expected"), [(signal.SIGKILL, True), (signal.SIGABRT, True), (signal.SIGTERM, False)]
 )
 def test_memory_is_named_only_where_it_may_be_the_cause(
-    capsys: pytest.CaptureFixture[str], number: int, guessed: bool
+    capsys: pytest.CaptureFixture[str], number: int, expected: bool
 ) -> None:
     assert run_command.record_death([], number, None) == 1
-    assert ("memory" in capsys.readouterr().out) is guessed
+    assert ("memory" in capsys.readouterr().out) is expected
 
 
 def test_a_killed_run_whose_record_cannot_be_written_says_so(
@@ -152,7 +152,7 @@ def test_a_fault_outside_of_the_stages_is_one_line_and_the_log_has_the_cause(tmp
 
 
 @pytest.mark.parametrize("content", ["", '{"verdict": ', "[]", "{}", '{"run_id": "x", "verdict": "pushed"}'])
-def test_a_damaged_record_is_no_former_verdict(tmp_path: pathlib.Path, content: str) -> None:
+def test_a_damaged_record_is_skipped(tmp_path: pathlib.Path, content: str) -> None:
     folder = tmp_path / "runs" / "20260101-000000-aaaa"
     folder.mkdir(parents=True)
     run_record.write_record(RunRecord(run_id="20260101-000000-aaaa"), folder)
@@ -162,7 +162,7 @@ def test_a_damaged_record_is_no_former_verdict(tmp_path: pathlib.Path, content: 
 
 
 @pytest.mark.parametrize("pages", [0, 1, 3])
-def test_damaged_metadata_are_said_before_any_work(tmp_path: pathlib.Path, pages: int) -> None:
+def test_damaged_metadata_are_refused_before_any_work(tmp_path: pathlib.Path, pages: int) -> None:
     path = tmp_path / "metadata.db"
     database.check(path)  # none yet
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:

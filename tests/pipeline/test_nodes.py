@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which nodes run when: after what they need, two side by side where nothing keeps them apart, none after a failure."""
+"""The order of nodes: after their inputs, two at a time if independent, none after a failure."""
 
 import pathlib
 import time

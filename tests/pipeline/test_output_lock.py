@@ -83,11 +83,11 @@ def test_doctor_tells_no_locks_from_a_lock_that_is_held(output: pathlib.Path, mo
     monkeypatch.setattr(doctor, "_gpus", lambda _: Check("GPUs", OK, ""))
     assert doctor._locks(output).state == OK
     with lock.exclusive(output):
-        assert doctor._locks(output).found == f"process {os.getpid()} uses {output}"
+        assert doctor._locks(output).result == f"process {os.getpid()} uses {output}"
     without_locks(monkeypatch, errno.ENOLCK)
     for folder in (output, output / "not" / "yet"):
         check = doctor._locks(folder)
-        assert (check.state, check.found) == (BLOCKED, "the file system has none")
+        assert (check.state, check.result) == (BLOCKED, "the file system has none")
         assert "no locks available" in check.advice
 
 

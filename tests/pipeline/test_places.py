@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders and files that a person names: refused before any work where they cannot be used, else taken as they are."""
+"""Paths in arguments: refused before any work if they cannot be used, else used literally."""
 
 from __future__ import annotations
 
@@ -38,43 +38,45 @@ def start(*arguments: Any, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProc
     return subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True, env=env, check=False)
 
 
-def refused(done: subprocess.CompletedProcess[str], told: str) -> None:
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    assert done.stderr.count("\n") == 1
-    assert told in done.stderr
+def assert_refused(process: subprocess.CompletedProcess[str], message: str) -> None:
+    assert (process.returncode, process.stdout) == (2, ""), process.stderr
+    assert process.stderr.count("\n") == 1
+    assert message in process.stderr
 
 
 @pytest.mark.parametrize("arguments", WITH_OUTPUT, ids=" ".join)
 def test_every_command_refuses_an_output_that_is_a_pattern(tmp_path: pathlib.Path, arguments: list[str]) -> None:
     (tmp_path / "b1").mkdir()
-    refused(start(*arguments, "--output", tmp_path / "b?"), "output takes a path without * ? [ \\")
+    assert_refused(start(*arguments, "--output", tmp_path / "b?"), "output takes a path without * ? [ \\")
     assert [path.name for path in tmp_path.iterdir()] == ["b1"]
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-def test_the_folder_that_a_run_is_started_in_counts(tmp_path: pathlib.Path, name: str) -> None:
+def test_the_working_directory_is_checked_too(tmp_path: pathlib.Path, name: str) -> None:
     (tmp_path / name).mkdir()
-    refused(start("runner_local.py", "--output", "out", cwd=tmp_path / name), "output takes a path without")
-    refused(start("-m", "pipeline.report", cwd=tmp_path / name), "output takes a path without")
+    assert_refused(start("runner_local.py", "--output", "out", cwd=tmp_path / name), "output takes a path without")
+    assert_refused(start("-m", "pipeline.report", cwd=tmp_path / name), "output takes a path without")
     assert list((tmp_path / name).iterdir()) == []
 
 
 @pytest.mark.parametrize("name", PATTERNS)
 @pytest.mark.parametrize("key", ["output", "serving-dir"])
-def test_a_config_file_is_held_to_the_same(tmp_path: pathlib.Path, name: str, key: str) -> None:
+def test_paths_in_a_config_file_are_checked_too(tmp_path: pathlib.Path, name: str, key: str) -> None:
     (tmp_path / "run.toml").write_text(f"{key} = {json.dumps(str(tmp_path / name))}\n")
-    refused(start("runner_local.py", "--config", tmp_path / "run.toml"), f"{key} takes a path without")
-    refused(start("runner_local.py", "rollback", "--config", tmp_path / "run.toml"), f"{key} takes a path without")
+    assert_refused(start("runner_local.py", "--config", tmp_path / "run.toml"), f"{key} takes a path without")
+    assert_refused(
+        start("runner_local.py", "rollback", "--config", tmp_path / "run.toml"), f"{key} takes a path without"
+    )
 
 
 @pytest.mark.parametrize("value", ["a\0b", "~nobody-of-this-name/x", "a\udcffb"])
 @pytest.mark.parametrize("key", ["output", "serving-dir", "data-dir"])
-def test_a_path_that_no_file_can_have_is_refused(key: str, value: str) -> None:
+def test_a_path_that_no_file_can_have_is_assert_refused(key: str, value: str) -> None:
     with pytest.raises(BadInput, match=f"{key} takes a path"):
         settings.build({key: value}, {}, settings.find_profile("mnist"))
 
 
-def test_doctor_says_of_each_place_what_it_finds(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_checks_each_path(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.local import doctor
 
     for name in ("_gpus", "_data", "_packages"):
@@ -84,37 +86,37 @@ def test_doctor_says_of_each_place_what_it_finds(tmp_path: pathlib.Path, monkeyp
         return {check.name: check for check in doctor.examine(output, model)}
 
     (tmp_path / "serving").mkdir()
-    found = checks(tmp_path / "output", str(tmp_path / "serving" / "mnist"))
-    assert {found[name].state for name in ("disk", "locks", "path", "serving")} == {OK}
+    results = checks(tmp_path / "output", str(tmp_path / "serving" / "mnist"))
+    assert {results[name].state for name in ("disk", "locks", "path", "serving")} == {OK}
     assert list(tmp_path.rglob("*")) == [tmp_path / "serving"]
     assert checks(tmp_path / "b?")["path"].state == BLOCKED
     assert "--serving-dir takes a path without" in checks(tmp_path, str(tmp_path / "b?"))["path"].advice
     with mounts.read_only(tmp_path / "serving") as folder:
-        found = checks(folder, str(folder / "mnist"))
-        assert {found[name].state for name in ("disk", "serving")} == {BLOCKED}
-        assert "read-only file system" in found["disk"].found
-        assert "read-only file system" in found["serving"].found
+        results = checks(folder, str(folder / "mnist"))
+        assert {results[name].state for name in ("disk", "serving")} == {BLOCKED}
+        assert "read-only file system" in results["disk"].result
+        assert "read-only file system" in results["serving"].result
     (tmp_path / "lower" / "mnist").mkdir(parents=True)
     with mounts.overlay(tmp_path / "lower", tmp_path) as folder:
-        found = checks(folder, str(folder / "mnist"))
-        assert (found["serving"].state, "older layers by file" in found["serving"].found) == (OK, True)
+        results = checks(folder, str(folder / "mnist"))
+        assert (results["serving"].state, "older layers by file" in results["serving"].result) == (OK, True)
 
 
-def test_explain_makes_nothing(tmp_path: pathlib.Path) -> None:
-    done = start(*WORK, "--output", tmp_path / "output", "--explain")
-    assert done.returncode == 0, done.stderr
+def test_explain_writes_nothing(tmp_path: pathlib.Path) -> None:
+    process = start(*WORK, "--output", tmp_path / "output", "--explain")
+    assert process.returncode == 0, process.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["mnist", "other"])
-def test_a_serving_folder_that_is_read_only_is_said_before_any_stage(tmp_path: pathlib.Path, name: str) -> None:
+def test_a_read_only_serving_folder_is_refused_before_any_stage(tmp_path: pathlib.Path, name: str) -> None:
     (tmp_path / "serving" / "mnist").mkdir(parents=True)
     with mounts.read_only(tmp_path / "serving") as folder:
-        places = ("--output", tmp_path / "output", "--serving-dir", folder, "--serving-name", name)
-        done = start(*WORK, *places)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: the serving folder must be writable, but {folder}/{name}: read-only")
-    assert done.stderr.count("\n") == 1
+        options = ("--output", tmp_path / "output", "--serving-dir", folder, "--serving-name", name)
+        process = start(*WORK, *options)
+    assert process.returncode == 2
+    assert process.stderr.startswith(f"error: the serving folder must be writable, but {folder}/{name}: read-only")
+    assert process.stderr.count("\n") == 1
     assert not (tmp_path / "output" / "runs").exists()
     assert not (tmp_path / "output" / "pipeline_root").exists()
 
@@ -132,33 +134,33 @@ def test_a_serving_folder_that_is_read_only_is_said_before_any_stage(tmp_path: p
     ],
     ids=" ".join,
 )
-def test_a_result_that_could_not_be_written_is_said_before_any_work(
+def test_a_result_that_cannot_be_written_is_refused_before_any_work(
     tmp_path: pathlib.Path, arguments: list[str]
 ) -> None:
     (tmp_path / "file").touch()
-    refused(start(*arguments, "--json", tmp_path / "file" / "out.json", cwd=tmp_path), "file is no folder")
+    assert_refused(start(*arguments, "--json", tmp_path / "file" / "out.json", cwd=tmp_path), "file is no folder")
 
 
-def test_serving_says_before_it_loads_a_model_what_it_cannot_write(tmp_path: pathlib.Path) -> None:
+def test_serving_refuses_unwritable_paths_before_it_loads_a_model(tmp_path: pathlib.Path) -> None:
     (tmp_path / "mnist" / "1").mkdir(parents=True)
     (tmp_path / "mnist" / "1" / "saved_model.pb").touch()
     (tmp_path / "file").touch()
     shutil.copy(ROOT / "tests" / "deploy" / "test_deploy.py", tmp_path / "a.png")
     model = ("--model-dir", tmp_path / "mnist")
-    done = start("-m", "serving", *model, "--port", "0", "--sample-dir", tmp_path / "file" / "samples")
-    refused(done, "--sample-dir takes a folder to write to, but")
-    for output, told in (
+    process = start("-m", "serving", *model, "--port", "0", "--sample-dir", tmp_path / "file" / "samples")
+    assert_refused(process, "--sample-dir takes a folder to write to, but")
+    for output, message in (
         ("b?", "--output takes a path without"),
         ("file", "--output takes a folder that can be written"),
     ):
-        refused(start("-m", "serving.batch", tmp_path / "a.png", *model, "--output", tmp_path / output), told)
+        assert_refused(start("-m", "serving.batch", tmp_path / "a.png", *model, "--output", tmp_path / output), message)
     for command in (("serving",), ("serving.batch", tmp_path / "a.png", "--output", tmp_path / "out")):
-        refused(start("-m", *command, "--model-dir", tmp_path / "b[1]"), "--model-dir takes a path without")
+        assert_refused(start("-m", *command, "--model-dir", tmp_path / "b[1]"), "--model-dir takes a path without")
 
 
 @pytest.mark.slow
-def test_odd_names_are_taken_as_they_are(tmp_path: pathlib.Path) -> None:
-    """A whole run: its output folder's name has all that is no pattern, and its files are named like patterns."""
+def test_odd_names_are_used_literally(tmp_path: pathlib.Path) -> None:
+    """A run whose output folder has every odd character that is allowed, and whose files are named like patterns."""
     from components.ingest import digits
 
     odd = tmp_path / "o d' \" % #é~:@{a,b}+&$!\n-x"
@@ -173,14 +175,14 @@ def test_odd_names_are_taken_as_they_are(tmp_path: pathlib.Path) -> None:
         *("--data-dir", data, "--config", tmp_path / "c*.toml", "--train-steps", "5", "--force-push", "a test"),
         *("--profile", tmp_path / "p[1]?.toml", "--output", f"{odd}/"),
     )
-    done = start("runner_local.py", *options, "--json", tmp_path / "r[?].json")
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = start("runner_local.py", *options, "--json", tmp_path / "r[?].json")
+    assert process.returncode == 0, process.stdout + process.stderr
     record = json.loads((tmp_path / "r[?].json").read_text())
     assert record["model"]["path"] == str(odd / "serving" / "mnist" / "1")
     again = start("runner_local.py", *options)
     assert "Nothing has changed" in again.stdout, again.stdout + again.stderr
-    told = json.loads(start("-m", "pipeline.lineage", "--output", odd, "--json").stdout)
-    assert (told["version"], told["source"]) == (1, "ML Metadata")
+    lineage = json.loads(start("-m", "pipeline.lineage", "--output", odd, "--json").stdout)
+    assert (lineage["version"], lineage["source"]) == (1, "ML Metadata")
     assert start("-m", "pipeline.report", record["run_id"], "--output", odd).returncode == 0
     assert start("runner_local.py", "label", "1", "blue", "--output", odd).returncode == 0
     assert start("runner_local.py", "prune", "--keep", "1", "--output", odd).returncode == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which versions, runs and artifacts stay, where models are pushed to a folder and to an object store."""
+"""Versions, runs and artifacts that prune removes and leaves, with a folder and an object store as destinations."""
 
 from __future__ import annotations
 
@@ -131,8 +131,8 @@ def test_the_newest_runs_stay_whatever_their_clocks_said(location: ModelLocation
     assert runs == [f"2026010{number}-120000-000{number}" for number in (2, 5, 4, 1)]
 
 
-@pytest.mark.parametrize("keep", [0, -1])
-def test_at_least_one_is_kept(location: ModelLocation, keep: int) -> None:
+@pytest.mark.parametrize("count", [0, -1])
+def test_at_least_one_must_remain(location: ModelLocation, count: int) -> None:
     with pytest.raises(BadInput, match="1 or more"):
-        housekeeping.prune(location, keep)
+        housekeeping.prune(location, count)
     assert len(numbers(location)) == 5

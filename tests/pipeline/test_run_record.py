@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record of a run: its file, its verdict, and the error that a person reads."""
+"""The record of a run: its file, its verdict, and the error for people."""
 
 from __future__ import annotations
 
@@ -39,30 +39,30 @@ RECORD = RunRecord(
 )
 
 
-def raised(raise_it):
+def catch(function):
     try:
-        raise_it()
+        function()
     except Exception as error:
         return error
     raise AssertionError
 
 
-def from_another():
+def raise_with_cause():
     try:
         raise OSError("the disk")
     except OSError as error:
         raise BadInput("a sentence") from error
 
 
-def wrapped():
+def raise_wrapped():
     try:
-        from_another()
+        raise_with_cause()
     except BadInput as error:
         raise RuntimeError("the stage failed") from error
 
 
-def in_a_circle():
-    """As where an error is wrapped by a library, and then the cause of that is raised again."""
+def raise_in_a_cycle():
+    """Raises the cause of an error that a library wrapped."""
     try:
         try:
             raise OSError("the disk")
@@ -72,14 +72,14 @@ def in_a_circle():
         raise error.__cause__ or error from None
 
 
-def meanwhile():
+def raise_during_handling():
     try:
         raise GateStopped("a gate")
     except GateStopped:
         raise ZeroDivisionError("while tidying up")  # noqa: B904 - as a fault would be
 
 
-def by_ctrl_c():
+def raise_after_ctrl_c():
     try:
         raise KeyboardInterrupt
     except KeyboardInterrupt as error:
@@ -87,25 +87,25 @@ def by_ctrl_c():
 
 
 @pytest.mark.parametrize(
-    ("fails", "kind", "text"),
+    ("function", "kind", "text"),
     [
-        (from_another, BadInput, "a sentence"),
-        (wrapped, BadInput, "a sentence"),
-        (in_a_circle, OSError, "the disk"),
-        (meanwhile, ZeroDivisionError, "while tidying up"),
-        (by_ctrl_c, RuntimeError, "stopped"),
+        (raise_with_cause, BadInput, "a sentence"),
+        (raise_wrapped, BadInput, "a sentence"),
+        (raise_in_a_cycle, OSError, "the disk"),
+        (raise_during_handling, ZeroDivisionError, "while tidying up"),
+        (raise_after_ctrl_c, RuntimeError, "stopped"),
     ],
     ids=lambda value: getattr(value, "__name__", "" if isinstance(value, str) else None),
 )
 @pytest.mark.timeout(30)
-def test_the_error_that_is_meant_for_a_person_comes_first(fails, kind, text):
-    cause = run_record.failure_cause(raised(fails))
+def test_the_error_for_people_comes_first(function, kind, text):
+    cause = run_record.failure_cause(catch(function))
     assert (type(cause), str(cause)) == (kind, text)
 
 
-def test_of_a_failed_stage_its_own_error_is_told():
+def test_a_failed_stage_reports_its_own_error():
     failure = ProjectError("a stage")
-    failure.__cause__ = raised(in_a_circle)
+    failure.__cause__ = catch(raise_in_a_cycle)
     assert run_record.failure_cause(failure) is failure
 
 
@@ -118,7 +118,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     record = run_record.read_record(folder)
     assert record.metrics is not None
     assert math.isnan(record.metrics.loss or 0)
-    assert record.log == str(folder / "log.txt")  # the folder is another now
+    assert record.log == str(folder / "log.txt")  # the output folder has moved
     assert record.rebase("/output").to_text() == RECORD.to_text()
 
 
@@ -144,7 +144,7 @@ def test_a_record_of_a_newer_schema_is_one_sentence(tmp_path):
 
 def test_a_run_has_not_ended_until_it_has_a_verdict():
     assert not RECORD.has_ended
-    ended = RECORD.end(Verdict.PUSHED, "every gate is open")
+    ended = RECORD.end(Verdict.PUSHED, "every gate passed")
     assert ended.has_ended
     assert ended.sentence == (
         "PUSHED: accuracy 95.00%, baseline 90.00% (version 1), version 2 in /output/serving/mnist/2"
@@ -165,6 +165,6 @@ def test_the_verdict_of_a_run_that_failed(error, verdict, code, reason, tmp_path
     stage = TaskRun("train", State.FAILED, 1.234, {}, tmp_path)
     record = run_record.judge(RECORD, [stage], Failure.of(error))
     assert (record.verdict, record.exit_code, record.reason) == (verdict, code, reason)
-    assert record.sentence == f"{verdict.words}: {reason}"
+    assert record.sentence == f"{verdict.display_name}: {reason}"
     assert record.stages == (StageRecord("train", State.FAILED, 1.23),)
     assert RECORD.stages == (StageRecord("ingest", State.CACHED, 0.5),)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the child that does the work ends."""
+"""Ends of the child process that does the work."""
 
 from __future__ import annotations
 

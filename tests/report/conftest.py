@@ -102,7 +102,7 @@ def _record(output: pathlib.Path, run_id: str) -> dict[str, Any]:
         "run_id": run_id,
         "verdict": "pushed",
         "exit_code": 0,
-        "reason": "every gate is open",
+        "reason": "every gate passed",
         "sentence": "PUSHED: accuracy 95.00%, baseline 90.00% (version 1)",
         "forced": None,
         "dataset": {"name": "digits", "images": 60, "sha256": "ab" * 32, "choice": "as asked for"},
