@@ -117,12 +117,12 @@ class Acceptance(Cluster):
 
     def logs(self) -> str:
         self._need_push()
-        done = [task["name"] for task in self._status(self._pushed_run)["tasks"] if task["state"] == "done"]
+        tasks = [task["name"] for task in self._status(self._pushed_run)["tasks"] if task["state"] == "done"]
         texts = self._result("logs", self._pushed_run, shown=False)
-        silent = [task for task in done if not (texts.get(task) or "").strip()]
-        if silent or not done:
+        silent = [task for task in tasks if not (texts.get(task) or "").strip()]
+        if silent or not tasks:
             raise Failure(f"no log of {', '.join(silent) or 'any task'}")
-        return f"of {len(done)} tasks"
+        return f"of {len(tasks)} tasks"
 
     def schedule(self) -> str:
         cron = ("--cron", "0 * * * * *", "--name", self.name)

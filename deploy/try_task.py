@@ -25,16 +25,18 @@ def main(package: str) -> int:
             key: {"artifacts": [{"name": key, "uri": f"{folder}/{key}", "type": definition["artifactType"]}]}
             for key, definition in component["outputDefinitions"]["artifacts"].items()
         }
-        told = {
+        executor_input = {
             "inputs": {"parameterValues": {"serving_dir": f"{folder}/serving", "state": "none"}},
             "outputs": {"artifacts": outputs, "outputFile": str(output_file)},
         }
         command = [*container["command"], *container["args"]]
-        done = subprocess.run([json.dumps(told) if part == "{{$}}" else part for part in command], check=False)
-        if done.returncode == 0:
-            answer = json.loads(output_file.read_text(encoding="utf-8"))
-            sys.stdout.write(f"{TASK}: {', '.join(sorted(answer['artifacts']))}\n")
-    return done.returncode
+        process = subprocess.run(
+            [json.dumps(executor_input) if part == "{{$}}" else part for part in command], check=False
+        )
+        if process.returncode == 0:
+            output = json.loads(output_file.read_text(encoding="utf-8"))
+            sys.stdout.write(f"{TASK}: {', '.join(sorted(output['artifacts']))}\n")
+    return process.returncode
 
 
 if __name__ == "__main__":

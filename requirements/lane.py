@@ -34,7 +34,7 @@ def lane(python: "tuple[int, int]", system: str, machine: str, glibc: "tuple[int
     Raises:
         UnsupportedError: neither lane has wheels for it.
     """
-    found = f"{python[0]}.{python[1]}"
+    version = f"{python[0]}.{python[1]}"
     if (system, machine) not in {("Linux", "x86_64"), ("Darwin", "arm64")}:
         raise UnsupportedError(
             f"TFX has wheels for Linux on x86_64 and macOS on arm64. This is {system} on {machine}. "
@@ -42,7 +42,7 @@ def lane(python: "tuple[int, int]", system: str, machine: str, glibc: "tuple[int
         )
     if not (3, 11) <= python < (3, 14):
         raise UnsupportedError(
-            f"Python 3.11, 3.12 or 3.13 is needed. {sys.executable} is {found}. "
+            f"Python 3.11, 3.12 or 3.13 is needed. {sys.executable} is {version}. "
             "Name another one: make PYTHON=python3.11 and the target."
         )
     if system == "Darwin":
@@ -55,7 +55,7 @@ def lane(python: "tuple[int, int]", system: str, machine: str, glibc: "tuple[int
         return COMPATIBLE
     if glibc < (2, 39):
         raise UnsupportedError(
-            f"Python {found} needs glibc 2.39 (Debian 13, Ubuntu 24.04). This machine has "
+            f"Python {version} needs glibc 2.39 (Debian 13, Ubuntu 24.04). This machine has "
             f"{_dotted(glibc)}. Name Python 3.11: make PYTHON=python3.11 and the target."
         )
     return OFFICIAL

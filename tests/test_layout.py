@@ -37,6 +37,17 @@ UNPREPARED = {
 }
 
 
+# Names that say nothing about the thing they are bound to (CONTRIBUTING.md, "Style").
+VAGUE = frozenset(
+    {
+        "found", "told", "tell", "answer", "answers", "where", "place", "places", "kept", "keep", "said", "says",
+        "settle", "settled", "begun", "began", "made", "given", "taken", "seen", "asked", "known", "wanted", "others",
+        "here", "there",
+        "thing", "things", "whole", "one", "what", "how", "who", "why", "which",
+    }
+)  # fmt: skip
+
+
 def _imported(tree: ast.AST) -> set[str]:
     """Returns the dotted names that a module imports, wherever in it; `from a import b` counts as a.b."""
     names: set[str] = set()
@@ -105,9 +116,30 @@ def broken_rules(path: str, source: str) -> list[str]:
     if SPDX not in source.splitlines()[: 2 if source.startswith("#!") else 1]:
         broken.append(f"{path} does not start with: {SPDX}")
     if not path.startswith("tests/"):
+        broken += _vague(path, tree)
         broken += _beside_entry_points(path, tree)
         if path not in UNPREPARED:
             broken += _unprepared(path, tree)
+    return broken
+
+
+def _vague(path: str, tree: ast.Module) -> list[str]:
+    """Returns a line for each vague name that a module binds and each docstring that begins with a question word."""
+    broken = []
+    for node in ast.walk(tree):
+        name = None
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            name = node.id
+        elif isinstance(node, ast.arg):
+            name = node.arg
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            name = node.name
+        if name and name.strip("_") in VAGUE:
+            broken.append(f"{path}: {name} says nothing about the thing: name it by the field's noun")
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
+            first = (ast.get_docstring(node) or "").partition(" ")[0]
+            if first in {"What", "Whether", "How", "Which", "Where", "Why", "Who", "When"}:
+                broken.append(f"{path}: a docstring opens with a verb or names the thing, not with {first}")
     return broken
 
 
@@ -152,6 +184,9 @@ def test_module_keeps_the_rules(path):
         ("components/train/tuner.py", "from components.train.component import tune"),
         ("components/train/fit.py", "from pipeline.settings import Settings"),
         ("components/train/fit.py", "from . import models"),
+        ("components/train/fit.py", "found = 3"),
+        ("components/train/fit.py", "def f(told):\n    pass"),
+        ("components/train/fit.py", 'def f():\n    """Whether it is."""'),
         ("components/train/fit.py", "import runner_local"),
         ("components/train/fit.py", "from tests import conftest"),
         ("components/train/fit.py", "from tfx import v1 as tfx"),
