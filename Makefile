@@ -26,8 +26,8 @@ export UV_SYSTEM_CERTS ?= 1
 USE_PIP_INDEX = index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$(.uv/bin/python -m pip config get global.index-url \
 	2>/dev/null)}}"; if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi
 # A process of tests for each core, but no more than four, as a run needs some GB of memory; a file's tests share its
-# fixtures, so they stay together.
-SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
+# fixtures, so they stay together. Files start in order, so those of the folders of whole runs, the longest, come first.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -57,22 +57,22 @@ class Terminal:
         while time.monotonic() < end:
             if condition in self.output[start:] if isinstance(condition, str) else condition():
                 return self.output[start:]
-            if not self._read(0.05):
+            if not self.read(0.05):
                 break
         raise AssertionError(f"{condition} did not come to pass: {self.output[start:]}")
 
     def end(self) -> int:
         """Reads to the end and returns the exit code."""
-        while self._read(0.5):
+        while self.read(0.5):
             pass
-        return self._wait()
+        return self.wait()
 
     def hang_up(self) -> None:
         """Closes the terminal, as a person closes its window."""
         os.close(self._keyboard)
         self._keyboard = -1
 
-    def _read(self, seconds: float) -> bool:
+    def read(self, seconds: float) -> bool:
         """False once nobody has the terminal open any more."""
         if select.select([self._keyboard], [], [], seconds)[0]:
             try:
@@ -81,7 +81,7 @@ class Terminal:
                 return False
         return True
 
-    def _wait(self) -> int:
+    def wait(self) -> int:
         if self._code is None:
             self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self._code
@@ -95,7 +95,7 @@ class Terminal:
         if self._code is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            self._wait()
+            self.wait()
 
 
 def descendants(pid: int) -> list[tuple[int, str]]:

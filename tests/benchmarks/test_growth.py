@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks import growth
+from benchmarks.measurement import ROOT, Options
 from components import features
 from components.ingest import digits, idx
+from tests.benchmarks import stub_runner
 
 HOLDER = "import time; memory = b'x' * {size}; print('ready', flush=True); time.sleep(60)"
 STARTER = "import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
@@ -77,3 +79,24 @@ def test_time_is_compared_by_the_image_and_memory_is_not():
         (12_000.0, 10_000.0, 1.2, True),
         (160.0, 100.0, 1.6, False),
     ]
+
+
+def test_time_and_memory_are_those_of_runs_on_each_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(growth, "ROOT", stub_runner.write_checkout(tmp_path / "checkout", ROOT))
+    digits.write(tmp_path / "digits")
+    options = Options(
+        data_dir=tmp_path / "digits", digits_dir=tmp_path / "digits", scratch=tmp_path, rounds=1, steps=60,
+        factors=(2,), cache=None, example=None,
+    )  # fmt: skip
+    lines: list[str] = []
+    rows = {row.name: row for row in growth.measure(options, lines.append)}
+    assert len(rows) == 2 * len(growth.STAGES)
+    assert len(lines) == 2
+    images = (tmp_path / "digits" / idx.TRAIN_IMAGES).stat().st_size
+    time = rows["evaluate, time with 2x the images / 1x"]
+    assert round(time.floor or 0, 3) == round(images / 1797, 3)
+    assert 0.99 < (time.ratio or 0) <= 1
+    ingest, train = (rows[f"{name}, peak memory with 2x the images / 1x"] for name in ("ingest", "train"))
+    mib = stub_runner.TRAIN_MEMORY / 2**20
+    assert 0.9 * mib < train.value - ingest.value < 1.5 * mib
+    assert list(tmp_path.glob("growth-*/*")) == []

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -11,17 +12,19 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
+# Arguments of the run that tests share.
+WORK = ("--dataset", "digits", "--train-steps", "200")
 
 
 @dataclasses.dataclass(frozen=True)
-class Ended:
-    """A run that has ended: its exit code, what it printed, and its record (None where it was refused before)."""
+class RunResult:
+    """The exit code, output and record of a run; the record is None if the run was refused."""
 
     code: int
     stdout: str
@@ -38,7 +41,7 @@ class Start(Protocol):
 class Run(Protocol):
     def __call__(
         self, *arguments: str | pathlib.Path, root: pathlib.Path = ROOT, through: Sequence[str] = ()
-    ) -> Ended: ...
+    ) -> RunResult: ...
 
 
 @pytest.fixture(scope="session")
@@ -81,18 +84,47 @@ def start(guard: dict[str, str]) -> Start:
 @pytest.fixture(scope="session")
 def run(start: Start, guard: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Runs runner_local.py to its end and fails if it tried to connect to another machine."""
-    told = tmp_path_factory.mktemp("records") / "record.json"
+    path = tmp_path_factory.mktemp("records") / "record.json"
     notes = pathlib.Path(guard["REFUSED_CONNECTIONS"])
 
-    def ended(*arguments: str | pathlib.Path, root: pathlib.Path = ROOT, through: Sequence[str] = ()) -> Ended:
-        told.unlink(missing_ok=True)
-        process = start(*arguments, "--json", told, root=root, through=through)
+    def run_pipeline(
+        *arguments: str | pathlib.Path, root: pathlib.Path = ROOT, through: Sequence[str] = ()
+    ) -> RunResult:
+        path.unlink(missing_ok=True)
+        process = start(*arguments, "--json", path, root=root, through=through)
         stdout, stderr = process.communicate()
         assert not notes.exists(), notes.read_text()
-        record = json.loads(told.read_text()) if told.exists() else None
-        return Ended(process.returncode, stdout, stderr, record)
+        record = json.loads(path.read_text()) if path.exists() else None
+        return RunResult(process.returncode, stdout, stderr, record)
 
-    return ended
+    return run_pipeline
+
+
+@pytest.fixture(scope="session")
+def pushed_run(run: Run, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """A run with `WORK` that has pushed version 1 to an empty serving folder, in Tokyo.
+
+    All processes of tests share it, so its output folder must not change: use `copy_output`.
+    """
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    path = root / "pushed_run.json"
+    with (root / "pushed_run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            result = run(*WORK, "--output", root / "pushed-run-ä" / "output", through=("env", "TZ=Asia/Tokyo"))
+            path.write_text(json.dumps(dataclasses.asdict(result)))
+    result = RunResult(**json.loads(path.read_text()))
+    assert result.code == 0, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="session")
+def copy_output(pushed_run: RunResult) -> Callable[[pathlib.Path], pathlib.Path]:
+    """Copies the output folder of the shared run to a path, and returns the path."""
+    assert pushed_run.record is not None
+    output = pathlib.Path(pushed_run.record["config"]["output"])
+    return lambda path: shutil.copytree(output, path)
 
 
 @pytest.fixture

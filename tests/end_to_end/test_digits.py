@@ -21,24 +21,25 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    return tmp_path_factory.mktemp("digits") / "output"
+def output(copy_output: Any, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A copy of the first run's output folder, in which the others run."""
+    folder: pathlib.Path = copy_output(tmp_path_factory.mktemp("digits") / "output")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def first(run: Any, output: pathlib.Path) -> Any:
+def first(pushed_run: Any) -> Any:
     """The first run, which has nothing to compare with."""
-    return run("--dataset", "digits", "--train-steps", "200", "--output", output)
+    return pushed_run
 
 
-def test_first_run_pushes_version_1(first: Any, output: pathlib.Path) -> None:
-    assert first.code == 0, first.stdout + first.stderr
+def test_first_run_pushes_version_1(first: Any) -> None:
     record = first.record
     assert record["verdict"] == "pushed"
     assert record["dataset"]["name"] == "digits"
     assert record["dataset"]["images"] == 1797
     assert record["model"]["version"] == 1
-    assert record["model"]["path"] == str(output / "serving" / "mnist" / "1")
+    assert record["model"]["path"] == str(pathlib.Path(record["config"]["output"], "serving", "mnist", "1"))
     assert record["metrics"]["accuracy"] > 0.93
     assert set(record["metrics"]["recall"]) == set("0123456789")
     assert record["baseline"] is None
@@ -113,8 +114,25 @@ def test_nothing_changed(run: Any, first: Any, output: pathlib.Path, serving_dig
     assert serving_digest(output / "serving") == before
 
 
+@pytest.fixture(scope="module")
+def fresh(run: Any, output: pathlib.Path, serving_digest: Any) -> Any:
+    """The first run again, with every stage; with the digest of the serving folder before it."""
+    before = serving_digest(output / "serving")
+    return run("--dataset", "digits", "--train-steps", "200", "--output", output, "--fresh"), before
+
+
+def test_the_same_model_trained_afresh_is_not_pushed_again(
+    first: Any, fresh: Any, output: pathlib.Path, serving_digest: Any
+) -> None:
+    result, before = fresh
+    assert result.record["verdict"] == "unchanged", result.record["reason"]
+    assert result.record["run_id"] != first.record["run_id"]
+    assert {stage["state"] for stage in result.record["stages"]} == {"done"}
+    assert serving_digest(output / "serving") == before
+
+
 def test_a_verdict_is_repeated_without_tensorflow_within_two_seconds(
-    first: Any, output: pathlib.Path, guard: dict[str, str]
+    fresh: Any, output: pathlib.Path, guard: dict[str, str]
 ) -> None:
     program = (
         "import sys, runner_local\n"
@@ -124,25 +142,14 @@ def test_a_verdict_is_repeated_without_tensorflow_within_two_seconds(
     )
     arguments = ("--dataset", "digits", "--train-steps", "200", "--output", str(output))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", program, *arguments], cwd=ROOT, env=guard, capture_output=True, text=True, check=False
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0, done.stderr
-    assert f"Nothing has changed since run {first.record['run_id']}" in done.stdout
+    assert completed.returncode == 0, completed.stderr
+    assert f"Nothing has changed since run {fresh[0].record['run_id']}" in completed.stdout
     # Of the processor, so that nothing else on this machine counts.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
-
-
-def test_the_same_model_trained_afresh_is_not_pushed_again(
-    run: Any, first: Any, output: pathlib.Path, serving_digest: Any
-) -> None:
-    before = serving_digest(output / "serving")
-    fresh = run("--dataset", "digits", "--train-steps", "200", "--output", output, "--fresh")
-    assert fresh.record["verdict"] == "unchanged", fresh.record["reason"]
-    assert fresh.record["run_id"] != first.record["run_id"]
-    assert {stage["state"] for stage in fresh.record["stages"]} == {"done"}
-    assert serving_digest(output / "serving") == before
 
 
 def test_a_worse_model_is_refused_with_both_figures(
@@ -270,20 +277,20 @@ def test_the_notebook_shows_the_same(
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=folder).execute()
     results = [result for cell in notebook.cells for result in cell.get("outputs", ())]
     assert {result.output_type for result in results} <= {"execute_result", "display_data"}
-    told = "\n".join(result.data.get("text/plain", "") for result in results)
+    text = "\n".join(result.data.get("text/plain", "") for result in results)
     html = "\n".join(result.data.get("text/html", "") for result in results)
-    seen = browser.words(html)
-    assert record["sentence"] in told
+    words = browser.words(html)
+    assert record["sentence"] in text
     low, high = record["metrics"]["intervals"]["change"]
     for name, figures in (("candidate", record["metrics"]), ("baseline", record["baseline"]["metrics"])):
         ends = figures["intervals"]["accuracy"]
         # TFMA's own end may be above 1, which the record cuts off.
-        assert f"sparse_categorical_accuracy {figures['accuracy']:.6f} {ends[0]:.6f}" in seen, name
-    assert re.search(rf"sparse_categorical_accuracy_diff \S+ {low:.6f} {high:.6f}", seen)
+        assert f"sparse_categorical_accuracy {figures['accuracy']:.6f} {ends[0]:.6f}" in words, name
+    assert re.search(rf"sparse_categorical_accuracy_diff \S+ {low:.6f} {high:.6f}", words)
     for row in record["metrics"]["confusion"]:
-        assert " ".join(map(str, row)) in seen
-    assert record["artifacts"]["evaluate.evaluation"] in seen
-    assert seen.count("No anomalies found") == 3
+        assert " ".join(map(str, row)) in words
+    assert record["artifacts"]["evaluate.evaluation"] in words
+    assert words.count("No anomalies found") == 3
     assert any("image/png" in result.data for result in results)
     assert "http" not in html  # nothing is loaded from elsewhere
 
@@ -322,6 +329,6 @@ def _digits(cache: pathlib.Path) -> Any:
     from components import features
     from components.ingest import source
 
-    found = source.resolve("digits", image_shape=features.IMAGE_SHAPE, cache_dir=cache).source
-    _, contents = source.load(found.directory, None, features.IMAGE_SHAPE, "digits")
+    dataset = source.resolve("digits", image_shape=features.IMAGE_SHAPE, cache_dir=cache).source
+    _, contents = source.load(dataset.directory, None, features.IMAGE_SHAPE, "digits")
     return contents[idx.TEST_IMAGES].array, contents[idx.TEST_LABELS].array

@@ -21,6 +21,6 @@ def test_a_connection_to_another_machine_is_refused_and_noted(tmp_path: pathlib.
         "    print(socket.socket(family).connect_ex((address, 9)))\n"
     )
     env = os.environ | {"LD_PRELOAD": str(guard), "REFUSED_CONNECTIONS": str(notes)}
-    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["111", "111"]
+    completed = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+    assert completed.stdout.split() == ["111", "111"]
     assert len(notes.read_text().splitlines()) == 2

@@ -18,7 +18,7 @@ from pipeline import metadata, run_record
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[2]
-WORK = ("--dataset", "digits", "--model", "linear")
+WORK = ("--dataset", "digits", "--train-steps", "200")
 # These look at what is in production, or at a baseline that was not there before.
 ANEW = {"data-gate", "push"}
 
@@ -28,33 +28,30 @@ def states(row: dict[str, Any]) -> dict[str, str]:
 
 
 def uris(output: pathlib.Path) -> set[str]:
-    """Every path that ML Metadata use to find something."""
+    """Returns every path in ML Metadata."""
     store = metadata.connect(output / "metadata.db")
     artifacts = store.get_artifacts()
-    paths = {one.custom_properties["path"].string_value for one in artifacts if "path" in one.custom_properties}
-    return paths | {one.uri for one in artifacts}
+    paths = {row.custom_properties["path"].string_value for row in artifacts if "path" in row.custom_properties}
+    return paths | {row.uri for row in artifacts}
 
 
-def own(output: pathlib.Path) -> bool:
-    """Whether these are all in the output folder."""
+def has_own_paths_only(output: pathlib.Path) -> bool:
+    """Says whether these are all in the output folder."""
     return all(pathlib.Path(uri).is_relative_to(output) for uri in uris(output))
 
 
 def command(module: str, *arguments: str | pathlib.Path) -> str:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
 
 
 @pytest.fixture(scope="module")
-def first(run: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A run that has pushed, in Tokyo."""
-    output = tmp_path_factory.mktemp("here") / "output-ä"
-    ended = run(*WORK, "--output", output, through=("env", "TZ=Asia/Tokyo"))
-    assert ended.code == 0, ended.stdout + ended.stderr
-    return ended.record
+def first(pushed_run: Any) -> Any:
+    """The record of a run that has pushed, in Tokyo."""
+    return pushed_run.record
 
 
 @pytest.fixture
@@ -76,13 +73,13 @@ def test_a_copy_is_known_as_unchanged_and_names_its_own_files(
 ) -> None:
     same = run(*WORK, "--output", copy)
     assert (same.code, same.record["verdict"], same.record["run_id"]) == (0, "unchanged", first["run_id"])
-    told = same.stdout + same.stderr + json.dumps(same.record, ensure_ascii=False)
-    told += command("pipeline.lineage", "--output", copy) + command("pipeline.lineage", "--output", copy, "--json")
-    told += command("pipeline.report", "--output", copy, "--json")
-    told += (copy / "runs" / first["run_id"] / "report.html").read_text()
+    text = same.stdout + same.stderr + json.dumps(same.record, ensure_ascii=False)
+    text += command("pipeline.lineage", "--output", copy) + command("pipeline.lineage", "--output", copy, "--json")
+    text += command("pipeline.report", "--output", copy, "--json")
+    text += (copy / "runs" / first["run_id"] / "report.html").read_text()
     for file in (copy / "serving").rglob("*"):
-        told += file.read_text(errors="replace") if file.is_file() else ""
-    assert str(original) not in told.replace("\\u00e4", "ä")  # as JSON has it
+        text += file.read_text(errors="replace") if file.is_file() else ""
+    assert str(original) not in text.replace("\\u00e4", "ä")  # as JSON has it
     assert str(copy / "serving" / "mnist" / "1") in same.stdout
 
 
@@ -91,14 +88,19 @@ def test_a_run_in_a_copy_works_with_its_own_files(run: Any, original: pathlib.Pa
     explained = run(*WORK, "--output", copy, "--explain").record["stages"]
     again = run(*WORK, "--output", copy)
     assert (again.code, again.record["verdict"]) == (0, "unchanged"), again.stdout
-    found = states(again.record)
-    assert {row["stage"] for row in explained if row["runs"]} == {name for name in found if found[name] == "done"}
+    results = states(again.record)
+    assert {row["stage"] for row in explained if row["runs"]} == {name for name in results if results[name] == "done"}
     # There is a baseline now, which the first run did not have.
-    assert {name for name, state in found.items() if state != "cached"} == {"baseline", "data-check", "evaluate", *ANEW}
-    told = again.stdout + again.stderr + json.dumps(again.record, ensure_ascii=False)
-    told += (copy / "runs" / again.record["run_id"] / "report.html").read_text()
-    assert str(original) not in told
-    assert own(copy)
+    assert {name for name, state in results.items() if state != "cached"} == {
+        "baseline",
+        "data-check",
+        "evaluate",
+        *ANEW,
+    }
+    text = again.stdout + again.stderr + json.dumps(again.record, ensure_ascii=False)
+    text += (copy / "runs" / again.record["run_id"] / "report.html").read_text()
+    assert str(original) not in text
+    assert has_own_paths_only(copy)
     assert command("pipeline.report", again.record["run_id"], "--output", copy).startswith(str(copy))
     pruned = run("prune", "--keep", "1", "--output", copy)
     assert pruned.code == 0, pruned.stderr
@@ -139,15 +141,17 @@ def test_a_part_that_was_not_copied_is_made_anew(
     assert str(original) not in again.stdout + json.dumps(again.record, ensure_ascii=False)
     assert (states(again.record)["train"] == "cached") is (lost == "serving")
     assert (again.record["verdict"] == "pushed") is (lost == "serving")
-    assert lost == "metadata.db" or own(copy)  # without them the record still says that nothing has changed
+    assert lost == "metadata.db" or has_own_paths_only(
+        copy
+    )  # without them the record still says that nothing has changed
 
 
 def test_a_moved_checkout_and_moved_data_change_nothing(
     run: Any, first: Any, copy: pathlib.Path, checkout: pathlib.Path, guard: dict[str, str], tmp_path: pathlib.Path
 ) -> None:
+    same = run(*WORK, "--output", copy, root=checkout)
     [digits] = pathlib.Path(guard["HOME"]).rglob("digits")
     data = shutil.copytree(digits, tmp_path / "data")
-    same = run(*WORK, "--output", copy, root=checkout)
     assert same.record["run_id"] == first["run_id"]
     by_folder = run(*WORK, "--data-dir", digits, "--output", copy)
     moved = run(*WORK, "--data-dir", data, "--output", copy, root=checkout)

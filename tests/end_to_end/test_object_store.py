@@ -25,11 +25,9 @@ def test_data_from_a_bucket_and_a_model_into_another(run: Any, tmp_path: pathlib
             data.upload_file(str(path), f"digits/span-7/{path.name}")
         environment = {**object_stores.ENVIRONMENT, "AWS_ENDPOINT_URL": server.url}
         options = ["--data-dir", "s3://data/digits", "--serving-dir", "s3://models/serving", "--train-steps", "200"]
-        told = {
-            "through": ["env", *(f"{name}={value}" for name, value in environment.items())],
-        }
+        settings = {"through": ["env", *(f"{name}={value}" for name, value in environment.items())]}
 
-        first = run(*options, "--output", tmp_path / "output", **told)
+        first = run(*options, "--output", tmp_path / "output", **settings)
         assert first.code == 0, first.stdout + first.stderr
         assert first.record["verdict"] == "pushed"
         assert first.record["dataset"]["name"] == "digits"
@@ -39,24 +37,24 @@ def test_data_from_a_bucket_and_a_model_into_another(run: Any, tmp_path: pathlib
         assert not (tmp_path / "output" / "serving").exists()
         assert "s3://models/serving/mnist/1" in pathlib.Path(first.record["report"]).read_text()
 
-        again = run(*options, "--output", tmp_path / "output", **told)
+        again = run(*options, "--output", tmp_path / "output", **settings)
         assert (again.code, again.record["verdict"]) == (0, "unchanged")
         assert again.record["run_id"] == first.record["run_id"]
 
         # A model that is gone is noticed, and what the cache holds is pushed under the next number.
         open_destination("s3://models/serving/mnist").remove(1)
-        restored = run(*options, "--output", tmp_path / "output", **told)
+        restored = run(*options, "--output", tmp_path / "output", **settings)
         assert (restored.code, restored.record["verdict"]) == (0, "pushed")
         assert restored.record["model"]["path"] == "s3://models/serving/mnist/2"
         assert next(stage for stage in restored.record["stages"] if stage["name"] == "train")["state"] == "cached"
 
-        said = [first.stdout, first.stderr, json.dumps(first.record), pathlib.Path(first.record["log"]).read_text()]
+        texts = [first.stdout, first.stderr, json.dumps(first.record), pathlib.Path(first.record["log"]).read_text()]
         objects = [item.get()["Body"].read().decode(errors="replace") for item in models.objects.all()]
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            assert not any(environment[name] in text for text in (*said, *objects))
+            assert not any(environment[name] in text for text in (*texts, *objects))
 
         server.before = lambda method, path: object_stores.REFUSED
-        refused = run(*options, "--output", tmp_path / "output", **told)
+        refused = run(*options, "--output", tmp_path / "output", **settings)
         assert refused.code == 2
         assert refused.stderr.count("\n") == 1
         assert refused.stderr.startswith("error: s3://models/serving/mnist: ")

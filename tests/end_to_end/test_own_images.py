@@ -60,10 +60,10 @@ def test_images_that_are_too_small_for_a_model_are_refused_before_they_are_read(
 
 
 def _write_four_classes(folder: pathlib.Path) -> None:
-    found = source.resolve("digits", image_shape=features.IMAGE_SHAPE, cache_dir=folder / "cache").source
-    _, contents = source.load(found.directory, None, features.IMAGE_SHAPE, "digits")
+    dataset = source.resolve("digits", image_shape=features.IMAGE_SHAPE, cache_dir=folder / "cache").source
+    _, contents = source.load(dataset.directory, None, features.IMAGE_SHAPE, "digits")
     for images, labels in ((idx.TRAIN_IMAGES, idx.TRAIN_LABELS), (idx.TEST_IMAGES, idx.TEST_LABELS)):
-        keep = contents[labels].array < 4
-        idx.write(folder / images, np.pad(contents[images].array[keep], ((0, 0), (2, 2), (2, 2))))
-        idx.write(folder / labels, contents[labels].array[keep])
+        rows = contents[labels].array < 4
+        idx.write(folder / images, np.pad(contents[images].array[rows], ((0, 0), (2, 2), (2, 2))))
+        idx.write(folder / labels, contents[labels].array[rows])
     shutil.rmtree(folder / "cache")

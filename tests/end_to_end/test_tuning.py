@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run with a search: what wins is trained, judged, pushed and told; and what runs again after which change."""
+"""A run with a search: the best trial is trained, judged, pushed and reported; changes run what depends on them."""
 
 import json
 import pathlib
@@ -13,8 +13,7 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
-# A rate so low that another one wins.
-TOLD = ("--dataset", "digits", "--model", "linear", "--config")
+SEARCH = ("--dataset", "digits", "--model", "linear", "--config")
 CONFIG = "tune = 3\n[training]\nseed = 4\n"
 
 
@@ -24,7 +23,7 @@ def test_a_search_from_the_first_trial_to_the_pushed_model(
     config, output = tmp_path / "config.toml", tmp_path / "output"
     config.write_text(CONFIG)
     before = sorted(checkout.iterdir())
-    first = run(*TOLD, config, "--output", output, root=checkout)
+    first = run(*SEARCH, config, "--output", output, root=checkout)
     assert first.code == 0, first.stdout + first.stderr
     record = first.record
     assert {stage["name"]: stage["state"] for stage in record["stages"]}["tune"] == "done"
@@ -54,20 +53,20 @@ def test_a_search_from_the_first_trial_to_the_pushed_model(
     assert runs == {"tune", "train"}
 
     def explained(*arguments: Any) -> dict[str, Any]:
-        said = run(*arguments, "--output", output, "--explain", root=checkout)
-        assert said.code == 0, said.stderr
-        return {row["stage"]: row for row in said.record["stages"]}
+        result = run(*arguments, "--output", output, "--explain", root=checkout)
+        assert result.code == 0, result.stderr
+        return {row["stage"]: row for row in result.record["stages"]}
 
-    same = explained(*TOLD, config)
+    same = explained(*SEARCH, config)
     assert "tune" in same
     assert not any(row["runs"] for row in same.values())
-    more = explained(*TOLD, config, "--tune", "4")
+    more = explained(*SEARCH, config, "--tune", "4")
     assert more["tune"]["reason"] == "trials changed from 3 to 4"
     assert more["train"]["reason"].startswith("tune runs")
     assert not more["transform"]["runs"]
-    assert "tune" not in explained(*TOLD, config, "--tune", "0")
+    assert "tune" not in explained(*SEARCH, config, "--tune", "0")
 
-    elsewhere = run(*TOLD, config, "--output", output, "--serving-name", "other", root=checkout)
+    elsewhere = run(*SEARCH, config, "--output", output, "--serving-name", "other", root=checkout)
     states = {stage["name"]: stage["state"] for stage in elsewhere.record["stages"]}
     assert (states["tune"], states["train"], states["push"]) == ("cached", "cached", "done")
     assert elsewhere.record["tuning"] == record["tuning"]

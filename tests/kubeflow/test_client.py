@@ -222,6 +222,7 @@ def test_upload_beside_a_pipeline_that_this_account_does_not_see(api, host, pack
     assert (code, one_sentence(err), "does not see" in err) == (2, True, True)
 
 
+@pytest.mark.slow
 def test_package_that_compile_wrote(api, host, tmp_path, call):
     """It is accepted with all its parameters' defaults, and with other values for them."""
     path = tmp_path / "pipeline.yaml"

@@ -520,6 +520,7 @@ def test_task_finds_out_the_rest_and_leaves_no_run(submit, api, s3, tmp_path):
     assert container["resources"]["resourceMemoryRequest"] == "2Gi"
 
 
+@pytest.mark.slow
 def test_task_that_finds_faults(submit, api, s3, monkeypatch):
     monkeypatch.setattr(code_digest, "of_project", lambda: "0" * 64)
     s3.conditions = False

@@ -29,14 +29,14 @@ NODES = [
 
 
 @dataclasses.dataclass
-class Ended:
-    """A run that has ended: what is left of it in the store."""
+class RunResult:
+    """A run's record and report, its tasks, and the outputs of its last task by name."""
 
     succeeded: bool
     record: dict[str, Any]
     html: str
     tasks: dict[str, launcher.Task]
-    answers: dict[str, Any]
+    outputs: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +67,12 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def run(s3: object_stores.S3, package: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ended]:
+def run(
+    s3: object_stores.S3, package: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., RunResult]:
     """Runs the package below a pipeline root with such parameters."""
 
-    def start(root: str, lost: frozenset[str] = frozenset(), **parameters: Any) -> Ended:
+    def start(root: str, lost: frozenset[str] = frozenset(), **parameters: Any) -> RunResult:
         return run_package(package, root, tmp_path_factory.mktemp("run"), lost, **parameters)
 
     return start
@@ -78,7 +80,7 @@ def run(s3: object_stores.S3, package: pathlib.Path, tmp_path_factory: pytest.Te
 
 def run_package(
     package: pathlib.Path, root: str, folder: pathlib.Path, lost: frozenset[str] = frozenset(), **parameters: Any
-) -> Ended:
+) -> RunResult:
     cluster = launcher.Cluster(root, folder / "containers", launcher.forked, lost=lost)
     with launcher.orchestrated(cluster, folder / "local") as orchestrate:
         succeeded = orchestrate(package, **parameters)
@@ -87,7 +89,7 @@ def run_package(
     assert tasks["report"].exit_code == 0, tasks["report"].log
     row = json.loads(read(f"{cluster.prefix}/record.json"))
     assert json.loads(read(cluster.published["report"]["record"]["uri"])) == row
-    return Ended(succeeded, row, read(row["report"]).decode(), tasks, cluster.published["report"])
+    return RunResult(succeeded, row, read(row["report"]).decode(), tasks, cluster.published["report"])
 
 
 def read(uri: str) -> bytes:
@@ -100,15 +102,15 @@ def production(serving: pathlib.Path | str) -> Any:
     return versions.production_version(serving)
 
 
-def states(ended: Ended) -> dict[str, str]:
-    return {stage["name"]: stage["state"] for stage in ended.record["stages"]}
+def states(result: RunResult) -> dict[str, str]:
+    return {stage["name"]: stage["state"] for stage in result.record["stages"]}
 
 
-def test_from_ingest_to_push_twice_and_a_third_that_the_model_gate_stops(run, data, tmp_path):
+def test_from_ingest_to_push_twice(run, data, tmp_path):
     serving = tmp_path / "volume" / "mnist"
-    told = {"data_dir": str(data), "serving_dir": str(serving)}
+    parameters = {"data_dir": str(data), "serving_dir": str(serving)}
 
-    first = run("minio://artifacts/root", train_steps=200, **told)
+    first = run("minio://artifacts/root", train_steps=200, **parameters)
     assert first.succeeded, first.record
     assert (first.record["verdict"], first.record["exit_code"]) == ("pushed", 0)
     assert states(first) == dict.fromkeys(NODES, "done")
@@ -118,11 +120,11 @@ def test_from_ingest_to_push_twice_and_a_third_that_the_model_gate_stops(run, da
     assert (serving / "1" / "saved_model.pb").is_file()
     assert production(serving).provenance["run_id"] == first.record["run_id"]
     assert production(serving).provenance["config"]["training"]["train_steps"] == 200
-    assert first.answers["metrics"]["metadata"]["accuracy"] == first.record["metrics"]["accuracy"] > 0.93
-    matrix = first.answers["classification_metrics"]["metadata"]["confusionMatrix"]["struct"]
+    assert first.outputs["metrics"]["metadata"]["accuracy"] == first.record["metrics"]["accuracy"] > 0.93
+    matrix = first.outputs["classification_metrics"]["metadata"]["confusionMatrix"]["struct"]
     assert sum(sum(row["row"]) for row in matrix["rows"]) == 299
     assert len(matrix["annotationSpecs"]) == len(matrix["rows"]) == 10
-    curve = first.answers["classification_metrics"]["metadata"]["confidenceMetrics"]["list"]
+    curve = first.outputs["classification_metrics"]["metadata"]["confidenceMetrics"]["list"]
     assert curve[-1]["recall"] == curve[-1]["falsePositiveRate"] == 1
     assert "PUSHED" in first.html
     assert "/containers" not in first.html  # no path that was gone with the task's container
@@ -132,68 +134,58 @@ def test_from_ingest_to_push_twice_and_a_third_that_the_model_gate_stops(run, da
 
     # Pods of a gate and of push that are lost after their work are started again, on KFP 2.17.
     lost = frozenset({"data-gate", "push"})
-    second = run("minio://artifacts/root", lost, train_steps=200, seed=2, **told)
+    second = run("minio://artifacts/root", lost, train_steps=200, seed=2, **parameters)
     assert second.succeeded, second.record
     assert production(serving).number == 2
     assert second.record["verdict"] == "pushed"
     assert second.record["baseline"]["version"] == 1
     assert second.record["baseline"]["metrics"]["accuracy"] == first.record["metrics"]["accuracy"]
     assert second.record["model"]["version"] == 2
-
-    third = run("minio://artifacts/root", train_steps=5, **told)
-    assert not third.succeeded
-    assert third.tasks["push"].exit_code == 3
-    assert "Traceback" not in third.tasks["push"].log
-    assert (third.record["verdict"], third.record["exit_code"]) == ("not_blessed", 3)
-    assert states(third)["push"] == "failed"
-    assert not all(gate["passed"] for gate in third.record["gates"])
-    assert "NOT BLESSED" in third.html
     assert sorted(path.name for path in serving.iterdir() if path.name.isdigit()) == ["1", "2"]
 
 
-def test_data_models_and_artifacts_in_an_object_store(run, data, s3):
-    for path in data.iterdir():
-        launcher.store("s3://data/digits")[0].upload_file(str(path), f"digits/{path.name}")
-    told = {"data_dir": "s3://data/digits", "serving_dir": "s3://models/mnist", "model": "linear"}
-
-    first = run("s3://artifacts/other", **told)
-    assert first.succeeded, first.record
-    assert first.record["verdict"] == "pushed"
-    assert first.record["model"]["type"] == "linear"
-    assert first.record["model"]["path"] == "s3://models/mnist/1"
-    assert read("s3://models/mnist/1/saved_model.pb")
-
-    second = run("s3://artifacts/other", **told, seed=2)
-    assert second.succeeded, second.record
-    assert second.record["baseline"]["version"] == 1
-    assert production("s3://models/mnist").number == 2
-
-
-def test_a_data_gate_that_stops_leaves_report_record_and_findings(run, data, tmp_path):
-    broken = tmp_path / "data"
-    shutil.copytree(data, broken)
+def test_each_gate_stops_and_an_allowed_finding_does_not_with_everything_in_an_object_store(run, data, tmp_path):
+    broken = shutil.copytree(data, tmp_path / "data")
     with (broken / idx.TRAIN_LABELS).open("r+b") as labels:
         labels.seek(8)  # behind the header
         labels.write(bytes([11] * 10))
+    for path in broken.iterdir():
+        launcher.store("s3://data/digits")[0].upload_file(str(path), f"digits/{path.name}")
+    parameters = {"data_dir": "s3://data/digits", "serving_dir": "s3://models/mnist", "model": "linear"}
 
-    ended = run("minio://artifacts/root", data_dir=str(broken), serving_dir=str(tmp_path / "serving"))
-    assert not ended.succeeded
-    assert ended.tasks["data-gate"].exit_code == 3
-    assert "train" not in ended.tasks
-    assert (ended.record["verdict"], ended.record["exit_code"]) == ("stopped", 3)
-    assert "label-out-of-range" in {finding["name"] for finding in ended.record["findings"]}
-    assert ended.record["reason"] in ended.tasks["data-gate"].log
-    assert ended.record["metrics"] is None
-    assert ended.record["findings"][0]["sentence"] in ended.html.replace("&#39;", "'")
+    stopped = run("s3://artifacts/other", **parameters)
+    assert not stopped.succeeded
+    assert stopped.tasks["data-gate"].exit_code == 3
+    assert "train" not in stopped.tasks
+    assert (stopped.record["verdict"], stopped.record["exit_code"]) == ("stopped", 3)
+    assert "label-out-of-range" in {finding["name"] for finding in stopped.record["findings"]}
+    assert stopped.record["reason"] in stopped.tasks["data-gate"].log
+    assert stopped.record["metrics"] is None
+    assert stopped.record["findings"][0]["sentence"] in stopped.html.replace("&#39;", "'")
 
-    told = {"data_dir": str(broken), "serving_dir": str(tmp_path / "serving"), "model": "linear", "train_steps": 300}
-    allowed = run("minio://artifacts/root", allow="label-out-of-range", **told)
-    assert allowed.succeeded, allowed.record
-    excluded = allowed.record["dataset"]["excluded"]
+    parameters |= {"allow": "label-out-of-range"}
+    pushed = run("s3://artifacts/other", train_steps=300, **parameters)
+    assert pushed.succeeded, pushed.record
+    assert pushed.record["verdict"] == "pushed"
+    assert pushed.record["model"]["type"] == "linear"
+    assert pushed.record["model"]["path"] == "s3://models/mnist/1"
+    assert read("s3://models/mnist/1/saved_model.pb")
+    excluded = pushed.record["dataset"]["excluded"]
     assert sum(by_label["11"] for by_label in excluded.values()) == 10
-    assert production(tmp_path / "serving").provenance["dataset"]["excluded"] == excluded
-    assert findings.excluded_words(excluded) in allowed.html
-    assert findings.excluded_words(excluded) in allowed.tasks["report"].log
+    assert production("s3://models/mnist").provenance["dataset"]["excluded"] == excluded
+    assert findings.excluded_words(excluded) in pushed.html
+    assert findings.excluded_words(excluded) in pushed.tasks["report"].log
+
+    refused = run("s3://artifacts/other", train_steps=5, **parameters)
+    assert not refused.succeeded
+    assert refused.record["baseline"]["version"] == 1
+    assert refused.tasks["push"].exit_code == 3
+    assert "Traceback" not in refused.tasks["push"].log
+    assert (refused.record["verdict"], refused.record["exit_code"]) == ("not_blessed", 3)
+    assert states(refused)["push"] == "failed"
+    assert not all(gate["passed"] for gate in refused.record["gates"])
+    assert "NOT BLESSED" in refused.html
+    assert production("s3://models/mnist").number == 1
 
 
 def test_two_workers_of_a_training_job_train_the_model_that_is_pushed(s3, data, tmp_path):
@@ -210,16 +202,16 @@ def test_two_workers_of_a_training_job_train_the_model_that_is_pushed(s3, data, 
             "id": object_stores.ENVIRONMENT["AWS_ACCESS_KEY_ID"],
             "key": object_stores.ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
         }
-        told: dict[str, Any] = {"data_dir": str(data), "serving_dir": str(serving), "train_steps": 200}
-        ended = run_package(file, "minio://artifacts/root", tmp_path / "run", **told)
-        assert ended.succeeded, ended.tasks["train"].log[-3000:]
-        assert ended.record["verdict"] == "pushed"
-        assert ended.record["devices"] == ["worker 0 CPU:0", "worker 1 CPU:0"]
-        assert ended.record["metrics"]["accuracy"] > 0.93
+        parameters: dict[str, Any] = {"data_dir": str(data), "serving_dir": str(serving), "train_steps": 200}
+        result = run_package(file, "minio://artifacts/root", tmp_path / "run", **parameters)
+        assert result.succeeded, result.tasks["train"].log[-3000:]
+        assert result.record["verdict"] == "pushed"
+        assert result.record["devices"] == ["worker 0 CPU:0", "worker 1 CPU:0"]
+        assert result.record["metrics"]["accuracy"] > 0.93
         assert (serving / "1" / "saved_model.pb").is_file()
-        assert "worker 0: epoch 1/" in ended.tasks["train"].log
+        assert "worker 0: epoch 1/" in result.tasks["train"].log
         [job] = stub.created_jobs
-        assert job["metadata"]["name"].startswith(f"train-{ended.record['run_id'][:8]}-")
+        assert job["metadata"]["name"].startswith(f"train-{result.record['run_id'][:8]}-")
         assert stub.jobs == {}
         assert [code for _, _, code in stub.exits] == [0, 0]
 
