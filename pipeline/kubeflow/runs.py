@@ -19,7 +19,7 @@ import json
 import re
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import tenacity
@@ -48,7 +48,8 @@ class Task:
     Attributes:
         state: waiting, running, done, cached, skipped, failed, terminated, or unknown.
         seconds: from its start to its end, or until now; None where it has not started or its times are not known.
-        pods: names of its attempts' pods, the last attempt's last; empty where there are none or they are not known.
+        pods: names of its attempts' pods, the last attempt's last; those of its driver where that failed; empty where
+            there are none or they are not known.
     """
 
     name: str
@@ -228,8 +229,10 @@ class Run:
             for executor in by_name.get("executor", ())
             if executor.path[-2:-1] == [name] or (executor.start, executor.end) == times
         ]
-        if any(driver.state == "failed" for driver in by_name.get(f"{name}-driver", ())):
-            word = "failed"
+        drivers = by_name.get(f"{name}-driver", ())
+        pods = _pods(executors)
+        if drivers and all(driver.state == "failed" for driver in drivers):
+            word, pods = "failed", pods or _pods(drivers)
         elif self.state in ENDED and word in ("waiting", "running"):
             word = "skipped" if is_complete else "done" if self.state == "succeeded" else "unknown"
         elif word == "done" and any(executor.state == "skipped" for executor in executors):
@@ -237,7 +240,6 @@ class Run:
         canceled = _canceled_at(self._run)
         if word == "failed" and canceled and not (node and node.end and node.end < canceled):
             word = "terminated"
-        pods = [executor.pod for executor in sorted(executors, key=lambda node: str(node.start)) if executor.pod]
         return Task(name, word, _seconds(node, word), pods)
 
     def _listed(self) -> Iterator[Node]:
@@ -278,7 +280,8 @@ def parse(workflow: Mapping[str, Any]) -> Workflow:
     name = workflow["metadata"]["name"]
     nodes = []
     for node in json.loads(text).values():
-        if re.search(r"(?<!\.executor)\(\d+\)$", node["name"]):  # an attempt, which the node above it sums up
+        # Attempts that are no pod of a task or its driver; the node above them sums them up.
+        if re.search(r"(?<!\.executor)(?<!-driver)\(\d+\)$", node["name"]):
             continue
         path = [re.sub(r"\(\d+\)$", "", part) for part in node["name"].split(".")]
         times = [node.get(key) for key in ("startedAt", "finishedAt")]
@@ -295,6 +298,10 @@ def _names(pipeline: Mapping[str, Any], component: Mapping[str, Any]) -> Iterato
     for name in order.static_order():
         inner = pipeline.get("components", {}).get(graph.get(name, {}).get("componentRef", {}).get("name"), {})
         yield from _names(pipeline, inner) if "dag" in inner else (name,)
+
+
+def _pods(nodes: Iterable[Node]) -> list[str]:
+    return [node.pod for node in sorted(nodes, key=lambda node: str(node.start)) if node.pod]
 
 
 def _word(state: Any) -> str:

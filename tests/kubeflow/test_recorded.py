@@ -139,6 +139,37 @@ def test_logs_are_those_of_the_pods(call, name, cached):
     }
 
 
+def test_failed_drivers_have_logs():
+    """Argo repeated ingest's driver, so those of statistics and image-check refused two executions of one name."""
+    graph = {name: {} for name in ("ingest", "baseline", "statistics", "image-check", "train", "report")}
+    spec = {"pipelineInfo": {"name": "mnist-tfx"}, "root": {"dag": {"tasks": graph}}}
+    run_id = IDS["run-failed-out-of-memory.json"]
+    run = json.loads(workflows.recorded("run-failed-out-of-memory.json"))
+    workflow = json.loads(workflows.recorded("workflow-failed-drivers.json"))
+    manifest = {"pipeline_runtime": {"workflow_manifest": json.dumps(workflow)}}
+    api = recorded_api()
+    api.recorded[f"/apis/v1beta1/runs/{run_id}"] = (200, json.dumps(manifest).encode())
+    api.recorded[f"/apis/v2beta1/runs/{run_id}"] = (200, json.dumps(run | {"pipeline_spec": spec}).encode())
+    driver = "mnist-tfx-sh9pm-system-container-driver-190977274"
+    api.logs[driver] = "two tasks have the same task name\n"
+    with api_stub.serving(api) as host:
+        server = client.connect(host)
+        result = runs.Run(server, run_id)
+        tasks = {task.name: task for task in result.tasks}
+        assert {name: task.state for name, task in tasks.items()} == dict.fromkeys(tasks, "skipped") | dict.fromkeys(
+            ("ingest", "baseline", "report"), "done"
+        ) | dict.fromkeys(("statistics", "image-check"), "failed")
+        assert result.log(tasks["statistics"]) == "two tasks have the same task name\n"
+        assert tasks["statistics"].pods == [driver]
+        assert tasks["ingest"].pods == ["mnist-tfx-sh9pm-retry-system-container-impl-2235212314"]
+
+        node = next(row for row in workflow["status"]["nodes"].values() if row["displayName"] == "ingest-driver(0)")
+        node["phase"] = "Failed"  # an attempt that the next one made up for
+        manifest["pipeline_runtime"]["workflow_manifest"] = json.dumps(workflow)
+        api.recorded[f"/apis/v1beta1/runs/{run_id}"] = (200, json.dumps(manifest).encode())
+        assert next(task for task in runs.Run(server, run_id).tasks if task.name == "ingest").state == "done"
+
+
 def test_pods_have_the_names_that_argo_gave_them():
     """The workflow says where the log of each was archived, under the pod's name."""
     for name in ("v1beta1-run-pushed.json.gz", "v1beta1-run-stopped-by-gate.json.gz"):
