@@ -22,13 +22,13 @@ from typing import Any
 
 from components import environment, paths, stdio, storage
 from components.errors import ProjectError
-from pipeline import code_digest
-from pipeline.cli import BLOCKED, OK, Check
+from pipeline import cgroup, code_digest
+from pipeline.cli import BLOCKED, OK, WARNING, Check
 from pipeline.kubeflow import entrypoint, launcher_adapter, resources, task_records
 
 KEY, OUTPUT = "probe", "findings"
 SHARED_MEMORY = pathlib.Path("/dev/shm")
-_MEMORY, _MEMORY_LIMIT = pathlib.Path("/proc/meminfo"), pathlib.Path("/sys/fs/cgroup/memory.max")
+_MEMORY = pathlib.Path("/proc/meminfo")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     if args.serving_dir:
         checks.append(_check("push", lambda: _push(args.serving_dir)))
     if args.volumes:
-        checks.append(_check("volume", lambda: _volume(args.volumes.split(","))))
+        checks.append(_check("volume", lambda: _volume(args.volumes.split(","), args.serving_dir)))
     if args.workers:
         checks.append(_check("account", _account))
     if args.gpus:
@@ -103,20 +103,42 @@ def _push(serving_dir: str) -> Check:
     return Check("push", OK, f"{serving_dir} accepts models{condition}")
 
 
-def _volume(folders: Sequence[str]) -> Check:
-    faults = [fault for folder in folders if (fault := paths.fault(pathlib.Path(folder)))]
+def _volume(folders: Sequence[str], serving_dir: str) -> Check:
+    """Checks that volumes can be read, and that `serving_dir` can be written if one of them holds it."""
+    faults, read_only = [], []
+    for folder in folders:
+        is_for_models = pathlib.PurePath(serving_dir).is_relative_to(folder)
+        if fault := _read_fault(folder):
+            faults.append(f"not readable: {fault}")
+        elif fault := paths.fault(pathlib.Path(serving_dir if is_for_models else folder)):
+            if is_for_models:
+                faults.append(f"not writable: {fault}")
+            else:
+                read_only.append(fault)
+    advice = f"give it to user {os.getuid()}, as deploy/storage.yaml does"
     if faults:
-        advice = f"give it to user {os.getuid()}, as deploy/storage.yaml does"
-        return Check("volume", BLOCKED, f"not writable: {'; '.join(faults)}", advice)
+        return Check("volume", BLOCKED, "; ".join(faults), advice)
+    if read_only:
+        summary = f"can be read but not written: {'; '.join(read_only)}"
+        return Check("volume", WARNING, summary, f"a volume of data needs no more; for models, {advice}")
     return Check("volume", OK, f"{', '.join(folders)} can be written")
+
+
+def _read_fault(folder: str) -> str:
+    """Returns the path and the reason why a folder cannot be listed, as `PATH: REASON`; "" if it can."""
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        return f"{folder}: {(error.strerror or str(error)).lower()}"
+    return ""
 
 
 def _pod(shared_memory: str) -> Check:
     size = shutil.disk_usage(SHARED_MEMORY).total
-    node = float(_MEMORY.read_text(encoding="ascii").split()[1]) * 1024
-    with contextlib.suppress(OSError, ValueError):  # without a limit it is "max"
-        node = min(node, float(_MEMORY_LIMIT.read_text(encoding="ascii")))
-    summary = f"{os.cpu_count()} CPUs, {node / 2**30:.1f} GiB of memory, /dev/shm of {size / 2**20:.0f} MiB"
+    memory = float(_MEMORY.read_text(encoding="ascii").split()[1]) * 1024  # of the node
+    if container := cgroup.memory():
+        memory = min(memory, container.limit)
+    summary = f"{os.cpu_count()} CPUs, {memory / 2**30:.1f} GiB of memory, /dev/shm of {size / 2**20:.0f} MiB"
     if shared_memory and size < float(resources.amount("--shared-memory", shared_memory)):
         return Check("pod", BLOCKED, f"{summary}, but --shared-memory is {shared_memory}", "lower --shared-memory")
     return Check("pod", OK, summary)

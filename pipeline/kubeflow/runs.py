@@ -22,6 +22,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import httpx
 import tenacity
 
 from components.errors import ProjectError
@@ -69,6 +70,7 @@ class Node:
     Attributes:
         path: names from the root, without attempts; from the list the last name only.
         message: the reason why it waits or has failed, in the words of Kubernetes or Argo.
+        log_uris: where the launcher may have published its log, with the attempt's number (2.17) and without.
     """
 
     path: Sequence[str]
@@ -77,6 +79,7 @@ class Node:
     end: datetime.datetime | None
     pod: str = ""
     message: str = ""
+    log_uris: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +160,8 @@ class Run:
     def log(self, task: Task) -> str:
         """Returns the log of a task's last attempt.
 
-        The user interface and the API have an address each; the first finds archived logs too.
+        The user interface and the API have an address each. The user interface of 2.17.0 does not find the archived
+        log of a pod that is gone, but has the artifact in which the launcher publishes it.
 
         Raises:
             ProjectError: there is none; the message is the reason.
@@ -173,6 +177,11 @@ class Run:
         if response.status_code != 200:
             response = self._server.get(f"/apis/v1alpha1/runs/{self.id}/nodes/{pod}/log")
         if response.status_code != 200:
+            for uri in next((node.log_uris for node in self.workflow.nodes if node.pod == pod), ()):
+                with contextlib.suppress(ProjectError, ValueError):
+                    artifact = self._artifact(uri)
+                    if artifact.status_code == 200:
+                        return artifact.text
             raise ProjectError(f"the pod {pod} has no log, or is gone without an archived log ({response.status_code})")
         return response.text
 
@@ -200,23 +209,27 @@ class Run:
         return {"run_id": self.id, "verdict": word, "exit_code": code, "sentence": sentence}
 
     def _record(self) -> dict[str, Any] | None:
-        root = urllib.parse.urlsplit((self._run.runtime_config and self._run.runtime_config.pipeline_root) or ROOT)
+        root = ((self._run.runtime_config and self._run.runtime_config.pipeline_root) or ROOT).partition("?")[0]
         name = str(self.spec.get("pipelineInfo", {}).get("name", ""))
-        query = {
-            "source": "gcs" if root.scheme == "gs" else root.scheme, "bucket": root.netloc,
-            "namespace": self._server.namespace or self.workflow.namespace,
-            "providerInfo": self.workflow.provider(root.scheme),
-        }  # fmt: skip
         for folder in dict.fromkeys((name, name.rpartition("/")[2])):  # some servers put words before the name
-            query["key"] = f"{root.path.rstrip('/')}/{folder}/{self.id}/{run_record.RECORD_FILE}".lstrip("/")
             try:
-                response = self._server.get("/artifacts/get", query)
+                response = self._artifact(f"{root.rstrip('/')}/{folder}/{self.id}/{run_record.RECORD_FILE}")
                 record = run_record.parse_record(response.content) if response.status_code == 200 else None
             except (ProjectError, ValueError):  # as where the store does not respond, or sends a page
                 continue
             if record:
                 return record.end(record.verdict, record.reason).to_json()
         return None
+
+    def _artifact(self, uri: str) -> httpx.Response:
+        """Reads an object of the store through the user interface."""
+        parts = urllib.parse.urlsplit(uri)
+        query = {
+            "source": "gcs" if parts.scheme == "gs" else parts.scheme, "bucket": parts.netloc,
+            "key": parts.path.lstrip("/"), "namespace": self._server.namespace or self.workflow.namespace,
+            "providerInfo": self.workflow.provider(parts.scheme),
+        }  # fmt: skip
+        return self._server.get("/artifacts/get", query)
 
     def _task(self, name: str, by_name: Mapping[str, Sequence[Node]], is_complete: bool) -> Task:
         node = next(iter(by_name.get(name, ())), None)
@@ -287,8 +300,16 @@ def parse(workflow: Mapping[str, Any]) -> Workflow:
         times = [node.get(key) for key in ("startedAt", "finishedAt")]
         start, end = (datetime.datetime.fromisoformat(text) if text else None for text in times)
         pod = f"{name}-{node.get('templateName')}-{node['id'].rpartition('-')[2]}" if node["type"] == "Pod" else ""
-        nodes.append(Node(path, _word(node.get("phase")), start, end, pod, node.get("message") or ""))
+        message = node.get("message") or ""
+        nodes.append(Node(path, _word(node.get("phase")), start, end, pod, message, _log_uris(node) if pod else ()))
     return Workflow(workflow["metadata"].get("namespace", ""), nodes, text)
+
+
+def _log_uris(node: Mapping[str, Any]) -> list[str]:
+    patch = json.dumps(node.get("inputs", {})).replace("\\", "")
+    uri = next(iter(re.findall(r'"(\w+://[^"]*/executor-logs)"', patch)), "")
+    attempt = re.search(r"\((\d+)\)$", node["name"])
+    return [f"{uri}-{attempt[1]}" if attempt else uri, uri] if uri else []
 
 
 def _names(pipeline: Mapping[str, Any], component: Mapping[str, Any]) -> Iterator[str]:

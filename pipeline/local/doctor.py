@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from components import environment, network, paths, stdio, storage
 from components.errors import BadInput, GateStopped
-from pipeline import cli, database
+from pipeline import cgroup, cli, database
 from pipeline.cli import BLOCKED, OK, WARNING, Check
 from pipeline.local import lock
 
@@ -45,12 +45,6 @@ _PACKAGES = (
 )
 _TENSORFLOW_SECONDS, _MIRROR_SECONDS = 120, 4
 _SETUP = "make setup"
-# The memory limit of a container and its use, in the files of cgroup v2 and v1.
-_CGROUP = pathlib.Path("/sys/fs/cgroup")
-_CGROUP_FILES = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-)
 
 
 def main(output: str, serving_dir: str | None, serving_name: str, to: str | None) -> int:
@@ -214,13 +208,8 @@ def _free_memory() -> float | None:
     except OSError:
         return None
     free = float(text.partition("MemAvailable:")[2].split()[0]) * 1024
-    for limit, used in _CGROUP_FILES:
-        try:
-            numbers = [float((_CGROUP / name).read_text(encoding="ascii")) for name in (limit, used)]
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-        free = min(free, numbers[0] - numbers[1])
-    return free
+    memory = cgroup.memory()
+    return min(free, memory.limit - memory.used) if memory else free
 
 
 def _gpus(no_tensorflow: bool) -> Check:

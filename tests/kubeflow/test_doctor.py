@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 import runner_kfp
-from pipeline import code_digest
-from pipeline.kubeflow import client, probe, probe_run, runs
+from pipeline import cgroup, code_digest
+from pipeline.kubeflow import client, launcher_adapter, probe, probe_run, runs
 from pipeline.kubeflow.training_job import cluster
 from tests import object_stores
 from tests.kubeflow import api_stub, cluster_stub, launcher, workflows
@@ -533,9 +533,41 @@ def test_task_that_finds_faults(submit, api, s3, monkeypatch):
     assert "If-None-Match" in wrong["push"][1]
     assert wrong["GPUs"][1] == "TensorFlow sees 0 of 1"
     assert "--shared-memory is 4000Gi" in wrong["pod"][1]
-    assert "not writable: /proc/none" in wrong["volume"][1]
+    assert wrong["volume"][1] == "not readable: /proc/none: no such file or directory"
     assert "failed to upload: AccessDenied" in wrong["launcher"][1]
     assert checks["store"][0] == GOOD
+
+
+def test_volume_that_is_read_only(submit):
+    """It is enough for data, not for models."""
+    code, checks = submit("--pvc", "data=/proc")
+    state, summary, advice = checks["volume"]
+    assert (code, state, summary.startswith("can be read but not written: /proc: ")) == (0, ODD, True), checks
+    assert "data" in advice
+    assert "for models" in advice
+    code, checks = submit("--pvc", "data=/proc", "--serving-dir", "/proc/serving")
+    assert (code, checks["volume"][0], checks["push"][0]) == (2, BAD, BAD)
+    assert checks["volume"][1].startswith("not writable: /proc/serving/mnist: ")
+
+
+@pytest.mark.parametrize(
+    ("files", "memory"),
+    [
+        ({"memory.max": "2147483648", "memory.current": "0"}, "2.0 GiB"),
+        ({"memory/memory.limit_in_bytes": "1073741824", "memory/memory.usage_in_bytes": "0"}, "1.0 GiB"),
+    ],
+)
+def test_memory_is_that_of_the_container(tmp_path, monkeypatch, capfd, files, memory):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path)
+    monkeypatch.setattr(launcher_adapter, "ROOT", tmp_path)
+    uri = "minio://none/root/mnist-tfx-doctor/run/probe/1/findings"
+    executor_input = json.dumps({"outputs": {"artifacts": {"findings": {"artifacts": [{"uri": uri}]}}}})
+    assert probe.main(["--task", "probe", "--input", executor_input, "--code_digest", "0"]) == 0
+    checks = {check.name: check for check in probe.parse(capfd.readouterr().out) or ()}
+    assert f", {memory} of memory" in checks["pod"].found
 
 
 def test_task_without_store(submit):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import runner_kfp
+from components.errors import ProjectError
 from pipeline.kubeflow import client, runs
 from tests.kubeflow import api_stub, workflows
 
@@ -139,10 +140,10 @@ def test_logs_are_those_of_the_pods(call, name, cached):
     }
 
 
-def test_failed_drivers_have_logs():
+def test_logs_of_failed_drivers_and_of_pods_that_are_gone():
     """Argo repeated ingest's driver, so those of statistics and image-check refused two executions of one name."""
-    graph = {name: {} for name in ("ingest", "baseline", "statistics", "image-check", "train", "report")}
-    spec = {"pipelineInfo": {"name": "mnist-tfx"}, "root": {"dag": {"tasks": graph}}}
+    names = ("ingest", "baseline", "statistics", "image-check", "train", "report")
+    spec = {"pipelineInfo": {"name": "mnist-tfx"}, "root": {"dag": {"tasks": {name: {} for name in names}}}}
     run_id = IDS["run-failed-out-of-memory.json"]
     run = json.loads(workflows.recorded("run-failed-out-of-memory.json"))
     workflow = json.loads(workflows.recorded("workflow-failed-drivers.json"))
@@ -162,6 +163,16 @@ def test_failed_drivers_have_logs():
         assert result.log(tasks["statistics"]) == "two tasks have the same task name\n"
         assert tasks["statistics"].pods == [driver]
         assert tasks["ingest"].pods == ["mnist-tfx-sh9pm-retry-system-container-impl-2235212314"]
+
+        folder = "minio://mlpipeline/v2/artifacts/mnist-tfx/d2ac46e6-7391-4013-99c0-710c1c18af8c"
+        api.objects = {
+            f"{folder}/ingest/585a8148-0fcd-43f9-b970-1271a9f4929d/executor-logs-0": b"published by 2.17\n",
+            f"{folder}/baseline/2ed2270e-6086-4be3-bc18-dfee1474d8f6/executor-logs": b"published before 2.17\n",
+        }
+        assert result.log(tasks["ingest"]) == "published by 2.17\n"
+        assert result.log(tasks["baseline"]) == "published before 2.17\n"
+        with pytest.raises(ProjectError, match="without an archived log"):
+            result.log(tasks["report"])
 
         node = next(row for row in workflow["status"]["nodes"].values() if row["displayName"] == "ingest-driver(0)")
         node["phase"] = "Failed"  # an attempt that the next one made up for

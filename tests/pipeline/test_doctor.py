@@ -16,7 +16,7 @@ import pytest
 
 from components import environment, features
 from components.ingest import download, source
-from pipeline import run_record
+from pipeline import cgroup, run_record
 from pipeline.cli import BLOCKED, OK, WARNING, Check
 from pipeline.local import commands, doctor
 
@@ -104,13 +104,23 @@ def test_a_full_disk_blocks(
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "files", [("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")]
+)
 @pytest.mark.parametrize(("limit", "used", "state"), [("3e9", "1.5e9", "blocked"), ("5e9", "2e9", "warning")])
 def test_the_limit_of_a_container_counts(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, limit: str, used: str, state: str
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: tuple[str, str],
+    limit: str,
+    used: str,
+    state: str,
 ) -> None:
-    (tmp_path / "memory.max").write_text(limit)
-    (tmp_path / "memory.current").write_text(used)
-    monkeypatch.setattr(doctor, "_CGROUP", tmp_path)
+    folder = tmp_path if files[0] == "memory.max" else tmp_path / "memory"  # cgroup v2 and v1
+    folder.mkdir(exist_ok=True)
+    for name, number in zip(files, (limit, used), strict=True):
+        (folder / name).write_text(number)
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path)
     assert of(doctor.examine(tmp_path), "memory").state == state
 
 
