@@ -101,7 +101,7 @@ class Timing:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunRecord:
+class RunTimes:
     """The fields of a run's record that the benchmarks use.
 
     Attributes:
@@ -121,11 +121,11 @@ class RunRecord:
     accuracy: float | None
 
 
-def read_record(path: pathlib.Path) -> RunRecord:
+def read_record(path: pathlib.Path) -> RunTimes:
     """Reads the record of a run, which need not have ended."""
     record = json.loads(path.read_text(encoding="utf-8"))
     stages = record["stages"]
-    return RunRecord(
+    return RunTimes(
         verdict=record["verdict"],
         sentence=record["sentence"],
         states={stage["name"]: stage["state"] for stage in stages},
@@ -164,7 +164,7 @@ def time_run(
     record: pathlib.Path,
     checkout: pathlib.Path = ROOT,
     verdicts: Collection[str] | None = ("pushed",),
-) -> tuple[Timing, RunRecord]:
+) -> tuple[Timing, RunTimes]:
     """Runs the pipeline in a process of its own.
 
     Args:

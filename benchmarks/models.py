@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Sequence
 
 from benchmarks import table
-from benchmarks.measurement import ROOT, RunRecord, time_run
+from benchmarks.measurement import ROOT, RunTimes, time_run
 from components import environment
 from components.errors import BadInput, ProjectError, exit_code
 from components.train.hyperparameters import MODELS
@@ -120,7 +120,7 @@ def _train(model: str, seed: int, data: Sequence[object], quick: bool, folder: p
     return training
 
 
-def read_training(record: RunRecord) -> Training:
+def read_training(record: RunTimes) -> Training:
     """Reads the training of a run.
 
     Raises:

@@ -15,7 +15,7 @@ import shutil
 import sys
 from collections.abc import Collection
 
-from benchmarks.measurement import ROOT, Echo, Measurement, Options, RunRecord, Timing, time_process, time_run
+from benchmarks.measurement import ROOT, Echo, Measurement, Options, RunTimes, Timing, time_process, time_run
 from components.errors import ProjectError
 
 _BATCH_SIZE = 128
@@ -132,7 +132,7 @@ def _measure_round(options: Options, folder: pathlib.Path) -> _Round:
     script = [sys.executable, ROOT / "benchmarks/plain_keras.py", options.data_dir, "--steps", options.steps]
     plain = time_process([*script, "--batch-size", _BATCH_SIZE, "--export", folder / "plain"])
 
-    def run(verdicts: Collection[str]) -> tuple[Timing, RunRecord]:
+    def run(verdicts: Collection[str]) -> tuple[Timing, RunTimes]:
         arguments = ["--data-dir", options.data_dir, "--train-steps", options.steps, "--batch-size", _BATCH_SIZE]
         return time_run([*arguments, "--output", folder / "output"], folder / "record.json", checkout, verdicts)
 
@@ -152,7 +152,7 @@ def _measure_round(options: Options, folder: pathlib.Path) -> _Round:
     )
 
 
-def _data_seconds(record: RunRecord) -> float:
+def _data_seconds(record: RunTimes) -> float:
     """Returns the time of the stages that another network does not need; image-check runs beside statistics."""
     seconds = record.seconds
     parallel = max(seconds["statistics"], seconds["image-check"])

@@ -51,7 +51,7 @@ class Load:
     p99: float
 
 
-class _Connection(asyncio.Protocol):
+class _HttpConnection(asyncio.Protocol):
     """Sends one request after the other, each when the response to the last is complete."""
 
     def __init__(
@@ -111,7 +111,7 @@ def load(port: int, path: str, body: bytes, connections: int, seconds: float = 1
         futures = [loop.create_future() for _ in range(connections)]
         for future in futures:
             await loop.create_connection(
-                functools.partial(_Connection, request, latencies, deadline, budget, future), "127.0.0.1", port
+                functools.partial(_HttpConnection, request, latencies, deadline, budget, future), "127.0.0.1", port
             )
         await asyncio.gather(*futures)
 

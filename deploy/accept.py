@@ -26,7 +26,7 @@ from rich.console import Console
 from components import environment, stdio
 from components.errors import BadInput, ProjectError, exit_code
 from deploy import cluster
-from deploy.cluster import Cluster, Failure
+from deploy.cluster import AcceptanceFailure, CommandLine
 from pipeline import tables
 from pipeline.cli import Parser
 
@@ -49,7 +49,7 @@ class Row:
     note: str
 
 
-class Acceptance(Cluster):
+class Acceptance(CommandLine):
     """The checks: each method in CHECKS returns a note for the table."""
 
     _pushed: Mapping[str, Any] = {}
@@ -60,7 +60,7 @@ class Acceptance(Cluster):
         self._call("upload", self._package, "--pipeline", self.name)
         versions = self._result("list", "versions", "--pipeline", self.name)["versions"]
         if len(versions) != 1:
-            raise Failure(f"one package, uploaded twice, is {len(versions)} versions")
+            raise AcceptanceFailure(f"one package, uploaded twice, is {len(versions)} versions")
         return "the second upload made no second version"
 
     def push(self) -> str:
@@ -73,21 +73,23 @@ class Acceptance(Cluster):
         row = self._end(self._start("models", seed=2))
         baseline = self._field(row, "baseline")
         if row["exit_code"] not in (0, 3) or not baseline or baseline["version"] != before["model"]["version"]:
-            raise Failure(f"not judged against version {before['model']['version']}: {row['sentence']}")
+            raise AcceptanceFailure(f"not judged against version {before['model']['version']}: {row['sentence']}")
         return str(row["sentence"])
 
     def gate(self) -> str:
         row = self._end(self._start("models", train_steps=1))
         closed = [gate["name"] for gate in self._field(row, "gates") if not gate["passed"]]
         if row["exit_code"] != 3 or not closed or not row["report"]:
-            raise Failure(f"not stopped with exit code 3, findings and report: {row['exit_code']}, {row['sentence']}")
+            raise AcceptanceFailure(
+                f"not stopped with exit code 3, findings and report: {row['exit_code']}, {row['sentence']}"
+            )
         return str(row["sentence"])
 
     def two_at_once(self) -> str:
         runs = [self._start("two", seed=seed) for seed in (3, 4)]
         rows = [self._end(run) for run in runs]
         if sorted(row["exit_code"] for row in rows) != [0, 3] or [row["verdict"] for row in rows].count("pushed") != 1:
-            raise Failure(f"not one pushed and one refused: {'; '.join(row['sentence'] for row in rows)}")
+            raise AcceptanceFailure(f"not one pushed and one refused: {'; '.join(row['sentence'] for row in rows)}")
         return next(str(row["sentence"]) for row in rows if row["exit_code"])
 
     def pod(self) -> str:
@@ -104,15 +106,15 @@ class Acceptance(Cluster):
             namespace = self._args.namespace or "kubeflow"
             core.delete_namespaced_pod(name, namespace, _request_timeout=cluster.COMMAND_SECONDS)
         except Exception as error:  # of the client, of urllib3, or of a kubeconfig
-            raise Failure(f"the pod {name} could not be deleted ({type(error).__name__})") from None
+            raise AcceptanceFailure(f"the pod {name} could not be deleted ({type(error).__name__})") from None
         row = self._end(run)
         if is_older:  # there, no lost pod is started again, and the run fails
             if row["verdict"] != "failed":
-                raise Failure(f"a run whose pod was deleted did not fail: {row['sentence']}")
+                raise AcceptanceFailure(f"a run whose pod was deleted did not fail: {row['sentence']}")
             return f"{version} starts no pod again: {row['sentence']}"
         pods = next(task["pods"] for task in self._status(run)["tasks"] if task["name"] == TASK)
         if row["verdict"] != "pushed" or len(pods) < 2:
-            raise Failure(f"{len(pods)} pods of {TASK}: {row['sentence']}")
+            raise AcceptanceFailure(f"{len(pods)} pods of {TASK}: {row['sentence']}")
         return f"{TASK} got another pod: {row['sentence']}"
 
     def logs(self) -> str:
@@ -121,7 +123,7 @@ class Acceptance(Cluster):
         texts = self._result("logs", self._pushed_run, shown=False)
         silent = [task for task in tasks if not (texts.get(task) or "").strip()]
         if silent or not tasks:
-            raise Failure(f"no log of {', '.join(silent) or 'any task'}")
+            raise AcceptanceFailure(f"no log of {', '.join(silent) or 'any task'}")
         return f"of {len(tasks)} tasks"
 
     def schedule(self) -> str:
@@ -130,7 +132,7 @@ class Acceptance(Cluster):
         run = self._poll(cluster.CHANGE_SECONDS, "a run of the schedule", lambda: next(self._fired(key), ""))
         self._delete_schedules()
         if any(row["id"] == key for row in self._result("list", "schedules", shown=False)["schedules"]):
-            raise Failure("it was deleted and is still listed")
+            raise AcceptanceFailure("it was deleted and is still listed")
         return f"started {run}, then was deleted"
 
     def terminate(self) -> str:
@@ -139,7 +141,7 @@ class Acceptance(Cluster):
         self._result("terminate", run)
         state = self._poll(cluster.CHANGE_SECONDS, "the end of a terminated run", lambda: self._ended(run))
         if state != "terminated":
-            raise Failure(f"a terminated run ended as {state}")
+            raise AcceptanceFailure(f"a terminated run ended as {state}")
         self._unfinished.remove(run)
         return "the run ended as terminated"
 
@@ -156,20 +158,20 @@ class Acceptance(Cluster):
     def _running_pod(self, run: str) -> str:
         row = self._status(run)
         if row["state"] in cluster.ENDED:
-            raise Failure(f"the run ended before {TASK} had a pod, as {row['state']}")
+            raise AcceptanceFailure(f"the run ended before {TASK} had a pod, as {row['state']}")
         tasks = [task for task in row["tasks"] if task["name"] == TASK and task["state"] == "running"]
         return next((pod for task in tasks for pod in task["pods"]), "")
 
     def _push_to(self, base: str) -> str:
         row = self._need_push() if self._args.serving_dir.startswith(base) else self._push(self._start("volume", base))
         if not str(row["model"]["path"]).startswith(base):
-            raise Failure(f"the model is not in {base} but in {row['model']['path']}")
+            raise AcceptanceFailure(f"the model is not in {base} but in {row['model']['path']}")
         return f"has version {row['model']['version']} of the model"
 
     def _push(self, run: str) -> dict[str, Any]:
         row = self._end(run)
         if (row["exit_code"], row["verdict"]) != (0, "pushed"):
-            raise Failure(str(row["sentence"]))
+            raise AcceptanceFailure(str(row["sentence"]))
         self._field(row, "model")
         return row
 
@@ -180,7 +182,7 @@ class Acceptance(Cluster):
 
     def _field(self, row: dict[str, Any], name: str) -> Any:
         if name not in row:
-            raise Failure("the record is out of reach: HOST must be the user interface, and reach the store")
+            raise AcceptanceFailure("the record is out of reach: HOST must be the user interface, and reach the store")
         return row[name]
 
 
@@ -207,7 +209,7 @@ def check(name: str, work: Callable[[], str]) -> Row:
         result, note = PASSED, work()
     except NotRun as missing:
         result, note = NOT_RUN, f"needs {missing}"
-    except (Failure, ProjectError) as failure:
+    except (AcceptanceFailure, ProjectError) as failure:
         result, note = FAILED, str(failure)
     print(f"    {result}: {note}", flush=True)
     note = re.sub(r"(, version \d+) in \S+$", r"\1", note)  # a long path would break the table
@@ -248,7 +250,7 @@ def main(arguments: Sequence[str]) -> int:
         finally:
             try:
                 acceptance.clean_up()
-            except (Failure, ProjectError) as error:
+            except (AcceptanceFailure, ProjectError) as error:
                 rows.append(Row("clean-up", FAILED, 0.0, f"the schedule {acceptance.name} may still exist: {error}"))
             cells = [(row.check, row.result, f"{row.seconds:.0f}", row.note) for row in rows]
             tables.show(Console(highlight=False), cells, ("check", "result", "s", "note"), right=("s",), gap=2)

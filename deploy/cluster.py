@@ -27,7 +27,7 @@ ENDED = ("succeeded", "failed", "terminated")
 Result = TypeVar("Result")
 
 
-class Failure(Exception):
+class AcceptanceFailure(Exception):
     """A check that failed; the message is one line."""
 
 
@@ -62,11 +62,11 @@ def command(arguments: Sequence[str], seconds: float, shown: bool) -> tuple[int,
             limit.cancel()
             process.kill()
     if code == -signal.SIGKILL:
-        raise Failure(f"`{arguments[0]}` did not end within {seconds:.0f} s")
+        raise AcceptanceFailure(f"`{arguments[0]}` did not end within {seconds:.0f} s")
     return code, last.removeprefix("error: ")
 
 
-class Cluster:
+class CommandLine:
     """A server, and the objects that an acceptance makes on it.
 
     Attributes:
@@ -106,7 +106,7 @@ class Cluster:
         """Deletes the schedule and terminates the runs that have not ended."""
         print("== cleaning up", flush=True)
         for run in self._unfinished:
-            with contextlib.suppress(Failure):
+            with contextlib.suppress(AcceptanceFailure):
                 self._call("terminate", run)
         self._delete_schedules()
         print(f"Not deleted: the pipeline and the experiment {self.name}, their runs, and the models in {self.name}/.")
@@ -126,7 +126,7 @@ class Cluster:
         """Waits for the end of a run and returns its record, with the command's exit code."""
         code, row, last = self._call("status", run, "--wait", seconds=RUN_SECONDS)
         if row is None:
-            raise Failure(last)
+            raise AcceptanceFailure(last)
         self._unfinished.remove(run)
         return row | {"exit_code": code}
 
@@ -176,7 +176,7 @@ class Cluster:
     def _result(self, *arguments: str, shown: bool = True) -> Any:
         code, result, last = self._call(*arguments, shown=shown)
         if code:
-            raise Failure(last)
+            raise AcceptanceFailure(last)
         return result
 
     def _poll(self, seconds: float, event: str, read: Callable[[], Result]) -> Result:
@@ -184,6 +184,6 @@ class Cluster:
         end = time.monotonic() + seconds
         while not (result := read()):
             if time.monotonic() > end:
-                raise Failure(f"{event}: not within {seconds:.0f} s")
+                raise AcceptanceFailure(f"{event}: not within {seconds:.0f} s")
             time.sleep(POLL_SECONDS)
         return result

@@ -60,7 +60,7 @@ def build(models: ModelVersions, limits: Limits, sampler: Sampler | None = None)
         limits: of a request.
         sampler: None without sampling.
     """
-    registry = metrics.Metrics(models)
+    registry = metrics.ServerMetrics(models)
     batcher = Batcher(limits.max_batch, limits.max_queue, registry.count_batch)
     service = Service(models, batcher, limits, BodyReader(limits), registry, sampler)
 
@@ -157,7 +157,7 @@ def _error_response(status: int, message: str, headers: Mapping[str, str] | None
 class _MetricsMiddleware:
     """Counts and times the requests of the protocols."""
 
-    def __init__(self, app: ASGIApp, registry: metrics.Metrics):
+    def __init__(self, app: ASGIApp, registry: metrics.ServerMetrics):
         self._app = app
         self._metrics = registry
 

@@ -8,7 +8,7 @@ import dataclasses
 from components import features
 from serving.batching import Batcher, Outputs
 from serving.limits import BodyReader, Limits, check_png_headers
-from serving.metrics import Metrics
+from serving.metrics import ServerMetrics
 from serving.models import LoadedModel, ModelVersions, Signature
 from serving.sampling import Sampler
 from serving.tensors import Arrays
@@ -32,7 +32,7 @@ class Service:
     batcher: Batcher
     limits: Limits
     bodies: BodyReader
-    metrics: Metrics
+    metrics: ServerMetrics
     sampler: Sampler | None = None
     stopping: bool = False
 

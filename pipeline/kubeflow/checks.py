@@ -42,7 +42,7 @@ _IN_EVERY_IMAGE = ("/dev/", "/proc/", "/bin/", "/usr/bin/")
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class LintFinding:
     """A rule that a part of a package breaks, with the value received and the way out."""
 
     rule: str
@@ -56,7 +56,7 @@ class Finding:
         return f"{self.rule}: {self.part}: {self.message}. Way out: {self.advice}."
 
 
-def check(text: str, session: str = "") -> list[Finding]:
+def check(text: str, session: str = "") -> list[LintFinding]:
     """Returns every finding in a package, YAML or JSON; `session` is that of `size.estimate`."""
     from kfp.kubernetes import kubernetes_executor_config_pb2 as kubernetes
     from kfp.pipeline_spec import pipeline_spec_pb2 as pipelines
@@ -64,7 +64,9 @@ def check(text: str, session: str = "") -> list[Finding]:
     try:
         documents = [document for document in yaml.load_all(text, _LOADER) if document is not None]
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as a date with a 13th month
-        return [Finding("yaml", "the file", f"a package is YAML; {' '.join(str(error).split())}", "compile it again")]
+        return [
+            LintFinding("yaml", "the file", f"a package is YAML; {' '.join(str(error).split())}", "compile it again")
+        ]
     specs = [
         document for document in documents if isinstance(document, dict) and {"pipelineInfo", "root"} & {*document}
     ]
@@ -72,8 +74,8 @@ def check(text: str, session: str = "") -> list[Finding]:
     if len(specs) != 1 or len(platforms) > 1:
         rule = "a package holds one PipelineSpec, with pipelineInfo and root, and at most one document beside it"
         message = f"{rule}; received {len(specs)} and {len(platforms)}"
-        return [Finding("documents", "the file", message, "compile it again")]
-    findings: list[Finding] = []
+        return [LintFinding("documents", "the file", message, "compile it again")]
+    findings: list[LintFinding] = []
     spec = _parse(specs[0], pipelines.PipelineSpec(), "the PipelineSpec", findings)
     deployment = specs[0].get("deploymentSpec") or {}
     spec["deploymentSpec"] = _parse(deployment, pipelines.PipelineDeploymentConfig(), "deploymentSpec", findings)
@@ -86,7 +88,7 @@ def check(text: str, session: str = "") -> list[Finding]:
     return findings or _size([spec, platform], session)
 
 
-def check_values(document: Any) -> Iterator[Finding]:
+def check_values(document: Any) -> Iterator[LintFinding]:
     """Yields the findings in the values of a document: images, variables, mounts, secrets, paths and templates."""
     texts = collections.Counter(_texts(document, ""))
     mounts = tuple(text.rstrip("/") for part, text in texts if part.endswith(".mountPath"))
@@ -94,32 +96,34 @@ def check_values(document: Any) -> Iterator[Finding]:
         is_image = part.rpartition(".")[2] in ("image", "--image", "--gpu-image")
         if is_image and not _IMAGE.fullmatch(text):
             message = f"an image is [HOST[:PORT]/]NAME[:TAG][@DIGEST], the name in lower case; received {text!r}"
-            yield Finding("image", part, message, "correct --image")
+            yield LintFinding("image", part, message, "correct --image")
         if part.endswith(".mountPath") and (count > 1 or not text.startswith("/")):
             message = f"a volume is mounted at an absolute path of its own; received {text!r}"
-            yield Finding("mount", part, message, "begin it with /, and mount one volume at it")
+            yield LintFinding("mount", part, message, "begin it with /, and mount one volume at it")
         for kind, pattern in _SECRET_TEXT.items():
             if pattern.search(text):  # not repeated
-                yield Finding("secret", part, f"a package holds no secret; received {kind}", "mount it with --secret")
+                yield LintFinding(
+                    "secret", part, f"a package holds no secret; received {kind}", "mount it with --secret"
+                )
         is_path = _LOCAL.fullmatch(text) and not is_image and not text.startswith(_IN_EVERY_IMAGE)
         if is_path and not any(text == mount or text.startswith(f"{mount}/") for mount in mounts):
             message = f"a path must be in the image or in a mounted volume; received {text!r}"
-            yield Finding("local-path", part, message, "give a URL, or mount the volume with --pvc CLAIM=PATH")
+            yield LintFinding("local-path", part, message, "give a URL, or mount the volume with --pvc CLAIM=PATH")
         if re.search(r"\{\{(?!\$)", text):
             message = "Argo replaces text in double braces; received some other than Kubeflow's {{$…}}"
-            yield Finding("template", part, message, "write a space between the braces")
+            yield LintFinding("template", part, message, "write a space between the braces")
     for name, value, is_variable in dict.fromkeys(_named_values(document)):
         if is_variable and not _VARIABLE.fullmatch(name):
             message = f"a variable's name is of letters, digits, _, - and .; received {name!r}"
-            yield Finding("environment", name, message, "rename it")
+            yield LintFinding("environment", name, message, "rename it")
         if value and _SECRET_NAME.search(name) and not _NO_SECRET.search(name):
             message = f"everybody can read variables and defaults; received a value of {name}"
-            yield Finding("secret", name, message, f"mount it with --secret SECRET:KEY={name}")
+            yield LintFinding("secret", name, message, f"mount it with --secret SECRET:KEY={name}")
 
 
-def refuse(findings: Sequence[Finding], subject: str) -> None:
+def refuse(findings: Sequence[LintFinding], subject: str) -> None:
     """Raises BadInput with every finding, where there is one; the same one in several parts is listed once."""
-    parts: dict[Finding, list[str]] = {}
+    parts: dict[LintFinding, list[str]] = {}
     for finding in findings:
         parts.setdefault(dataclasses.replace(finding, part=""), []).append(finding.part)
     if parts:
@@ -130,7 +134,7 @@ def refuse(findings: Sequence[Finding], subject: str) -> None:
         raise BadInput(f"{subject} breaks rules of Kubeflow Pipelines: {' '.join(sentences)}")
 
 
-def _parse(document: Any, message: Any, part: str, findings: list[Finding]) -> Json:
+def _parse(document: Any, message: Any, part: str, findings: list[LintFinding]) -> Json:
     """Reads a document into a message as the server does, where an empty field is a missing one."""
     from google.protobuf import json_format
 
@@ -140,11 +144,11 @@ def _parse(document: Any, message: Any, part: str, findings: list[Finding]) -> J
     except (json_format.ParseError, json_format.SerializeToJsonError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     rule = "the server refuses or drops a field that is not of its format"
-    findings.append(Finding("fields", part, f"{rule}; {reason}", "correct the field's name, level or type"))
+    findings.append(LintFinding("fields", part, f"{rule}; {reason}", "correct the field's name, level or type"))
     return {}
 
 
-def _tasks(spec: Json) -> Iterator[Finding]:
+def _tasks(spec: Json) -> Iterator[LintFinding]:
     components, executors = spec.get("components", {}), spec["deploymentSpec"].get("executors", {})
     for component in (spec.get("root", {}), *components.values()):
         for name, task in component.get("dag", {}).get("tasks", {}).items():
@@ -152,32 +156,32 @@ def _tasks(spec: Json) -> Iterator[Finding]:
             inner = components.get(reference, {})
             if not _TASK_NAME.fullmatch(name):
                 message = f"Argo refuses names that do not match {_TASK_NAME.pattern}"
-                yield Finding("task-name", part, message, "use letters, digits and hyphens")
+                yield LintFinding("task-name", part, message, "use letters, digits and hyphens")
             if not task.get("taskInfo", {}).get("name"):
                 message = "the driver refuses a task without taskInfo.name at the run; received none"
-                yield Finding("task-name", part, message, "compile it again")
+                yield LintFinding("task-name", part, message, "compile it again")
             if "artifactIterator" in task:
                 message = "servers have not implemented artifactIterator; received one"
-                yield Finding("iterator", part, message, "iterate over a parameter")
+                yield LintFinding("iterator", part, message, "iterate over a parameter")
             if "dag" not in inner and inner.get("executorLabel") not in executors:
                 message = f"a task needs a component with a graph or an executor; received {reference!r}"
-                yield Finding("component", part, message, "name one that exists")
+                yield LintFinding("component", part, message, "name one that exists")
 
 
-def _executors(spec: Json) -> Iterator[Finding]:
+def _executors(spec: Json) -> Iterator[LintFinding]:
     for label, executor in spec["deploymentSpec"].get("executors", {}).items():
         container = executor.get("container")
         if container is None and "importer" not in executor:
             message = f"servers run containers and importers; received {next(iter(executor), 'nothing')}"
-            yield Finding("executor-kind", label, message, "use an ordinary component in place of a Resolver")
+            yield LintFinding("executor-kind", label, message, "use an ordinary component in place of a Resolver")
         if container is not None and not container.get("image"):
-            yield Finding("image", label, "a container needs an image; received none", "compile with --image")
+            yield LintFinding("image", label, "a container needs an image; received none", "compile with --image")
         if container is not None and not container.get("command"):
             message = "the launcher executes the first argument where there is no command; received none"
-            yield Finding("command", label, message, "set the command")
+            yield LintFinding("command", label, message, "set the command")
 
 
-def _size(documents: Sequence[Json], session: str) -> list[Finding]:
+def _size(documents: Sequence[Json], session: str) -> list[LintFinding]:
     sizes = size.estimate(documents, session=session)
     if (total := sum(sizes.values())) < size.LIMIT:
         return []
@@ -189,7 +193,7 @@ def _size(documents: Sequence[Json], session: str) -> list[Finding]:
         f"last tasks; this one reaches {total / 1000:,.0f} KB, most of it for {largest}"
     )
     advice = "give fewer or shorter --env, --secret, --pvc, --toleration and --beam-arg: each task has eight copies"
-    return [Finding("size", "the workflow", message, advice)]
+    return [LintFinding("size", "the workflow", message, advice)]
 
 
 def _texts(value: Any, part: str) -> Iterator[tuple[str, str]]:

@@ -46,7 +46,7 @@ def default_kubeconfig() -> str | None:
     return files if exists else None
 
 
-class Cluster:
+class KubernetesApi:
     """The API of the cluster that a kubeconfig's current context names.
 
     Attributes:
@@ -77,7 +77,7 @@ class Cluster:
         self._api = api.ApiClient(options)
         self.host = options.host
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> KubernetesApi:
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -127,7 +127,7 @@ class Cluster:
         return response
 
 
-def installation(cluster: Cluster) -> Check:
+def installation(cluster: KubernetesApi) -> Check:
     """Checks that it is the cluster of Kubeflow Pipelines; every other check depends on it."""
     try:
         deployment = cluster.get(f"/apis/apps/v1/namespaces/{INSTALLATION}/deployments/ml-pipeline")
@@ -144,7 +144,7 @@ def installation(cluster: Cluster) -> Check:
     return Check("cluster", OK, f"{cluster.host} has ml-pipeline in the namespace {INSTALLATION}")
 
 
-def store(cluster: Cluster, endpoint: str) -> Check:
+def store(cluster: KubernetesApi, endpoint: str) -> Check:
     """Checks the Service of the tasks' endpoint."""
     match = _ENDPOINT.fullmatch(endpoint)
     if not match or (match["namespace"] is None and "." in endpoint.partition("://")[2]):
@@ -166,7 +166,7 @@ def store(cluster: Cluster, endpoint: str) -> Check:
     return Check("store", BLOCKED, f"{endpoint}: the Service {name} in {namespace} {fault}", advice)
 
 
-def secret(cluster: Cluster, needs: Needs) -> Check:
+def secret(cluster: KubernetesApi, needs: Needs) -> Check:
     """Checks that the secrets of the tasks exist."""
     names = sorted(needs.secrets)
     path = f"/api/v1/namespaces/{cluster.namespace}/secrets"
@@ -177,7 +177,7 @@ def secret(cluster: Cluster, needs: Needs) -> Check:
     return Check("secret", OK, f"{', '.join(names)} in {cluster.namespace}; their keys are not checked")
 
 
-def launcher(cluster: Cluster, root: str) -> Check:
+def launcher(cluster: KubernetesApi, root: str) -> Check:
     """Checks that Kubeflow's launcher has credentials for the pipeline root."""
     scheme = root.partition("://")[0]
     config = cluster.get(f"/api/v1/namespaces/{cluster.namespace}/configmaps/kfp-launcher") or {}
@@ -189,7 +189,7 @@ def launcher(cluster: Cluster, root: str) -> Check:
     return Check("launcher", WARNING, summary, "the launcher takes the credentials of the pod's environment and node")
 
 
-def nodes(cluster: Cluster, needs: Needs) -> Check:
+def nodes(cluster: KubernetesApi, needs: Needs) -> Check:
     """Checks that each task's requests fit a node."""
     listed = (cluster.get("/api/v1/nodes") or {})["items"]
     unfit = [
@@ -212,7 +212,7 @@ def nodes(cluster: Cluster, needs: Needs) -> Check:
     return Check("nodes", OK, f"{len(listed)}, each task fits one: {sizes}")
 
 
-def gpus(cluster: Cluster, needs: Needs) -> Check:
+def gpus(cluster: KubernetesApi, needs: Needs) -> Check:
     """Checks that a node has as many accelerators as the training requests."""
     count = needs.gpus or needs.gpus_per_worker
     listed = (cluster.get("/api/v1/nodes") or {})["items"]
@@ -229,7 +229,7 @@ def gpus(cluster: Cluster, needs: Needs) -> Check:
     return Check("GPUs", BLOCKED, f"no node has {count} {needs.gpu_resource}", advice)
 
 
-def volume(cluster: Cluster, needs: Needs) -> Check:
+def volume(cluster: KubernetesApi, needs: Needs) -> Check:
     """Checks the volume claims of the tasks."""
     parts, state, advice = [], OK, ""
     for name, path in needs.volumes.items():
@@ -246,7 +246,7 @@ def volume(cluster: Cluster, needs: Needs) -> Check:
     return Check("volume", state, "; ".join(parts), advice)
 
 
-def account(cluster: Cluster, name: str, needs: Needs) -> Check:
+def account(cluster: KubernetesApi, name: str, needs: Needs) -> Check:
     """Checks that the service account of the runs exists and has the rights that their pods need."""
     if cluster.get(f"/api/v1/namespaces/{cluster.namespace}/serviceaccounts/{name}") is None:
         return Check("account", BLOCKED, f"{name}: not in the namespace {cluster.namespace}", "--service-account NAME")

@@ -20,7 +20,7 @@ from pipeline.kubeflow import client, commands, compile_command
 
 if TYPE_CHECKING:
     from pipeline.kubeflow.client import Server
-    from pipeline.kubeflow.cluster import Cluster
+    from pipeline.kubeflow.cluster import KubernetesApi
     from pipeline.kubeflow.resources import Needs
 
 _SUBMIT, _KUBECONFIG = "--submit", "a kubeconfig"
@@ -113,7 +113,7 @@ def _server(args: argparse.Namespace) -> tuple[Server | None, list[Check]]:
     return server, [Check("server", OK, server.host), token, row]
 
 
-def _version(server: Server, cluster: Cluster | None) -> Check:
+def _version(server: Server, cluster: KubernetesApi | None) -> Check:
     """Returns the check of the version, with the consequences for store and retries."""
     version = server.version or (cluster.version if cluster else "")
     match = re.match(r"v?(\d+)\.(\d+)", version)
@@ -134,7 +134,7 @@ def _version(server: Server, cluster: Cluster | None) -> Check:
 
 def _cluster(
     args: argparse.Namespace, server: Server | None, stack: contextlib.ExitStack
-) -> tuple[Cluster | None, Check]:
+) -> tuple[KubernetesApi | None, Check]:
     """Returns the cluster, None without a kubeconfig, and the check of it."""
     from pipeline.kubeflow import cluster as checks
 
@@ -143,7 +143,7 @@ def _cluster(
         return None, Check("cluster", UNKNOWN, f"not known: needs {_KUBECONFIG}", "--kubeconfig FILE")
     namespace = (server.namespace if server else args.namespace) or checks.INSTALLATION
     try:
-        cluster = stack.enter_context(checks.Cluster(file, namespace))
+        cluster = stack.enter_context(checks.KubernetesApi(file, namespace))
     except BadInput as error:
         if args.kubeconfig:
             raise
@@ -151,11 +151,13 @@ def _cluster(
     return cluster, checks.installation(cluster)
 
 
-def _of_cluster(args: argparse.Namespace, needs: Needs, server: Server | None, cluster: Cluster | None) -> list[Check]:
+def _of_cluster(
+    args: argparse.Namespace, needs: Needs, server: Server | None, cluster: KubernetesApi | None
+) -> list[Check]:
     """Returns the checks of the cluster, unknown where they need a kubeconfig or more rights."""
     from pipeline.kubeflow import cluster as checks
 
-    def run(name: str, work: Callable[[Cluster], Check]) -> Check:
+    def run(name: str, work: Callable[[KubernetesApi], Check]) -> Check:
         if cluster is None:
             return Check(name, UNKNOWN, f"not known: needs {_SUBMIT} or {_KUBECONFIG}")
         try:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from components import features
 from pipeline.report import charts, data, figures, gates, png, provenance
-from pipeline.report.figures import Predictions
+from pipeline.report.figures import SplitPredictions
 from pipeline.run_record import RunRecord
 
 _MAX_IMAGES = 30  # in a gallery
@@ -19,7 +19,7 @@ class _Evaluation(NamedTuple):
     """The ids of the test images, and the predictions of a run's candidate for them."""
 
     ids: list[str]
-    predictions: Predictions
+    predictions: SplitPredictions
 
 
 def gather_comparison(run_a: RunRecord, run_b: RunRecord) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def gather_report(record: RunRecord, artifacts: Mapping[str, pathlib.Path] | Non
 
     images = folders.get("ingest.examples")
     ids: list[str] = []
-    models: dict[str, figures.Predictions] = {}
+    models: dict[str, figures.SplitPredictions] = {}
     if predictions := read("the predictions", "evaluate.checks", lambda path: figures.load(path / "predictions.npz")):
         ids, models = predictions
     candidate, baseline = models.get(_CANDIDATE), models.get(_BASELINE)
@@ -111,7 +111,7 @@ def _training(model_run: pathlib.Path) -> dict[str, Any]:
 
 
 def _evaluation(
-    record: RunRecord, candidate: figures.Predictions, baseline: figures.Predictions | None
+    record: RunRecord, candidate: figures.SplitPredictions, baseline: figures.SplitPredictions | None
 ) -> dict[str, Any]:
     models = {_CANDIDATE: candidate} | ({_BASELINE: baseline} if baseline else {})
     matrices = {name: figures.confusion(predictions) for name, predictions in models.items()}
@@ -194,7 +194,10 @@ def _classes(matrices: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _galleries(
-    examples: pathlib.Path, ids: list[str], candidate: figures.Predictions, baseline: figures.Predictions | None
+    examples: pathlib.Path,
+    ids: list[str],
+    candidate: figures.SplitPredictions,
+    baseline: figures.SplitPredictions | None,
 ) -> list[dict[str, Any]]:
     masks = {"misclassified": (~candidate.correct, _MAX_MISCLASSIFIED)}
     if baseline:

@@ -18,7 +18,7 @@ from components import intervals
 _Z95 = 1.959964  # two-sided 95 % quantile of the normal distribution
 
 
-class Predictions(NamedTuple):
+class SplitPredictions(NamedTuple):
     """The predictions of one model for the test images: `labels` int64 [n], `probabilities` float [n, classes]."""
 
     labels: npt.NDArray[np.int64]
@@ -43,15 +43,15 @@ class Interval(NamedTuple):
     high: float
 
 
-def load(path: pathlib.Path) -> tuple[list[str], dict[str, Predictions]]:
+def load(path: pathlib.Path) -> tuple[list[str], dict[str, SplitPredictions]]:
     """Reads the ids of the test images and the predictions of each model, by its name, from `predictions.npz`."""
     with np.load(path, allow_pickle=False) as file:
         ids, labels = file["ids"].tolist(), file["labels"]
-        models = {name: Predictions(labels, file[name]) for name in file.files if name not in ("ids", "labels")}
+        models = {name: SplitPredictions(labels, file[name]) for name in file.files if name not in ("ids", "labels")}
     return ids, models
 
 
-def confusion(predictions: Predictions) -> npt.NDArray[np.int64]:
+def confusion(predictions: SplitPredictions) -> npt.NDArray[np.int64]:
     """Counts images by [true class, predicted class]; labels that are not a class are left out."""
     classes = predictions.probabilities.shape[1]
     matrix = np.zeros((classes, classes), np.int64)
@@ -67,7 +67,7 @@ def share(successes: int, count: int) -> Interval | None:
     return Interval(successes / count, *intervals.wilson(successes, count))
 
 
-def difference(candidate: Predictions, baseline: Predictions) -> Interval:
+def difference(candidate: SplitPredictions, baseline: SplitPredictions) -> Interval:
     """Computes the difference of two accuracies on the same images, with the normal interval for paired predictions.
 
     Only images on which one of the two is correct count: with `gained` and `lost` of them among n, the variance is
@@ -80,12 +80,14 @@ def difference(candidate: Predictions, baseline: Predictions) -> Interval:
     return Interval(value, value - half, value + half)
 
 
-def changes(candidate: Predictions, baseline: Predictions) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def changes(
+    candidate: SplitPredictions, baseline: SplitPredictions
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Returns masks, bool [n], of the images that only the candidate predicts correctly, and that only the baseline."""
     return candidate.correct & ~baseline.correct, baseline.correct & ~candidate.correct
 
 
-def worst(predictions: Predictions, mask: npt.NDArray[np.bool_], limit: int) -> list[int]:
+def worst(predictions: SplitPredictions, mask: npt.NDArray[np.bool_], limit: int) -> list[int]:
     """Returns the masked rows with the lowest probability of the true class, the lowest first, at most `limit`."""
     rows = np.flatnonzero(mask)
     valid = np.clip(predictions.labels[rows], 0, predictions.probabilities.shape[1] - 1)

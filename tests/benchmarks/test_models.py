@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from benchmarks import models, table
-from benchmarks.measurement import ROOT, RunRecord
+from benchmarks.measurement import ROOT, RunTimes
 from components.errors import ProjectError
 from components.train.hyperparameters import MODELS
 
@@ -45,7 +45,7 @@ def test_a_training_is_read_from_the_record_of_its_run(tmp_path):
     epochs = [{"val_accuracy": value} for value in (0.5, 0.9, 0.8)]
     training = {"parameters": 7, "steps": 30, "seconds": 1.5, "epochs": epochs, "best_epoch": 2}
     (tmp_path / "training.json").write_text(json.dumps(training))
-    record = RunRecord("pushed", "PUSHED", {}, {}, {"train.model_run": str(tmp_path)}, accuracy=0.85)
+    record = RunTimes("pushed", "PUSHED", {}, {}, {"train.model_run": str(tmp_path)}, accuracy=0.85)
     expected = models.Training(parameters=7, steps=30, seconds=1.5, val=0.9, test=0.85)
     assert models.read_training(record) == expected
     with pytest.raises(ProjectError, match="must evaluate its model to be measured"):

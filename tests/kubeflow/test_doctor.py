@@ -567,7 +567,7 @@ def test_memory_is_that_of_the_container(tmp_path, monkeypatch, capfd, files, me
     executor_input = json.dumps({"outputs": {"artifacts": {"findings": {"artifacts": [{"uri": uri}]}}}})
     assert probe.main(["--task", "probe", "--input", executor_input, "--code_digest", "0"]) == 0
     checks = {check.name: check for check in probe.parse(capfd.readouterr().out) or ()}
-    assert f", {memory} of memory" in checks["pod"].found
+    assert f", {memory} of memory" in checks["pod"].result
 
 
 def test_task_without_store(submit):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from pipeline.report import figures
-from pipeline.report.figures import Predictions
+from pipeline.report.figures import SplitPredictions
 
 
-def predictions(labels: list[int], classes: list[int], confidence: float = 0.8) -> Predictions:
+def predictions(labels: list[int], classes: list[int], confidence: float = 0.8) -> SplitPredictions:
     rows = np.full((len(classes), 3), (1 - confidence) / 2)
     rows[np.arange(len(classes)), classes] = confidence
-    return Predictions(np.array(labels), rows)
+    return SplitPredictions(np.array(labels), rows)
 
 
 def test_confusion_counts_true_by_predicted_class() -> None:
@@ -59,13 +59,13 @@ def test_two_models_with_the_same_predictions_do_not_differ() -> None:
 
 def test_worst_have_the_lowest_probability_of_the_true_class() -> None:
     rows = np.array([[0.6, 0.4, 0.0], [0.1, 0.9, 0.0], [0.2, 0.8, 0.0], [1.0, 0.0, 0.0]])
-    predicted = Predictions(np.array([1, 0, 0, 0]), rows)
+    predicted = SplitPredictions(np.array([1, 0, 0, 0]), rows)
     assert figures.worst(predicted, ~predicted.correct, 5) == [1, 2, 0]
     assert figures.worst(predicted, ~predicted.correct, 2) == [1, 2]
 
 
 def test_nan_predictions_have_statistics() -> None:
-    broken = Predictions(np.array([0, 1]), np.full((2, 3), np.nan))
+    broken = SplitPredictions(np.array([0, 1]), np.full((2, 3), np.nan))
     assert figures.confusion(broken).sum() == 2
     assert figures.worst(broken, ~broken.correct, 5) == [1]
 
