@@ -106,11 +106,11 @@ def readable(text: str, encoding: str) -> str:
 
 
 def flush() -> bool:
-    """Flushes the streams; returns True if a part of stdout was lost, and reports that on stderr."""
+    """Flushes the streams; returns True, and reports it on stderr, if stdout lost a part since the last call."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
-    fault = _Descriptor.fault
+    fault, _Descriptor.fault = _Descriptor.fault, None
     if fault is not None:
         sys.stderr.write(f"stdout could not be written: {fault.strerror}\n")
         sys.stderr.flush()

@@ -83,6 +83,7 @@ def call(work: Callable[[], int], on_death: Callable[[int, pathlib.Path | None],
         signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
         code = work()
         ignore_interruptions()
+        stdio.flush()  # here, as the verdict's exit code stands where stdout cannot be written
         return code
     os.close(writer)
     received: list[int] = []
