@@ -22,8 +22,8 @@ class Shown(NamedTuple):
     console: list[str]
 
     def section(self, name: str) -> str:
-        found = re.search(rf'<section id="{name}"[^>]*>(.*?)</section>', self.dom, re.DOTALL)
-        return found[1] if found else ""
+        match = re.search(rf'<section id="{name}"[^>]*>(.*?)</section>', self.dom, re.DOTALL)
+        return match[1] if match else ""
 
 
 def words(text: str) -> str:
@@ -36,7 +36,7 @@ def show(path: pathlib.Path, profile: pathlib.Path) -> Shown:
     """Opens a page without a network: no name is resolved, and a refused request is a line on the console."""
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt-get install chromium")
-    done = subprocess.run(
+    process = subprocess.run(
         [
             CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
             "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -48,4 +48,4 @@ def show(path: pathlib.Path, profile: pathlib.Path) -> Shown:
         timeout=120,
         check=True,
     )  # fmt: skip
-    return Shown(done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line])
+    return Shown(process.stdout, [line for line in process.stderr.splitlines() if "CONSOLE" in line])

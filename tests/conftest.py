@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every test: no connection leaves the machine, and the user's folders are left alone."""
+"""The rules of every test: no connection leaves the machine, and the user's folders are left alone."""
 
 from __future__ import annotations
 

@@ -38,7 +38,9 @@ class Gcs(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
 
-    def answer(self, method: str, path: str, query: dict[str, str], body: bytes) -> tuple[int, dict[str, Any] | bytes]:
+    def response(
+        self, method: str, path: str, query: dict[str, str], body: bytes
+    ) -> tuple[int, dict[str, Any] | bytes]:
         """Status and answer of a request; the path without `/storage/v1/b/`, still quoted."""
         bucket, _, rest = path.partition("/o")
         if bucket not in self.buckets:
@@ -96,10 +98,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         with self.server.lock:
             path = address.path.partition("/storage/v1/b/")[2]
-            status, answer = self.server.answer(self.command, path, query, body)
-        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        if status == 200 and isinstance(answer, bytes) and (wanted := self.headers.get("Range")):
-            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            status, response = self.server.response(self.command, path, query, body)
+        content = response if isinstance(response, bytes) else json.dumps(response).encode()
+        if status == 200 and isinstance(response, bytes) and (byte_range := self.headers.get("Range")):
+            first, _, last = byte_range.removeprefix("bytes=").partition("-")
             content, status = content[int(first) : int(last) + 1 if last else None], 206
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much a process of its own grows while it does something."""
+"""The growth of a process of its own while it does something."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.
 """
 
 
-def said(code: str) -> list[str]:
+def measure(code: str) -> list[str]:
     """The words that Python code prints; `peak()` in it is the most memory that its process has had, in MB."""
     command = [sys.executable, "-c", _PEAK + code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
-    return done.stdout.split()
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    return process.stdout.split()

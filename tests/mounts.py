@@ -15,9 +15,9 @@ import pytest
 def mounted(folder: pathlib.Path, *arguments: str) -> Iterator[pathlib.Path]:
     """Mounts what `mount ARGUMENTS FOLDER` does, and unmounts it in the end."""
     folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(["mount", *arguments, str(folder)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"needs the right to mount a file system: {done.stderr.strip()}")
+    process = subprocess.run(["mount", *arguments, str(folder)], capture_output=True, text=True, check=False)
+    if process.returncode:
+        pytest.skip(f"needs the right to mount a file system: {process.stderr.strip()}")
     try:
         yield folder
     finally:

@@ -44,7 +44,7 @@ class S3:
         self._app = DomainDispatcherApplication(create_backend_app)
         # moto looks whether an object is there and then writes it: the lock makes one step of it, as it is in S3.
         self._lock = threading.Lock()
-        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=Quiet)
+        self._server = make_server("127.0.0.1", 0, self._respond, threaded=True, request_handler=Quiet)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.reset()
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -73,15 +73,15 @@ class S3:
 
         return boto3.resource("s3").Bucket(name)
 
-    def _answer(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    def _respond(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         fate = self.before(environ["REQUEST_METHOD"], environ["PATH_INFO"])
         if not self.conditions:
             environ.pop("HTTP_IF_NONE_MATCH", None)
         if fate != REFUSED:
             with self._lock:
-                answer = list(self._app(environ, start_response if fate is None else lambda *ignored: None))
+                response = list(self._app(environ, start_response if fate is None else lambda *ignored: None))
             if fate is None:
-                return answer
+                return response
         status, code = ("403 Forbidden", "AccessDenied") if fate == REFUSED else ("503 Service Unavailable", "Lost")
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0) if fate == REFUSED else 0)
         start_response(status, [("Content-Type", "application/xml")])

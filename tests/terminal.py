@@ -100,11 +100,11 @@ class Terminal:
 
 def descendants(pid: int) -> list[tuple[int, str]]:
     """The processes below one, each with its state as the kernel writes it: R, S, T for stopped, Z."""
-    found = []
+    processes = []
     for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, parent = stat.read_text(errors="replace").rpartition(")")[2].split()[:2]
             if int(parent) == pid:
                 child = int(stat.parent.name)
-                found += [(child, state), *descendants(child)]
-    return found
+                processes += [(child, state), *descendants(child)]
+    return processes

@@ -68,6 +68,6 @@ def test_a_disk_without_room_is_said_before_anything_is_written(monkeypatch):
 
 
 def test_on_disk_the_process_does_not_grow_with_them():
-    kind, grown = memory.said(KEEPS)
+    kind, grown = memory.measure(KEEPS)
     assert kind == "DiskArray"
     assert float(grown) < 60  # MB, of 200

@@ -74,7 +74,7 @@ class Kubeflow(api_stub.Api):
         return response
 
     def _get_run(self, key):
-        row, script = self._known(self.runs, key, "Run"), self.scripts[key]
+        row, script = self._existing(self.runs, key, "Run"), self.scripts[key]
         if script[-1]["state"] == "ENDS" and row["gets"] >= len(script) - 1:
             ended = self._end(key, row["runtime_config"]["parameters"])
             script[-1] = script[-1] | {"state": "FAILED" if ended["exit_code"] else "SUCCEEDED"}
@@ -223,7 +223,7 @@ def test_a_promise_broken(run, monkeypatch, fault, check, note):
 
 
 def test_nothing_pushed(run):
-    """What rests on the first run's model is not run, and not called a failure of its own."""
+    """Tests that need the first run's model are not run, and not called a failure of its own."""
     code, rows, _ = run(Kubeflow("push"))
     assert code == 1
     assert rows["a run that pushes"] == ("FAILED", "FAILED: the limit")

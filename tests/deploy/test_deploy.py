@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the files of deploy/ promise, read from them; what an image holds is tried by deploy/try_image.sh."""
+"""The promises of the files of deploy/, read from them; what an image holds is tried by deploy/try_image.sh."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def instructions():
     """The Dockerfile, an instruction a line, as (stage, name, rest)."""
     text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     lines = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)).splitlines()
-    stage, found = "", []
+    stage, keyword = "", []
     for name, rest in (line.split(" ", 1) for line in lines if line.strip()):
         stage = rest.rpartition(" ")[2] if name == "FROM" else stage
-        found.append((stage, name, rest))
-    return found
+        keyword.append((stage, name, rest))
+    return keyword
 
 
 def of_stage(stage, name):
-    return [rest for in_stage, found, rest in instructions() if (in_stage, found) == (stage, name)]
+    return [rest for in_stage, keyword, rest in instructions() if (in_stage, keyword) == (stage, name)]
 
 
 def test_dockerfile_has_a_target_for_each_kind_of_machine_and_the_plain_one_last():
@@ -96,10 +96,10 @@ def test_gpu_lock_is_what_tensorflow_asks_for_cuda_and_nothing_that_is_locked_al
     pins = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", entries, flags=re.MULTILINE))
     assert all(re.search(r" --hash=sha256:[0-9a-f]{64}\b", line) for line in entries.splitlines() if "==" in line)
     assert "://" not in entries
-    asked = [Requirement(text) for text in importlib.metadata.requires("tensorflow") or [] if "and-cuda" in text]
-    assert asked
-    assert set(pins) == {requirement.name for requirement in asked}
-    for requirement in asked:
+    requirements = [Requirement(text) for text in importlib.metadata.requires("tensorflow") or [] if "and-cuda" in text]
+    assert requirements
+    assert set(pins) == {requirement.name for requirement in requirements}
+    for requirement in requirements:
         assert requirement.specifier.contains(pins[requirement.name]), requirement
     assert not set(pins) & set(re.findall(r"^([a-z0-9-]+)==", LOCK.read_text(encoding="utf-8"), flags=re.MULTILINE))
 
@@ -175,15 +175,15 @@ def checkout(tmp_path, monkeypatch):
 
 def build(checkout, *arguments):
     script = checkout / "deploy" / "build_image.sh"
-    done = subprocess.run([str(script), *arguments], capture_output=True, text=True, check=False)
+    process = subprocess.run([str(script), *arguments], capture_output=True, text=True, check=False)
     calls = checkout.parent / "calls"
-    return done, [shlex.split(line) for line in calls.read_text().splitlines()] if calls.exists() else []
+    return process, [shlex.split(line) for line in calls.read_text().splitlines()] if calls.exists() else []
 
 
 def test_build_resolves_the_base_once_and_records_it(checkout):
     for number, target in enumerate(("cpu", "gpu"), start=1):
-        done, calls = build(checkout, "registry.example.com/mnist:1", target)
-        assert done.returncode == 0, done.stderr
+        process, calls = build(checkout, "registry.example.com/mnist:1", target)
+        assert process.returncode == 0, process.stderr
         assert (checkout / "deploy" / "base.image").read_text() == f"python:3.13-slim-trixie {DIGEST}\n"
         assert [call[0] for call in calls] == ["pull", "image", *["build"] * number]
         assert f"BASE={DIGEST}" in calls[-1]
@@ -199,23 +199,23 @@ def test_another_base_is_heeded_where_one_is_recorded(checkout, monkeypatch):
     dockerfile.write_text(
         dockerfile.read_text().replace("ARG BASE=python:3.13-slim-trixie", "ARG BASE=python:3.12-slim")
     )
-    done, calls = build(checkout, "mnist")
-    assert done.returncode == 0, done.stderr
+    process, calls = build(checkout, "mnist")
+    assert process.returncode == 0, process.stderr
     assert f"BASE={other}" in calls[-1]
     assert (checkout / "deploy" / "base.image").read_text() == f"python:3.12-slim {other}\n"
     monkeypatch.setenv("BASE", DIGEST)
-    done, calls = build(checkout, "mnist")
+    process, calls = build(checkout, "mnist")
     assert f"BASE={DIGEST}" in calls[-1]
     assert (checkout / "deploy" / "base.image").read_text() == f"python:3.12-slim {other}\n"
     monkeypatch.setenv("BASE", "registry.example/python:3.13")
-    done, calls = build(checkout, "mnist")
+    process, calls = build(checkout, "mnist")
     assert calls[-3][0:3] == ["pull", "--quiet", "registry.example/python:3.13"]
 
 
 @pytest.mark.parametrize(("variable", "value"), [("NO_REGISTRY", "1"), ("DIGEST", ""), ("DIGEST", "python:3.13")])
 def test_build_invents_no_digest(checkout, monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
-    done, calls = build(checkout, "mnist")
-    assert (done.returncode, done.stderr.startswith("error: "), done.stderr.count("\n")) == (2, True, 1)
+    process, calls = build(checkout, "mnist")
+    assert (process.returncode, process.stderr.startswith("error: "), process.stderr.count("\n")) == (2, True, 1)
     assert not (checkout / "deploy" / "base.image").exists()
     assert "build" not in [call[0] for call in calls]

@@ -47,7 +47,7 @@ class Refused(Exception):
 
 
 class Api:
-    """What the server holds.
+    """The state of the server.
 
     Attributes:
         token: the one it wants, None for a server without users.
@@ -141,17 +141,17 @@ class Api:
             return {"pipelines": self._filtered(self.pipelines, query)}
         if match := re.fullmatch(r"/pipelines/([^/]+)/versions", route[1]):
             mine = {key: item for key, item in self.versions.items() if item["pipeline_id"] == match[1]}
-            namespace = self._known(self.pipelines, match[1], "Pipeline")["namespace"]
+            namespace = self._existing(self.pipelines, match[1], "Pipeline")["namespace"]
             rows = self._filtered(mine, query | {"namespace": namespace})
             return {"pipeline_versions": [{**row, "pipeline_spec": None} for row in rows]}
         if match := re.fullmatch(r"/pipelines/([^/]+)/versions/([^/]+)", route[1]):
-            return self._known(self.versions, match[2], "PipelineVersion")
+            return self._existing(self.versions, match[2], "PipelineVersion")
         if route == ("GET", "/experiments"):
             return {"experiments": self._filtered(self.experiments, query)}
         if route == ("POST", "/experiments"):
             return self._experiment(json.loads(body))
         if match := re.fullmatch(r"/experiments/([^/]+)", route[1]):
-            return self._known(self.experiments, match[1], "Experiment")
+            return self._existing(self.experiments, match[1], "Experiment")
         if route == ("POST", "/runs"):
             return self._run(json.loads(body))
         if route == ("GET", "/runs"):
@@ -169,7 +169,7 @@ class Api:
         if route == ("GET", "/recurringruns"):
             return {"recurringRuns": self._filtered(self.schedules, query)}
         if match := re.fullmatch(r"/recurringruns/([^/:]+)(:disable)?", route[1]):
-            schedule = self._known(self.schedules, match[1], "RecurringRun")
+            schedule = self._existing(self.schedules, match[1], "RecurringRun")
             if route[0] == "DELETE":
                 self._delete_schedule(match[1])
                 return {}
@@ -179,7 +179,7 @@ class Api:
             return schedule
         raise Refused(404, "Not Found")
 
-    def _known(self, table: dict[str, dict[str, Any]], key: str, kind: str) -> dict[str, Any]:
+    def _existing(self, table: dict[str, dict[str, Any]], key: str, kind: str) -> dict[str, Any]:
         if key not in table:
             raise Refused(404, f"ResourceNotFoundError: {kind} {key} not found.")
         return table[key]
@@ -266,7 +266,7 @@ class Api:
         return self.experiments[key]
 
     def _check_job(self, body: dict[str, Any]) -> None:
-        self._known(self.experiments, body.get("experiment_id", ""), "Experiment")
+        self._existing(self.experiments, body.get("experiment_id", ""), "Experiment")
         if not body.get("display_name"):
             raise Refused(400, "The run name is empty")
         if ("pipeline_spec" in body) == ("pipeline_version_reference" in body):
@@ -274,7 +274,7 @@ class Api:
         package = body.get("pipeline_spec")
         if package is None:
             key = body["pipeline_version_reference"]["pipeline_version_id"]
-            package = self._known(self.versions, key, "PipelineVersion")["pipeline_spec"]
+            package = self._existing(self.versions, key, "PipelineVersion")["pipeline_spec"]
         spec = package.get("pipeline_spec", package)
         for component in [spec["root"], *spec.get("components", {}).values()]:
             for name in component.get("dag", {}).get("tasks", {}):
@@ -309,7 +309,7 @@ class Api:
         return script[min(number, len(script) - 1)]
 
     def _get_run(self, key: str) -> dict[str, Any]:
-        row = self._known(self.runs, key, "Run")
+        row = self._existing(self.runs, key, "Run")
         if self.failing or (self.failing_from and row["gets"] >= self.failing_from):
             self.failing = max(self.failing - 1, 0)
             raise Refused(503, "upstream connect error")
@@ -327,13 +327,13 @@ class Api:
         return workflows.nodes(step.get("tasks", {}), step.get("attempts", self.attempts), self.provider)
 
     def _get_run_v1(self, key: str) -> dict[str, Any]:
-        row = self._known(self.runs, key, "Run")
+        row = self._existing(self.runs, key, "Run")
         step = self._step(row, max(row["gets"] - 1, 0))
         text = workflows.manifest(self._nodes(step), self.is_beyond_limit)
         return {"run": {"id": key}, "pipeline_runtime": {"workflow_manifest": text}}
 
     def _terminate(self, key: str) -> None:
-        row = self._known(self.runs, key, "Run")
+        row = self._existing(self.runs, key, "Run")
         if self.workflow_is_gone or key in self.orphans:
             raise Refused(500, f"Failed to terminate run {key} due to error terminating its workflow: not found")
         time = {"update_time": workflows.START.format(0)}

@@ -97,10 +97,10 @@ class Cluster:
         salt = str(uuid.uuid4())
         if name in self.lost:
             self._launch(name, command, executor_input, salt)
-        told, task, container = self._launch(name, command, executor_input, salt)
+        task_input, task, container = self._launch(name, command, executor_input, salt)
         if task.exit_code:
             return None
-        published = self._publish(told, task, container)
+        published = self._publish(task_input, task, container)
         shutil.rmtree(container)  # nothing of a container is there for the next one
         if published is not None:
             self.published[name] = published
@@ -112,49 +112,49 @@ class Cluster:
         """Starts a pod: what the task was told, how it went, and the file system of its container."""
         container = self.scratch / self.run_id / f"{len(self.tasks):02}-{name}"
         container.mkdir(parents=True)
-        told = self._drive(name, executor_input, container, salt)
-        self._download(told, container)
-        for artifact in _artifacts(told["outputs"]):
+        task_input = self._drive(name, executor_input, container, salt)
+        self._download(task_input, container)
+        for artifact in _artifacts(task_input["outputs"]):
             (container / _local(artifact["uri"])).parent.mkdir(parents=True, exist_ok=True)
         log = container / "log.txt"
-        arguments = [json.dumps(told) if argument == "{{$}}" else argument for argument in command]
+        arguments = [json.dumps(task_input) if argument == "{{$}}" else argument for argument in command]
         code = self.start(arguments, container, log)
         task = Task(name, code, log.read_text(errors="replace") if log.exists() else "")
         self.tasks.append(task)
-        return told, task, container
+        return task_input, task, container
 
     def _drive(self, name: str, executor_input: dict[str, Any], container: pathlib.Path, salt: str) -> dict[str, Any]:
-        told = json.loads(json.dumps(executor_input))
-        for number, artifact in enumerate(_artifacts(told.get("inputs", {}))):
+        task_input = json.loads(json.dumps(executor_input))
+        for number, artifact in enumerate(_artifacts(task_input.get("inputs", {}))):
             artifact["name"], artifact["type"] = str(number + 1), {"instanceSchema": ""}
-        outputs = told.setdefault("outputs", {})
+        outputs = task_input.setdefault("outputs", {})
         kinds = {key: entry["artifacts"][0]["type"] for key, entry in outputs.get("artifacts", {}).items()}
         outputs["artifacts"] = {
             key: {"artifacts": [{"uri": f"{self.prefix}/{name}/{salt}/{key}", "type": kind, "metadata": {}}]}
             for key, kind in (kinds | {"executor-logs": {"schemaTitle": "system.Artifact"}}).items()
         }
         outputs["outputFile"] = str(container / "tmp/kfp_outputs/output_metadata.json")
-        return told
+        return task_input
 
-    def _download(self, told: dict[str, Any], container: pathlib.Path) -> None:
-        for artifact in _artifacts(told.get("inputs", {})):
+    def _download(self, task_input: dict[str, Any], container: pathlib.Path) -> None:
+        for artifact in _artifacts(task_input.get("inputs", {})):
             if not _local(artifact["uri"]):  # left alone
                 continue
             bucket, key = store(artifact["uri"])
-            for found in bucket.objects.filter(Prefix=f"{key}/"):
-                target = container / _local(artifact["uri"]) / found.key.removeprefix(f"{key}/")
+            for blob in bucket.objects.filter(Prefix=f"{key}/"):
+                target = container / _local(artifact["uri"]) / blob.key.removeprefix(f"{key}/")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                bucket.download_file(found.key, str(target))
+                bucket.download_file(blob.key, str(target))
 
-    def _publish(self, told: dict[str, Any], task: Task, container: pathlib.Path) -> dict[str, Any] | None:
-        file = pathlib.Path(told["outputs"]["outputFile"])
-        answer = json.loads(file.read_text()) if file.exists() else {}
+    def _publish(self, task_input: dict[str, Any], task: Task, container: pathlib.Path) -> dict[str, Any] | None:
+        file = pathlib.Path(task_input["outputs"]["outputFile"])
+        output = json.loads(file.read_text()) if file.exists() else {}
         published = {}
-        for key, entry in told["outputs"]["artifacts"].items():
+        for key, entry in task_input["outputs"]["artifacts"].items():
             [artifact] = entry["artifacts"]
-            for said in answer.get("artifacts", {}).get(key, {}).get("artifacts", [])[:1]:
-                artifact["uri"] = said.get("uri") or artifact["uri"]
-                artifact["metadata"] |= said.get("metadata", {})
+            for published_artifact in output.get("artifacts", {}).get(key, {}).get("artifacts", [])[:1]:
+                artifact["uri"] = published_artifact.get("uri") or artifact["uri"]
+                artifact["metadata"] |= published_artifact.get("metadata", {})
             if _local(artifact["uri"]):
                 self._upload(artifact["uri"], container)
             try:
@@ -169,12 +169,12 @@ class Cluster:
 
     def _upload(self, uri: str, container: pathlib.Path) -> None:
         bucket, key = store(uri)
-        here = container / _local(uri)
-        if here.is_file():
-            bucket.upload_file(str(here), key)
-        for path in here.rglob("*"):
+        root = container / _local(uri)
+        if root.is_file():
+            bucket.upload_file(str(root), key)
+        for path in root.rglob("*"):
             if path.is_file():
-                bucket.upload_file(str(path), f"{key}/{path.relative_to(here).as_posix()}")
+                bucket.upload_file(str(path), f"{key}/{path.relative_to(root).as_posix()}")
 
 
 def _artifacts(holder: dict[str, Any]) -> list[dict[str, Any]]:
@@ -198,7 +198,7 @@ def store(uri: str) -> tuple[Any, str]:
 
 
 def _stored(value: Any) -> Any:
-    """What ML Metadata gives back of a value."""
+    """Returns a value as ML Metadata returns it."""
     if value is None:
         raise ValueError("failed to publish: unknown/unsupported value type *structpb.Value_NullValue")
     if isinstance(value, bool | int):
@@ -261,32 +261,32 @@ def orchestrated(cluster: Cluster, local_root: pathlib.Path) -> Iterator[Callabl
             self.command = list(full_command)
 
         def run(self) -> status.Status:
-            place = self.command.index(TELL) + 1
-            told = json.loads(self.command[place])
-            self.command[place] = "{{$}}"
-            here = pathlib.Path(told["outputs"]["outputFile"])
-            published = cluster.run_task(here.parent.name, self.command, told)
+            position = self.command.index(TELL) + 1
+            task_input = json.loads(self.command[position])
+            self.command[position] = "{{$}}"
+            root = pathlib.Path(task_input["outputs"]["outputFile"])
+            published = cluster.run_task(root.parent.name, self.command, task_input)
             if published is None:
                 return status.Status.FAILURE
-            here.parent.mkdir(parents=True, exist_ok=True)
+            root.parent.mkdir(parents=True, exist_ok=True)
             artifacts = {
                 key: {"artifacts": [{"name": key, "uri": artifact["uri"], "metadata": artifact["metadata"]}]}
                 for key, artifact in published.items()
             }
-            here.write_text(json.dumps({"artifacts": artifacts}))
+            root.write_text(json.dumps({"artifacts": artifacts}))
             return status.Status.SUCCESS
 
     root: Any = None
     failed: list[str] = []
     original = dag_orchestrator.run_dag
 
-    def run_dag(**told: Any) -> tuple[dict[str, Any], status.Status]:
+    def run_dag(**task_input: Any) -> tuple[dict[str, Any], status.Status]:
         """As the server does: what waits for all upstream tasks to end starts also where one of them failed."""
-        outputs, ended = original(**told)
+        outputs, ended = original(**task_input)
         last = root.dag.tasks["report"].trigger_policy
         waits = last.strategy == last.ALL_UPSTREAM_TASKS_COMPLETED
-        if told["dag_component_spec"] != root and ended == status.Status.FAILURE and waits:
-            failed.append(told["fail_stack"][-1])
+        if task_input["dag_component_spec"] != root and ended == status.Status.FAILURE and waits:
+            failed.append(task_input["fail_stack"][-1])
             return {}, status.Status.SUCCESS
         return outputs, ended
 

@@ -19,7 +19,7 @@ DIGITS = ("--image", IMAGE, "--profile", "digits", "--data-dir", "s3://data/digi
 
 @functools.cache
 def text(*arguments: str) -> str:
-    """What `runner_kfp.py compile` writes with these arguments."""
+    """Returns the package that `runner_kfp.py compile` writes with these arguments."""
     with tempfile.TemporaryDirectory() as folder:
         output = pathlib.Path(folder) / "pipeline.yaml"
         assert runner_kfp.main(["compile", *arguments, "--output", str(output)]) == 0

@@ -50,9 +50,9 @@ def test_another_process_elsewhere_writes_the_same_bytes(tmp_path):
     }  # fmt: skip
     command = [sys.executable, str(ROOT / "runner_kfp.py"), "compile", *packages.DIGITS, "--output", "there.yaml"]
     command += ["--json", "told.json"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "there.yaml: pipeline mnist-tfx, 12 tasks, model cnn\n"
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout == "there.yaml: pipeline mnist-tfx, 12 tasks, model cnn\n"
     assert json.loads((tmp_path / "told.json").read_text()) == {
         "package": str(tmp_path / "there.yaml"), "pipeline": "mnist-tfx", "tasks": 12, "model": "cnn",
     }  # fmt: skip
@@ -63,7 +63,7 @@ def test_kfp_loads_it_with_a_default_for_each_parameter(tmp_path):
     (tmp_path / "pipeline.yaml").write_text(packages.text(*packages.DIGITS))
     loaded = components.load_component_from_file(str(tmp_path / "pipeline.yaml"))
     assert loaded.name == "mnist-tfx"
-    assert {name: one.default for name, one in loaded.component_spec.inputs.items()} == {
+    assert {name: item.default for name, item in loaded.component_spec.inputs.items()} == {
         "data_dir": "s3://data/digits", "span": -1, "model": "cnn", "serving_dir": "s3://models/mnist", "allow": "",
         "force_push": "", "train_steps": 600, "learning_rate": -1.0, "batch_size": 128, "seed": 1, "ksize1": -1,
         "ksize2": -1, "nfil1": -1, "nfil2": -1, "dropout": -1.0, "patience": 0,
@@ -79,15 +79,15 @@ def test_the_graph_is_one_task_that_the_report_follows_however_it_ends(package):
     assert report["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
     args = container(spec, "report")["args"]
     assert args[args.index("--stages") + 1].split(",") == NODES
-    made = spec["components"]["comp-report"]["outputDefinitions"]["artifacts"]
-    assert {key: one["artifactType"]["schemaTitle"] for key, one in made.items()} == {
+    definition = spec["components"]["comp-report"]["outputDefinitions"]["artifacts"]
+    assert {key: item["artifactType"]["schemaTitle"] for key, item in definition.items()} == {
         "html": "system.HTML", "metrics": "system.Metrics", "classification_metrics": "system.ClassificationMetrics",
         "record": "system.Artifact",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("task", "given"),
+    ("task", "task_inputs"),
     [
         ("ingest", {"data_dir": "data_dir", "span": "span", "allow": "allow"}),
         ("baseline", {"serving_dir": "serving_dir"}),
@@ -98,12 +98,12 @@ def test_the_graph_is_one_task_that_the_report_follows_however_it_ends(package):
         ("report", {"data_dir": "data_dir", "model": "model"}),
     ],
 )  # fmt: skip
-def test_what_a_run_is_told_reaches_the_tasks(package, task, given):
+def test_what_a_run_is_told_reaches_the_tasks(package, task, task_inputs):
     spec, _ = package
     inputs = tasks_of(spec)[task]["inputs"]["parameters"]
-    assert {name: inputs[name].get("componentInputParameter") for name in given} == given
+    assert {name: inputs[name].get("componentInputParameter") for name in task_inputs} == task_inputs
     outer = spec["root"]["dag"]["tasks"]["exit-handler-1"]["inputs"]["parameters"]
-    assert all(outer[name] == {"componentInputParameter": name} for name in given.values())
+    assert all(outer[name] == {"componentInputParameter": name} for name in task_inputs.values())
 
 
 def test_the_floors_of_all_models_are_there_so_that_a_run_may_change_its_model(package):
@@ -122,11 +122,11 @@ def test_what_looks_outside_is_not_cached_and_decisions_are_not_repeated(package
 @pytest.mark.parametrize("arguments", [(), ("--tune", "2"), ("--workers", "2")])
 def test_no_task_without_an_upstream_task_is_cached(arguments):
     spec, _ = packages.documents(*packages.DIGITS, *arguments)
-    dags = [spec["root"]["dag"], *(one["dag"] for one in spec["components"].values() if "dag" in one)]
+    dags = [spec["root"]["dag"], *(item["dag"] for item in spec["components"].values() if "dag" in item)]
     for dag in dags:
         for name, task in dag["tasks"].items():
             artifacts = task.get("inputs", {}).get("artifacts", {}).values()
-            if not any("taskOutputArtifact" in one for one in artifacts):
+            if not any("taskOutputArtifact" in item for item in artifacts):
                 assert not task.get("cachingOptions", {}).get("enableCache"), name
 
 
@@ -156,17 +156,24 @@ def test_limits_of_memory_are_twice_what_was_measured_and_requests_fit_a_small_n
 )
 def test_the_memory_of_a_training_has_room_for_accelerators_and_shared_memory(arguments, task, memory):
     spec, _ = packages.documents(*packages.DIGITS, *arguments)
-    made = container(spec, task)["resources"]
-    assert (made["resourceMemoryRequest"], made["resourceMemoryLimit"]) == memory
+    definition = container(spec, task)["resources"]
+    assert (definition["resourceMemoryRequest"], definition["resourceMemoryLimit"]) == memory
 
 
 def test_each_container_knows_its_task_and_the_code(package):
     spec, kubernetes = package
     for name in NODES:
-        made = container(spec, name)
-        assert made["command"] == ["python", "-m", "pipeline.kubeflow.entrypoint"]
-        assert made["args"][-6:] == ["--task", name, "--code_digest", code_digest.of_project()[:16], "--retries", "2"]
-        assert made["image"] == packages.IMAGE
+        definition = container(spec, name)
+        assert definition["command"] == ["python", "-m", "pipeline.kubeflow.entrypoint"]
+        assert definition["args"][-6:] == [
+            "--task",
+            name,
+            "--code_digest",
+            code_digest.of_project()[:16],
+            "--retries",
+            "2",
+        ]
+        assert definition["image"] == packages.IMAGE
     assert container(spec, "report")["command"] == ["python", "-m", "pipeline.kubeflow.report"]
     pods = kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert sorted(pods) == sorted(f"exec-{name}" for name in [*NODES, "report"])
@@ -178,9 +185,9 @@ def test_each_container_knows_its_task_and_the_code(package):
 
 def test_nothing_of_this_machine_is_in_it(package):
     spec, _ = package
-    whole = packages.text(*packages.DIGITS)
+    package_text = packages.text(*packages.DIGITS)
     for word in (str(ROOT), str(pathlib.Path.home()) + "/", socket.gethostname(), sys.prefix, ".whl", "/tmp/"):
-        assert word not in whole
+        assert word not in package_text
     schema = tasks_of(spec)["statistics"]["inputs"]["parameters"]["schema_file"]["runtimeValue"]["constant"]
     assert schema == "pipeline/profiles/digits.pbtxt"
     assert (ROOT / schema).is_file()
@@ -215,14 +222,14 @@ def test_the_training_gets_its_own_nodes_and_every_task_volumes_and_environment(
         {"volumeName": "dshm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "2Gi"}
     ]
     for pod in pods.values():
-        assert [(one["constant"], one["mountPath"]) for one in pod["pvcMount"]] == [("images", "/data")]
+        assert [(item["constant"], item["mountPath"]) for item in pod["pvcMount"]] == [("images", "/data")]
         [secret] = pod["secretAsEnv"]
         assert secret["secretName"] == "s3"
         assert secret["keyToEnv"] == [
             {"secretKey": "id", "envVar": "AWS_ID"}, {"secretKey": "key", "envVar": "AWS_SECRET_ACCESS_KEY"},
         ]  # fmt: skip
-    told = spec["root"]["inputDefinitions"]["parameters"]
-    assert (told["model"]["defaultValue"], told["train_steps"]["defaultValue"]) == ("linear", 7)
+    stderr = spec["root"]["inputDefinitions"]["parameters"]
+    assert (stderr["model"]["defaultValue"], stderr["train_steps"]["defaultValue"]) == ("linear", 7)
     # Without them it must not train.
     config = json.loads(tasks_of(spec)["train"]["inputs"]["parameters"]["custom_config"]["runtimeValue"]["constant"])
     assert (config["accelerator"], config["gpus"], config["precision"]) == ("gpu", 2, "bfloat16")
@@ -262,10 +269,10 @@ def test_the_training_gets_its_own_nodes_and_every_task_volumes_and_environment(
 def test_what_makes_no_package_is_refused_in_one_line(arguments, message, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert runner_kfp.main(["compile", "--image", "a", *arguments]) == 2
-    told = capfd.readouterr().err
-    assert message in told
-    assert told.count("\n") == 1
-    assert "hunter2" not in told
+    stderr = capfd.readouterr().err
+    assert message in stderr
+    assert stderr.count("\n") == 1
+    assert "hunter2" not in stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -298,7 +305,7 @@ def test_wrong_flags_are_refused_before_tensorflow_is_imported(arguments):
 
 
 def levels(spec):
-    """How many tasks follow one another on the longest way through the graph, the report included."""
+    """Returns the number of tasks on the longest way through the graph, the report included."""
     tasks = tasks_of(spec) | {"report": {"dependentTasks": list(NODES)}}
 
     def level(name):
@@ -329,13 +336,15 @@ def test_a_search_is_one_more_task_whose_winner_the_training_takes(package):
         "taskOutputArtifact": {"producerTask": "tune", "outputArtifactKey": "best_hyperparameters"}
     }
     assert "data-gate" in tasks["tune"]["dependentTasks"]
-    given = tasks["tune"]["inputs"]["parameters"]
-    assert given["model_type"] == {"componentInputParameter": "model"}
-    assert given["learning_rate"] == {"componentInputParameter": "learning_rate"}
-    config = json.loads(given["custom_config"]["runtimeValue"]["constant"])
+    task_inputs = tasks["tune"]["inputs"]["parameters"]
+    assert task_inputs["model_type"] == {"componentInputParameter": "model"}
+    assert task_inputs["learning_rate"] == {"componentInputParameter": "learning_rate"}
+    config = json.loads(task_inputs["custom_config"]["runtimeValue"]["constant"])
     assert (config["trials"], config["fixed"], config["checkpoints"]) == (3, ["dropout"], "")
     assert config["run_defaults"]["dropout"] == 0.1
-    splits = [json.loads(given[name]["runtimeValue"]["constant"])["splits"] for name in ("train_args", "eval_args")]
+    splits = [
+        json.loads(task_inputs[name]["runtimeValue"]["constant"])["splits"] for name in ("train_args", "eval_args")
+    ]
     assert splits == [["train"], ["val"]]
     assert tasks["tune"]["cachingOptions"] == {"enableCache": True}
     assert container(spec, "tune")["resources"]["accelerator"]["resourceCount"] == "1"
@@ -347,7 +356,7 @@ def test_a_search_is_one_more_task_whose_winner_the_training_takes(package):
     "arguments", [(), ("--tune", "3"), ("--workers", "2"), ("--gpus", "1", "--shared-memory", "2Gi", "--retries", "0")]
 )
 def test_every_package_holds_what_servers_and_runners_ask_for(arguments):
-    """What the open-source server drops in silence, or kfp's own runner takes for something else, is in no package."""
+    """No package has fields that the open-source server drops or kfp's own runner misreads."""
     spec, kubernetes = packages.documents(*packages.DIGITS, *arguments)
     components, executors = spec["components"], spec["deploymentSpec"]["executors"]
     assert spec["sdkVersion"]
@@ -364,7 +373,7 @@ def test_every_package_holds_what_servers_and_runners_ask_for(arguments):
     for name, parameter in spec["root"]["inputDefinitions"]["parameters"].items():
         types: dict[str, set[type]] = {"STRING": {str}, "NUMBER_INTEGER": {int}, "NUMBER_DOUBLE": {int, float}}
         assert type(parameter["defaultValue"]) in types[parameter["parameterType"]], name
-    graphs = [(name, one) for name, one in {"root": spec["root"], **components}.items() if "dag" in one]
+    graphs = [(name, item) for name, item in {"root": spec["root"], **components}.items() if "dag" in item]
     for graph, component in graphs:
         tasks = component["dag"]["tasks"]
         for name, task in tasks.items():
@@ -380,11 +389,13 @@ def test_every_package_holds_what_servers_and_runners_ask_for(arguments):
             declared = inner.get("inputDefinitions", {})
             assert not set(declared.get("parameters", {})) & set(declared.get("artifacts", {}))
             for kind in ("parameters", "artifacts"):
-                given, known = task.get("inputs", {}).get(kind, {}), declared.get(kind, {})
-                assert set(given) <= set(known), f"{graph}.{name}"
-                assert {key for key, one in known.items() if not one.get("isOptional")} <= set(given), f"{graph}.{name}"
-                assert not {"module_file", "module_path"} & set(given)
-                for source in given.values():
+                task_inputs, declared_inputs = task.get("inputs", {}).get(kind, {}), declared.get(kind, {})
+                assert set(task_inputs) <= set(declared_inputs), f"{graph}.{name}"
+                assert {key for key, item in declared_inputs.items() if not item.get("isOptional")} <= set(
+                    task_inputs
+                ), f"{graph}.{name}"
+                assert not {"module_file", "module_path"} & set(task_inputs)
+                for source in task_inputs.values():
                     _check_source(source, component, tasks, components)
     containers: dict[str, list[str]] = {}
     for name, component in components.items():
@@ -394,12 +405,12 @@ def test_every_package_holds_what_servers_and_runners_ask_for(arguments):
                 assert kind.get("schemaTitle") or "title:" in kind["instanceSchema"]
         if "dag" not in component:
             assert component["executorLabel"].startswith("exec-")
-            made = executors[component["executorLabel"]]["container"]
-            assert made["image"]
-            assert made["command"]
-            assert "lifecycle" not in made
+            definition = executors[component["executorLabel"]]["container"]
+            assert definition["image"]
+            assert definition["command"]
+            assert "lifecycle" not in definition
             # The server keeps components by the hash of their container, and takes two alike for one.
-            containers.setdefault(json.dumps(made, sort_keys=True), []).append(name)
+            containers.setdefault(json.dumps(definition, sort_keys=True), []).append(name)
     assert max(map(len, containers.values())) == 1
     assert not [text for text in json.dumps(spec).split('"') if text.endswith(".whl") or "pip install" in text]
     for pod in kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
@@ -416,8 +427,8 @@ def _check_source(source, component, tasks, components):
     for key, output in (("taskOutputArtifact", "outputArtifactKey"), ("taskOutputParameter", "outputParameterKey")):
         if key in source:
             producer = components[tasks[source[key]["producerTask"]]["componentRef"]["name"]]
-            made = producer["outputDefinitions"]
-            assert source[key][output] in {**made.get("artifacts", {}), **made.get("parameters", {})}
+            definition = producer["outputDefinitions"]
+            assert source[key][output] in {**definition.get("artifacts", {}), **definition.get("parameters", {})}
 
 
 @pytest.mark.parametrize("image", ["MNIST:latest", "https://r/m:1", "mn ist"])

@@ -146,10 +146,10 @@ def doctor(host, capfd):
         out, err = capfd.readouterr()
         assert "Traceback" not in err
         assert TOKEN not in out + err
-        answer = json.loads(out)
-        checks = {row["name"]: (row["state"], row["result"], row["advice"]) for row in answer["checks"]}
-        assert answer["blocked"] == [name for name, row in checks.items() if row[0] == BAD]
-        assert code == (2 if answer["blocked"] else 0)
+        result = json.loads(out)
+        checks = {row["name"]: (row["state"], row["result"], row["advice"]) for row in result["checks"]}
+        assert result["blocked"] == [name for name, row in checks.items() if row[0] == BAD]
+        assert code == (2 if result["blocked"] else 0)
         assert [name for name in checks if name != "probe"] == NAMES
         for state, summary, _ in checks.values():
             assert summary.startswith("not known: ") == (state == OPEN)

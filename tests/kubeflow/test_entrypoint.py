@@ -92,7 +92,7 @@ def task(executor, inputs, digest=None, parameters=None, again=0):
 
 
 def chain(cluster):
-    """Whether both tasks succeed."""
+    """Returns whether both tasks succeed."""
     outputs = run(cluster, "Produce", {})
     return outputs is not None and run(cluster, "Consume", outputs) is not None
 

@@ -16,37 +16,37 @@ from components.errors import GateStopped
 
 class Produce(base_executor.BaseExecutor):
     def Do(self, input_dict, output_dict, exec_properties):
-        made = artifact_utils.get_single_instance(output_dict["model"])
-        with fileio.open(f"{made.uri}/weights", "w") as file:
+        artifact = artifact_utils.get_single_instance(output_dict["model"])
+        with fileio.open(f"{artifact.uri}/weights", "w") as file:
             file.write("some")
-        made.set_string_custom_property("source", f"trained in {made.uri}/weights")
-        made.set_json_value_custom_property("layers", [3, 5])
-        made.set_json_value_custom_property("shapes", {"image": [28, 28]})
-        made.mlmd_artifact.custom_properties["nothing"].Clear()  # an entry without a value
-        made.set_int_custom_property("version", 7)
+        artifact.set_string_custom_property("source", f"trained in {artifact.uri}/weights")
+        artifact.set_json_value_custom_property("layers", [3, 5])
+        artifact.set_json_value_custom_property("shapes", {"image": [28, 28]})
+        artifact.mlmd_artifact.custom_properties["nothing"].Clear()  # an entry without a value
+        artifact.set_int_custom_property("version", 7)
 
 
 class Consume(base_executor.BaseExecutor):
     def Do(self, input_dict, output_dict, exec_properties):
-        given = artifact_utils.get_single_instance(input_dict["model"])
-        assert isinstance(given, standard_artifacts.Model)
-        with fileio.open(f"{given.uri}/weights") as file:
+        artifact = artifact_utils.get_single_instance(input_dict["model"])
+        assert isinstance(artifact, standard_artifacts.Model)
+        with fileio.open(f"{artifact.uri}/weights") as file:
             assert file.read() == "some"
-        assert given.get_json_value_custom_property("layers") == [3, 5]
-        assert given.get_json_value_custom_property("shapes") == {"image": [28, 28]}
-        assert given.get_int_custom_property("version") == 7
-        assert given.get_string_custom_property("source").startswith("trained in minio://")
-        assert not given.has_custom_property("nothing")
-        assert not given.has_custom_property("display_name")
-        assert not given.has_custom_property("store_session_info")
+        assert artifact.get_json_value_custom_property("layers") == [3, 5]
+        assert artifact.get_json_value_custom_property("shapes") == {"image": [28, 28]}
+        assert artifact.get_int_custom_property("version") == 7
+        assert artifact.get_string_custom_property("source").startswith("trained in minio://")
+        assert not artifact.has_custom_property("nothing")
+        assert not artifact.has_custom_property("display_name")
+        assert not artifact.has_custom_property("store_session_info")
         assert exec_properties == {"steps": 3}
 
 
 class Tell(base_executor.BaseExecutor):
     def Do(self, input_dict, output_dict, exec_properties):
-        made = artifact_utils.get_single_instance(output_dict["model"])
+        artifact = artifact_utils.get_single_instance(output_dict["model"])
         for name, value in exec_properties.items():
-            made.set_json_value_custom_property(name, value)
+            artifact.set_json_value_custom_property(name, value)
 
 
 class Stop(base_executor.BaseExecutor):
@@ -58,9 +58,9 @@ class Fail(base_executor.BaseExecutor):
     """Leaves half an output and raises what it is told, as often as it is told; then succeeds."""
 
     def Do(self, input_dict, output_dict, exec_properties):
-        made = artifact_utils.get_single_instance(output_dict["model"])
-        assert fileio.listdir(made.uri) == []
-        with fileio.open(f"{made.uri}/half", "w") as file:
+        artifact = artifact_utils.get_single_instance(output_dict["model"])
+        assert fileio.listdir(artifact.uri) == []
+        with fileio.open(f"{artifact.uri}/half", "w") as file:
             file.write("half")
         attempts = pathlib.Path("attempts")
         attempts.write_text(attempts.read_text() + "." if attempts.exists() else ".")

@@ -104,7 +104,7 @@ def manifest(nodes_by_id: Json, is_compressed: bool = False) -> str:
 
 
 def details(nodes_by_id: Json) -> list[Json]:
-    """What `/apis/v2beta1/runs/RUN` lists: the nodes and, without names and states, executions of ML Metadata."""
+    """Returns `/apis/v2beta1/runs/RUN`: nodes and, without names and states, executions of ML Metadata."""
     rows = []
     for node in nodes_by_id.values():
         row = {

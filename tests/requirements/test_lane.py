@@ -26,7 +26,7 @@ def test_lane(python, system, machine, glibc, expected):
 
 
 @pytest.mark.parametrize(
-    ("python", "system", "machine", "glibc", "told"),
+    ("python", "system", "machine", "glibc", "message"),
     [
         ((3, 10), "Linux", "x86_64", (2, 36), "Python 3.11, 3.12 or 3.13 is needed"),
         ((3, 14), "Linux", "x86_64", (2, 41), "Python 3.11, 3.12 or 3.13 is needed"),
@@ -39,8 +39,8 @@ def test_lane(python, system, machine, glibc, expected):
         ((3, 11), "Darwin", "x86_64", None, "This is Darwin on x86_64"),
     ],
 )
-def test_refused_in_one_line(python, system, machine, glibc, told):
-    with pytest.raises(lane.UnsupportedError, match=told) as raised:
+def test_refused_in_one_line(python, system, machine, glibc, message):
+    with pytest.raises(lane.UnsupportedError, match=message) as raised:
         lane.lane(python, system, machine, glibc)
     assert "\n" not in str(raised.value)
 

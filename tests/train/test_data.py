@@ -60,7 +60,7 @@ def test_images_are_stored_in_memory_or_on_disk(limit, monkeypatch):
 
 
 def test_images_on_disk_take_no_memory():
-    kind, growth = memory.said(STORE_ON_DISK)
+    kind, growth = memory.measure(STORE_ON_DISK)
     assert kind == "DiskArray"
     assert float(growth) < 60  # of 200 MB
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a search may try."""
+"""The values that a search may try."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def test_every_hyperparameter_is_searched_or_said_not_to_be():
 def test_each_model_has_a_space_around_its_defaults(model):
     space = hyperparameters.search_space(MODELS[model], ())
     assert {"learning_rate", "batch_size"} <= set(space)
-    for name, one in space.items():
+    for name, values_ in space.items():
         default = getattr(MODELS[model], name)
-        if isinstance(one, LogRange):
-            assert one.low < default < one.high
-            assert one.low * one.high == pytest.approx(default**2)  # in the middle of the octaves
-            ends = [one.low, one.high]
+        if isinstance(values_, LogRange):
+            assert values_.low < default < values_.high
+            assert values_.low * values_.high == pytest.approx(default**2)  # in the middle of the octaves
+            ends = [values_.low, values_.high]
         else:
-            assert default in one.values
-            assert len(one.values) > 1
-            assert list(one.values) == sorted(set(one.values))
-            ends = list(one.values)
+            assert default in values_.values
+            assert len(values_.values) > 1
+            assert list(values_.values) == sorted(set(values_.values))
+            ends = list(values_.values)
         for value in ends:
             Hyperparameters.of(model, **{name: value})
 
@@ -80,13 +80,13 @@ def test_every_trial_sees_as_many_images_and_so_does_its_training():
     base = Hyperparameters.of("linear", train_steps=1000, batch_size=128, seed=7)
     for batch_size, of_trial, of_whole in ((64, 500, 2000), (128, 250, 1000), (256, 125, 500)):
         values = {"batch_size": batch_size, "learning_rate": 0.02}
-        trial, whole = (
+        trial, complete = (
             hyperparameters.trial_hyperparameters(base, values),
             hyperparameters.complete_values(base, values),
         )
-        assert (trial.train_steps, whole.train_steps) == (of_trial, of_whole)
-        assert trial == whole.model_copy(update={"train_steps": of_trial})
-        assert (whole.batch_size, whole.learning_rate, whole.seed) == (batch_size, 0.02, 7)
+        assert (trial.train_steps, complete.train_steps) == (of_trial, of_whole)
+        assert trial == complete.model_copy(update={"train_steps": of_trial})
+        assert (complete.batch_size, complete.learning_rate, complete.seed) == (batch_size, 0.02, 7)
 
 
 def test_a_trial_has_a_step_at_least():
