@@ -175,12 +175,12 @@ def test_gpus_of_a_config_file_go_to_the_workers_and_not_to_the_search(tmp_path)
 BROKEN = {
     "secret": (
         lambda job: pod(job)["containers"][0]["env"].append({"name": "AWS_SECRET_ACCESS_KEY", "value": "hunter2"}),
-        "secret", "found a value of AWS_SECRET_ACCESS_KEY",
+        "secret", "received a value of AWS_SECRET_ACCESS_KEY",
     ),
     "local path": (
-        lambda job: pod(job)["containers"][0]["args"].append("/home/me/mnist"), "local-path", "found '/home/me/mnist'"
+        lambda job: pod(job)["containers"][0]["args"].append("/home/me/mnist"), "local-path", "received '/home/me/mnist'"
     ),
-    "image": (lambda job: pod(job)["containers"][0].update(image="MNIST"), "image", "found 'MNIST'"),
+    "image": (lambda job: pod(job)["containers"][0].update(image="MNIST"), "image", "received 'MNIST'"),
 }  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def test_the_training_resumes_after_a_worker_was_killed(launch, stub, progress):
     assert [row["epoch"] for row in training["epochs"]] == list(range(1, len(training["epochs"]) + 1))
     codes = {(index, code) for _, index, code in stub.exits}
     assert {(1, 137), (0, 138), (0, 0), (1, 0)} <= codes
-    assert "worker 0: going on after epoch " in progress.text
+    assert "worker 0: resuming after epoch " in progress.text
     assert stub.jobs == {}
 
 

@@ -57,7 +57,7 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights(inputs, tmp_pa
 
     with caplog.at_level("INFO", "progress"):
         trainer.run_fn(make_fn_args(inputs, tmp_path / "resumed", **config))
-    assert "going on after epoch 1" in caplog.messages
+    assert "resuming after epoch 1" in caplog.messages
     expected, resumed = (read_network(tmp_path / name) for name in ("uninterrupted", "resumed"))
     assert weight_bytes(resumed) == weight_bytes(expected)
     epochs = read_training(tmp_path / "resumed")["epochs"]
@@ -190,6 +190,6 @@ def test_a_training_that_stopped_early_does_not_continue_when_resumed(inputs, tm
             trainer.run_fn(fn_args)
     with caplog.at_level("INFO", "progress"):
         trainer.run_fn(fn_args)
-    assert "going on after epoch 3" in caplog.messages
+    assert "resuming after epoch 3" in caplog.messages
     training = read_training(tmp_path)
     assert (training["steps"], training["best_epoch"], training["stopped_early"]) == (30, 3, True)

@@ -227,7 +227,7 @@ def test_a_killed_worker_ends_its_peer_and_a_restart_gives_the_same_weights(inpu
         codes = [worker.process.wait(timeout=TIMEOUT) for worker in processes]
     assert codes == [0, 0], [worker.output[-3000:] for worker in processes]
     for worker in processes:
-        assert "going on after epoch" in worker.progress
+        assert "resuming after epoch" in worker.progress
     assert "epoch 1/5" not in processes[0].progress
     weights = weight_bytes(read_network(tmp_path / "resumed" / "0"))
     assert weights == weight_bytes(read_network(two_workers / "0"))
