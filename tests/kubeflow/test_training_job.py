@@ -178,7 +178,8 @@ BROKEN = {
         "secret", "received a value of AWS_SECRET_ACCESS_KEY",
     ),
     "local path": (
-        lambda job: pod(job)["containers"][0]["args"].append("/home/me/mnist"), "local-path", "received '/home/me/mnist'"
+        lambda job: pod(job)["containers"][0]["args"].append("/home/me/mnist"),
+        "local-path", "received '/home/me/mnist'",
     ),
     "image": (lambda job: pod(job)["containers"][0].update(image="MNIST"), "image", "received 'MNIST'"),
 }  # fmt: skip
