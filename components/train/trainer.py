@@ -71,10 +71,7 @@ def run_fn(fn_args: FnArgs) -> None:
     strategy = distribution.build_strategy(compute)
     # On a CPU, the same data, configuration, seed and machine give the same weights, byte for byte, even without
     # TensorFlow's op determinism: no operation on this path sums in an order that depends on timing.
-    progress.report(progress.Message("reading the images"))
-    transform = TransformGraph(fn_args.transform_graph_path)
-    train_data = data.load(fn_args.train_files, transform, features.TRAIN)
-    val_data = data.load(fn_args.eval_files, transform, features.VAL)
+    transform, train_data, val_data = _load_splits(fn_args)
     progress.report(progress.Message(f"training {hyperparameters.model} on {len(train_data):,} images"))
     checkpoint_folder = ""
     if config.get("checkpoints"):
@@ -105,6 +102,15 @@ def run_fn(fn_args: FnArgs) -> None:
         checkpoints.remove(checkpoint_folder)
 
 
+def _load_splits(fn_args: FnArgs) -> tuple[TransformGraph, InMemoryDataset, InMemoryDataset]:
+    """Returns the transform graph and the splits train and val, transformed by it."""
+    progress.report(progress.Message("reading the images"))
+    transform = TransformGraph(fn_args.transform_graph_path)
+    train_data = data.load(fn_args.train_files, transform, features.TRAIN)
+    val_data = data.load(fn_args.eval_files, transform, features.VAL)
+    return transform, train_data, val_data
+
+
 def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     """Returns a search over the hyperparameters of one model; trials train on the split train and are compared on val.
 
@@ -128,10 +134,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     config = fn_args.custom_config
     hyperparameters, compute = Hyperparameters.from_config(config), Compute.from_config(config)
     strategy = distribution.build_strategy(compute)
-    progress.report(progress.Message("reading the images"))
-    transform = TransformGraph(fn_args.transform_graph_path)
-    train_data = data.load(fn_args.train_files, transform, features.TRAIN)
-    val_data = data.load(fn_args.eval_files, transform, features.VAL)
+    _, train_data, val_data = _load_splits(fn_args)
 
     def train_trial(trial: Hyperparameters, log_folder: str) -> TrainingResult:
         keras.utils.clear_session()  # frees the networks of earlier trials
